@@ -1,0 +1,111 @@
+"""Layers made of layers, and the first of them: convolution and normalisation, bound once."""
+
+import keras
+from keras import layers
+
+from keras_resnet.layers.normalization import batch_norm
+
+
+class Composite(layers.Layer):
+    """A chain of layers, built explicitly and computing under one dtype policy.
+
+    A subclass passes its constructor's arguments to `_remember` (they are its config),
+    makes its parts with `_part`, and gives in `_chain` those its input runs through.
+    """
+
+    def _remember(self, **arguments):
+        self._arguments = arguments
+
+    def _part(self, cls, *args, name, **kwargs):
+        return cls(*args, name=name, dtype=self.dtype_policy, **kwargs)
+
+    def _chain(self):
+        return []
+
+    def build(self, input_shape):
+        shape = tuple(input_shape)
+        for part in self._chain():
+            part.build(shape)
+            shape = part.compute_output_shape(shape)
+        self.built = True
+
+    def call(self, inputs):
+        x = inputs
+        for part in self._chain():
+            x = part(x)
+        return x
+
+    def compute_output_shape(self, input_shape):
+        shape = tuple(input_shape)
+        for part in self._chain():
+            shape = part.compute_output_shape(shape)
+        return tuple(shape)
+
+    def get_config(self):
+        return {**super().get_config(), **self._arguments}
+
+
+def he_fan_out():
+    """He initialisation over the fan-out, as timm's and torchvision's ResNets have it."""
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class ConvNorm(Composite):
+    """Convolution without bias, batch normalisation, and ReLU unless `relu=False`.
+
+    [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), filters]. The padding is
+    (kernel_size - 1) / 2 * dilation on every side, also at stride 2, where "same" would
+    pad (0, 1) on even sizes and shift the result: TF-slim's `slim.conv2d` with
+    `slim.batch_norm` after an explicit `tf.pad`, and torch's convolution.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        stride=1,
+        dilation=1,
+        groups=1,
+        relu=True,
+        zero_gamma=False,
+        fused_batch_norm=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self._remember(
+            filters=filters,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            relu=relu,
+            zero_gamma=zero_gamma,
+            fused_batch_norm=fused_batch_norm,
+        )
+        margin = (kernel_size - 1) // 2 * dilation if stride > 1 else 0
+        self.pad = self._part(layers.ZeroPadding2D, margin, name="pad")
+        self.conv = self._part(
+            layers.Conv2D,
+            filters,
+            kernel_size,
+            strides=stride,
+            padding="valid" if stride > 1 else "same",
+            dilation_rate=dilation,
+            groups=groups,
+            use_bias=False,
+            kernel_initializer=he_fan_out(),
+            name="conv",
+        )
+        self.norm = self._part(
+            batch_norm,
+            fused_batch_norm,
+            gamma_initializer="zeros" if zero_gamma else "ones",
+            name="norm",
+        )
+        self.relu = self._part(layers.ReLU, name="relu") if relu else None
+
+    def _chain(self):
+        first = [self.pad] if self.conv.padding == "valid" else []
+        last = [self.relu] if self.relu else []
+        return [*first, self.conv, self.norm, *last]

@@ -1,0 +1,125 @@
+"""Batch normalisation on TensorFlow's fused kernel, with the unbiased moving variance."""
+
+import math
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras's layer with one kernel instead of several float32 passes.
+
+    Arguments, variables and weights files are those of
+    `keras.layers.BatchNormalization`; defaults are the family's (momentum 0.9, epsilon
+    1e-5: TF-slim's `decay` and `epsilon`, arXiv 1812.01187's code). Two differences:
+
+    - On the TensorFlow backend a [N, H, W, C] float32, float16 or bfloat16 input goes
+      through `FusedBatchNormV3` with float32 statistics, which Grappler also folds into
+      a neighbouring convolution at inference. Anything else (other backends, float64,
+      other ranks and axes, `synchronized`) runs on composed operations.
+    - `moving_variance` averages the unbiased batch variance, n / (n - 1) times the
+      biased one that normalises, as TF-slim, GluonCV and torch keep it. Keras averages
+      the biased one. Only with a `mask` or `renorm` does Keras's own code run, biased.
+
+    Shapes: any [..., C], unchanged. Outputs and gradients equal Keras's to 1e-5.
+    """
+
+    def __init__(self, axis=-1, momentum=0.9, epsilon=1e-5, **kwargs):
+        super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        if mask is not None or getattr(self, "renorm", False):
+            return super().call(inputs, training=training, mask=mask)
+        batch_statistics = bool(training) and self.trainable
+        if self._fits_fused_kernel(inputs):
+            return self._call_fused(inputs, batch_statistics)
+        return self._call_composed(inputs, batch_statistics)
+
+    def _fits_fused_kernel(self, inputs):
+        return (
+            keras.backend.backend() == "tensorflow"
+            and len(inputs.shape) == 4
+            and self.axis in (-1, 3)
+            and not self.synchronized
+            and keras.backend.standardize_dtype(inputs.dtype)
+            in ("float32", "float16", "bfloat16")
+        )
+
+    def _call_fused(self, inputs, batch_statistics):
+        import tensorflow as tf
+
+        def as_float32(variable, default):
+            if variable is None:
+                return tf.fill([inputs.shape[-1]], default)
+            return tf.cast(ops.convert_to_tensor(variable), tf.float32)
+
+        empty = tf.zeros([0])  # the kernel wants no statistics when it computes them
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=as_float32(self.gamma, 1.0),
+            offset=as_float32(self.beta, 0.0),
+            mean=empty if batch_statistics else as_float32(self.moving_mean, 0.0),
+            variance=empty
+            if batch_statistics
+            else as_float32(self.moving_variance, 1.0),
+            epsilon=self.epsilon,
+            is_training=batch_statistics,
+        )
+        if batch_statistics:
+            self._update_moving(mean, variance)  # the kernel's variance is unbiased
+        return ops.cast(outputs, self.compute_dtype)
+
+    def _call_composed(self, inputs, batch_statistics):
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+
+        def cast(variable):
+            return None if variable is None else ops.cast(variable, x.dtype)
+
+        if batch_statistics:
+            mean, variance = ops.moments(
+                x, axes=self._reduction_axes, synchronized=self.synchronized
+            )
+            self._update_moving(mean, variance * self._bessel(x))
+        else:
+            mean, variance = cast(self.moving_mean), cast(self.moving_variance)
+        outputs = ops.batch_normalization(
+            x,
+            mean,
+            variance,
+            axis=self.axis,
+            offset=cast(self.beta),
+            scale=cast(self.gamma),
+            epsilon=self.epsilon,
+        )
+        return ops.cast(outputs, self.compute_dtype)
+
+    def _bessel(self, x):
+        """n / (n - 1) for the n values a channel, 1 where n is 1 as the kernel has it."""
+        sizes = [x.shape[axis] for axis in self._reduction_axes]
+        if None in sizes:
+            shape = ops.shape(x)
+            sizes = [ops.cast(shape[axis], x.dtype) for axis in self._reduction_axes]
+        n = math.prod(sizes)
+        if self.synchronized and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            n = n * tf.distribute.get_strategy().num_replicas_in_sync
+        n = ops.cast(n, x.dtype)
+        return n / ops.maximum(n - 1, 1)
+
+    def _update_moving(self, mean, variance):
+        for variable, batch in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            # the average in float32 also where a pure half policy stores half
+            old = ops.cast(variable, batch.dtype)
+            new = old * self.momentum + batch * (1 - self.momentum)
+            variable.assign(ops.cast(new, variable.dtype))
+
+
+def batch_norm(fused, **kwargs):
+    """The normalisation of this family: ours, or Keras's own where `fused` is False."""
+    cls = BatchNormalization if fused else keras.layers.BatchNormalization
+    return cls(momentum=0.9, epsilon=1e-5, **kwargs)

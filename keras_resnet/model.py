@@ -1,0 +1,341 @@
+"""The nets: functional Keras models over the layers, built from a ResNetConfig."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass
+
+import keras
+from keras import layers
+
+from keras_resnet import weights as weights_io
+from keras_resnet.config import VARIANTS, ResNetConfig
+from keras_resnet.layers.blocks import BLOCKS
+from keras_resnet.layers.stems import ConvStem, DeepStem
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How pictures become the model's input in evaluation, prediction and serving."""
+
+    size: int = 224  # pixels, the side of the square that the model sees
+    crop_pct: float = 0.875  # of the resized short side
+    interpolation: str = "bicubic"  # or "bilinear"; antialiased, as Pillow's
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model of ours knows of itself; it is part of its `.keras` file."""
+
+    variant: str
+    config: ResNetConfig
+    include_top: bool = True
+    pooling: str | None = None
+    classes: int = 1000
+    classifier_activation: str | None = "softmax"
+    include_preprocessing: bool = True
+    class_names: tuple[str, ...] | None = None
+    protocol: Protocol = Protocol()
+
+    @classmethod
+    def from_json(cls, info: dict) -> ModelInfo:
+        names = info["class_names"]
+        parts = {
+            "config": ResNetConfig(**info["config"]),
+            "class_names": None if names is None else tuple(names),
+            "protocol": Protocol(**info["protocol"]),
+        }
+        return cls(**{**info, **parts})
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class ResNet(keras.Model):
+    """A functional model that carries its ModelInfo as `info`; made by `create`."""
+
+    def __init__(self, inputs, outputs, name=None, **kwargs):
+        info = kwargs.pop("info", None)
+        super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
+        self.info = ModelInfo.from_json(info) if isinstance(info, dict) else info
+
+    def get_config(self):
+        info = None if self.info is None else dataclasses.asdict(self.info)
+        return {**super().get_config(), "info": info}
+
+    @property
+    def pyramid_outputs(self):
+        """{"P2": tensor, ..., "P5": tensor}: the last output of stages 1 to 4.
+
+        Strides are 4, 8, 16, 32, or `output_stride` where that is less.
+        """
+        return {
+            f"P{stage + 1}": self.get_layer(f"stage{stage}_block{depth - 1}").output
+            for stage, depth in enumerate(self.info.config.depths, start=1)
+        }
+
+
+def create(
+    name,
+    weights=None,
+    include_top=True,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    include_preprocessing=True,
+    **overrides,
+):
+    """Builds a net of VARIANTS.
+
+    Args:
+        name: a name of `list_models()`, such as "resnet50d".
+        weights: None for a fresh initialisation, or what `load_weights` takes: a file,
+            or {name: array}.
+        include_top: with the classifier; without it the features come out.
+        input_shape: (height, width, channels); None is (None, None, 3), any size.
+        pooling: without the top, None for [N, h, w, C], "avg" or "max" for [N, C].
+        classes: of the classifier.
+        classifier_activation: "softmax" for probabilities, None for logits.
+        include_preprocessing: input is RGB in [0, 255], uint8 or float, and is
+            normalised in the graph by the config's mean and std; False: used as it is.
+        **overrides: fields of ResNetConfig.
+
+    Returns:
+        A functional `keras.Model`, [N, H, W, 3] -> [N, classes]. Its output is float32
+        under half-precision policies too (float64 under a float64 policy).
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value and what is allowed.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"name={name!r}: {_suggest(name)}")
+    info = ModelInfo(
+        variant=name,
+        config=VARIANTS[name].replace(**overrides),
+        include_top=include_top,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        include_preprocessing=include_preprocessing,
+    )
+    model = assemble(info, input_shape)
+    if weights is not None:
+        weights_io.load_weights(model, weights)
+    return model
+
+
+def backbone(
+    name,
+    weights=None,
+    input_shape=None,
+    output_stride=32,
+    include_preprocessing=True,
+    **overrides,
+):
+    """A net without classifier, for detection and segmentation: see `create`.
+
+    Its output is the last stage's; `.pyramid_outputs` has every stage's. At
+    `output_stride` 16 or 8 the last stages dilate instead of striding, with the same
+    weights.
+    """
+    return create(
+        name,
+        weights=weights,
+        include_top=False,
+        input_shape=input_shape,
+        include_preprocessing=include_preprocessing,
+        output_stride=output_stride,
+        **overrides,
+    )
+
+
+def assemble(info: ModelInfo, input_shape=None) -> ResNet:
+    """The functional model that `info` describes, freshly initialised."""
+    config = info.config
+    inputs = keras.Input(_checked_input_shape(info, input_shape), name="images")
+    x = inputs
+    # pixels are exact in float32 only, and logits of half precision cost accuracy
+    wide = "float64" if _compute_dtype() == "float64" else "float32"
+    if info.include_preprocessing:
+        x = layers.Rescaling(
+            scale=[1 / (255 * std) for std in config.std],
+            offset=[-mean / std for mean, std in zip(config.mean, config.std)],
+            dtype=wide,
+            name="preprocessing",
+        )(x)
+    x = _stem(config)(x)
+    for block in _blocks(config):
+        x = block(x)
+    if info.include_top:
+        x = layers.GlobalAveragePooling2D(dtype=wide, name="pool")(x)
+        if config.dropout:
+            x = layers.Dropout(config.dropout, dtype=wide, name="dropout")(x)
+        x = layers.Dense(
+            info.classes,
+            activation=info.classifier_activation,
+            kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+            dtype=wide,
+            name="head",
+        )(x)
+    elif info.pooling:
+        x = _POOLING[info.pooling](dtype=wide, name="pool")(x)
+    else:
+        x = layers.Activation("linear", dtype=wide, name="features")(x)
+    return ResNet(inputs=inputs, outputs=x, name=info.variant, info=info)
+
+
+def rebuild(model: ResNet, dtype_policy="float32", **changes) -> ResNet:
+    """The same net and weights under another dtype policy, or with other `info`."""
+    before = keras.config.dtype_policy()
+    with contextlib.ExitStack() as stack:
+        stack.callback(keras.config.set_dtype_policy, before)
+        keras.config.set_dtype_policy(dtype_policy)
+        other = assemble(
+            dataclasses.replace(model.info, **changes), model.input_shape[1:]
+        )
+    other.set_weights(model.get_weights())
+    return other
+
+
+_POOLING = {
+    "avg": layers.GlobalAveragePooling2D,
+    "max": layers.GlobalMaxPooling2D,
+}
+
+
+def _stem(config):
+    stem_width = config.stem_width or max(config.width // 2, 1)
+    if config.stem == "conv7":
+        return ConvStem(
+            config.width, fused_batch_norm=config.fused_batch_norm, name="stem"
+        )
+    return DeepStem(
+        stem_width,
+        tiered=config.stem == "deep_tiered",
+        fused_batch_norm=config.fused_batch_norm,
+        name="stem",
+    )
+
+
+def _blocks(config):
+    """Every block, in order."""
+    total = sum(config.depths)
+    count, net_stride, dilation = 0, 4, 1
+    for stage, depth in enumerate(config.depths, start=1):
+        stride, first_dilation = (1 if stage == 1 else 2), dilation
+        if net_stride * stride > config.output_stride:
+            dilation, stride = dilation * stride, 1
+        net_stride *= stride
+        for index in range(depth):
+            first = index == 0
+            yield BLOCKS[config.block](
+                config.width * 2 ** (stage - 1),
+                stride=stride if first else 1,
+                dilation=dilation,
+                first_dilation=first_dilation if first else None,
+                groups=config.groups,
+                group_width=config.group_width,
+                shortcut=config.shortcut,
+                project=config.project_always
+                or (config.first_stage_projection and stage == 1 and first),
+                stride_on_first=config.stride_on_first,
+                attention=config.attention,
+                zero_gamma=config.zero_gamma,
+                drop_path=config.drop_path * count / max(total - 1, 1),
+                fused_batch_norm=config.fused_batch_norm,
+                name=f"stage{stage}_block{index}",
+            )
+            count += 1
+
+
+def _compute_dtype():
+    return keras.config.dtype_policy().compute_dtype
+
+
+def _checked_input_shape(info, input_shape):
+    channels = len(info.config.mean)
+    shape = (None, None, channels) if input_shape is None else tuple(input_shape)
+    if len(shape) != 3 or shape[2] is None:
+        raise ValueError(
+            f"input_shape={input_shape}: must be (height, width, channels)"
+        )
+    if any(side is not None and side < 1 for side in shape):
+        raise ValueError(f"input_shape={input_shape}: sides must be positive or None")
+    if info.include_preprocessing and shape[2] != channels:
+        raise ValueError(
+            f"input_shape={input_shape}: must have {channels} channels, one for each "
+            "value of mean and std; give as many, or include_preprocessing=False"
+        )
+    if info.include_top and info.pooling is not None:
+        raise ValueError(
+            f"pooling={info.pooling!r}: must be None with include_top=True; the top "
+            "pools by average"
+        )
+    if info.pooling not in (None, *_POOLING):
+        raise ValueError(f"pooling={info.pooling!r}: must be None, 'avg' or 'max'")
+    if info.include_top and (
+        isinstance(info.classes, bool)
+        or not isinstance(info.classes, int)
+        or info.classes < 1
+    ):
+        raise ValueError(f"classes={info.classes!r}: must be a positive integer")
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "image_data_format='channels_first': these nets are channels_last; call "
+            "keras.config.set_image_data_format('channels_last')"
+        )
+    return shape
+
+
+def _suggest(name):
+    exact = [f"{name}{letter}" for letter in "abcd" if f"{name}{letter}" in VARIANTS]
+    if exact:
+        return (
+            "the field means different nets by it; must say which, one of "
+            f"{', '.join(exact)}"
+        )
+    close = difflib.get_close_matches(str(name), VARIANTS, n=3)
+    hint = f"nearest are {', '.join(close)}; " if close else ""
+    return f"must be a name of keras_resnet.list_models(); {hint}it lists {len(VARIANTS)}"
+
+
+def _constructor(variant):
+    def constructor(
+        weights=None,
+        include_top=True,
+        input_shape=None,
+        pooling=None,
+        classes=1000,
+        classifier_activation="softmax",
+        include_preprocessing=True,
+        **overrides,
+    ):
+        return create(
+            variant,
+            weights=weights,
+            include_top=include_top,
+            input_shape=input_shape,
+            pooling=pooling,
+            classes=classes,
+            classifier_activation=classifier_activation,
+            include_preprocessing=include_preprocessing,
+            **overrides,
+        )
+
+    constructor.__name__ = constructor.__qualname__ = _cap_words(variant)
+    constructor.__doc__ = f"`create({variant!r}, ...)`: see `keras_resnet.create`."
+    return constructor
+
+
+def _cap_words(variant):
+    """resnet50d -> ResNet50D, seresnext26d_32x4d -> SEResNeXt26D_32x4d."""
+    prefix, family, depth, rest = re.fullmatch(
+        r"(.*?)(resnet|resnext)(\d+[a-z]+)(.*)", variant
+    ).groups()
+    family = {"resnet": "ResNet", "resnext": "ResNeXt"}[family]
+    return prefix.upper() + family + depth.upper() + rest
+
+
+CONSTRUCTORS = {_cap_words(name): _constructor(name) for name in VARIANTS}

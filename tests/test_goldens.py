@@ -1,0 +1,55 @@
+"""The nets answer what the original implementations answered."""
+
+import keras
+import numpy as np
+import pytest
+from checkpoints import GOLDENS, checkpoint, image, recorded
+
+import keras_resnet
+
+# (manifest, size of the recorded input) -> our variant
+OURS = {"resnet18": "resnet18b", "resnet50": "resnet50b"}
+CASES = sorted(
+    (f"{path.parent.name}/{path.stem.rpartition('_')[0]}", int(path.stem[-3:]))
+    for path in GOLDENS.glob("*/*.npz")
+)
+
+
+def our_variant(manifest):
+    framework, net = manifest.split("/")
+    if framework == "timm":
+        return OURS.get(net, net)
+    if framework == "slim":
+        return net.replace("_v1d", "d")
+    return {"ResNet18_vd": "resnet18vd", "ResNet50_vd": "resnet50d"}[net]
+
+
+def relative_error(ours, theirs):
+    """Largest difference in standard deviations of the recorded answer."""
+    return np.abs(ours - theirs).max() / theirs.std()
+
+
+def test_every_recording_is_here():
+    assert len(CASES) == 18
+    assert {manifest.split("/")[0] for manifest, _ in CASES} == {
+        "timm",
+        "slim",
+        "paddle",
+    }
+
+
+@pytest.mark.parametrize(("manifest", "size"), CASES)
+def test_logits_are_the_originals(manifest, size):
+    model = keras_resnet.create(
+        our_variant(manifest), classifier_activation=None, include_preprocessing=False
+    )
+    report = keras_resnet.load_weights(model, checkpoint(manifest))
+    assert len(report.loaded) == len(model.variables)
+    answers = recorded(manifest, size)
+    both = keras.Model(
+        model.input, [model.get_layer("pool").output, model.get_layer("head").output]
+    )
+    pool, logits = both.predict_on_batch(image(size))
+    assert relative_error(logits, answers["logits"]) < 1e-5
+    if "pool" in answers:
+        assert relative_error(pool, answers["pool"]) < 1e-5
