@@ -6,9 +6,13 @@
 
 import importlib
 
+from keras_resnet import start  # noqa: F401 before anything imports TensorFlow
+
+# isort: split
 from keras_resnet import layers
 from keras_resnet.config import VARIANTS, ResNetConfig, list_models
-from keras_resnet.model import CONSTRUCTORS, ModelInfo, Protocol, backbone, create
+from keras_resnet.model import ModelInfo, Protocol
+from keras_resnet.variants import CONSTRUCTORS, backbone, create
 from keras_resnet.weights import LoadReport, WeightsError, load_weights
 
 __version__ = "0.1.0"

@@ -1,9 +1,10 @@
-"""What a net is, as numbers: ResNetConfig, and VARIANTS, the table of published nets."""
+"""What a net is, as numbers: ResNetConfig; and VARIANTS, the published nets."""
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import numbers
 from dataclasses import dataclass
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -48,8 +49,11 @@ class ResNetConfig:
     fused_batch_norm: bool = True  # False: Keras's own BatchNormalization
 
     def __post_init__(self):
-        for name in ("depths", "mean", "std"):  # JSON gives lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("depths", "mean", "std"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list):  # JSON gives lists
+                _refuse(self, name, "a tuple or list")
+            object.__setattr__(self, name, tuple(value))
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 _refuse(self, name, f"one of {', '.join(map(repr, allowed))}")
@@ -60,18 +64,29 @@ class ResNetConfig:
         if not self.depths or not all(map(_positive, self.depths)):
             _refuse(self, "depths", "positive integers, one a stage")
         for name in ("drop_path", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
+            value = getattr(self, name)
+            if not (_number(value) and 0 <= value < 1):
                 _refuse(self, name, "in [0, 1)")
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean={self.mean}, std={self.std}: must be equally long")
-        if not all(0 <= value <= 1 for value in self.mean):
+        if not all(_number(value) and 0 <= value <= 1 for value in self.mean):
             _refuse(self, "mean", "in [0, 1]; divide means of 0-255 pixels by 255")
-        if not all(0 < value <= 1 for value in self.std):
+        if not all(_number(value) and 0 < value <= 1 for value in self.std):
             _refuse(self, "std", "in (0, 1]; divide deviations of 0-255 pixels by 255")
         if self.block == "basic" and (self.groups > 1 or self.stride_on_first):
             raise ValueError(
                 f"block='basic' with groups={self.groups}, "
                 f"stride_on_first={self.stride_on_first}: only bottlenecks have these"
+            )
+        if self.block == "bottleneck" and self.width * self.group_width < 64:
+            raise ValueError(
+                f"width={self.width}, group_width={self.group_width}: a group has no "
+                f"channel; width must be at least {-(-64 // self.group_width)}"
+            )
+        if self.stem == "deep_tiered" and (self.stem_width or self.width // 2) < 4:
+            raise ValueError(
+                f"stem='deep_tiered' with width={self.width}, "
+                f"stem_width={self.stem_width}: stem_width must be at least 4"
             )
         if self.shortcut == "zero_pad" and (
             self.project_always or self.first_stage_projection
@@ -94,6 +109,10 @@ class ResNetConfig:
 
 def _positive(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _number(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _refuse(config, name, allowed):
@@ -121,7 +140,9 @@ _LETTERS: dict[str, dict] = {
 
 def _config(depth: int, letter: str, **fields) -> ResNetConfig:
     block, depths = _DEPTHS[depth]
-    return ResNetConfig(**{"depths": depths, "block": block} | _LETTERS[letter] | fields)
+    return ResNetConfig(
+        **{"depths": depths, "block": block} | _LETTERS[letter] | fields
+    )
 
 
 VARIANTS: dict[str, ResNetConfig] = {
@@ -147,5 +168,5 @@ VARIANTS: dict[str, ResNetConfig] = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of VARIANTS that match a glob pattern, sorted by family, depth, letter."""
+    """Names of VARIANTS that match a glob pattern, in the table's order."""
     return [name for name in VARIANTS if fnmatch.fnmatchcase(name, pattern.lower())]

@@ -1,20 +1,22 @@
-"""The nets: functional Keras models over the layers, built from a ResNetConfig."""
+"""A ModelInfo -> a functional Keras model over the layers, which carries it along."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import re
 from dataclasses import dataclass
 
 import keras
 from keras import layers
 
-from keras_resnet import weights as weights_io
-from keras_resnet.config import VARIANTS, ResNetConfig
+from keras_resnet.config import ResNetConfig
 from keras_resnet.layers.blocks import BLOCKS
 from keras_resnet.layers.stems import ConvStem, DeepStem
+
+
+class ModelError(ValueError):
+    """A model that cannot be opened, or does not fit what is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -70,85 +72,13 @@ class ResNet(keras.Model):
 
         Strides are 4, 8, 16, 32, or `output_stride` where that is less.
         """
+        blocks = (
+            (re.fullmatch(r"stage(\d+)_block\d+", layer.name), layer)
+            for layer in self.layers  # in order: a stage's last block comes last
+        )
         return {
-            f"P{stage + 1}": self.get_layer(f"stage{stage}_block{depth - 1}").output
-            for stage, depth in enumerate(self.info.config.depths, start=1)
+            f"P{int(match[1]) + 1}": block.output for match, block in blocks if match
         }
-
-
-def create(
-    name,
-    weights=None,
-    include_top=True,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    include_preprocessing=True,
-    **overrides,
-):
-    """Builds a net of VARIANTS.
-
-    Args:
-        name: a name of `list_models()`, such as "resnet50d".
-        weights: None for a fresh initialisation, or what `load_weights` takes: a file,
-            or {name: array}.
-        include_top: with the classifier; without it the features come out.
-        input_shape: (height, width, channels); None is (None, None, 3), any size.
-        pooling: without the top, None for [N, h, w, C], "avg" or "max" for [N, C].
-        classes: of the classifier.
-        classifier_activation: "softmax" for probabilities, None for logits.
-        include_preprocessing: input is RGB in [0, 255], uint8 or float, and is
-            normalised in the graph by the config's mean and std; False: used as it is.
-        **overrides: fields of ResNetConfig.
-
-    Returns:
-        A functional `keras.Model`, [N, H, W, 3] -> [N, classes]. Its output is float32
-        under half-precision policies too (float64 under a float64 policy).
-
-    Raises:
-        ValueError, TypeError: naming the argument, its value and what is allowed.
-    """
-    if name not in VARIANTS:
-        raise ValueError(f"name={name!r}: {_suggest(name)}")
-    info = ModelInfo(
-        variant=name,
-        config=VARIANTS[name].replace(**overrides),
-        include_top=include_top,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        include_preprocessing=include_preprocessing,
-    )
-    model = assemble(info, input_shape)
-    if weights is not None:
-        weights_io.load_weights(model, weights)
-    return model
-
-
-def backbone(
-    name,
-    weights=None,
-    input_shape=None,
-    output_stride=32,
-    include_preprocessing=True,
-    **overrides,
-):
-    """A net without classifier, for detection and segmentation: see `create`.
-
-    Its output is the last stage's; `.pyramid_outputs` has every stage's. At
-    `output_stride` 16 or 8 the last stages dilate instead of striding, with the same
-    weights.
-    """
-    return create(
-        name,
-        weights=weights,
-        include_top=False,
-        input_shape=input_shape,
-        include_preprocessing=include_preprocessing,
-        output_stride=output_stride,
-        **overrides,
-    )
 
 
 def assemble(info: ModelInfo, input_shape=None) -> ResNet:
@@ -175,7 +105,9 @@ def assemble(info: ModelInfo, input_shape=None) -> ResNet:
         x = layers.Dense(
             info.classes,
             activation=info.classifier_activation,
-            kernel_initializer=keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform"),
+            kernel_initializer=keras.initializers.VarianceScaling(
+                1 / 3, "fan_in", "uniform"
+            ),
             dtype=wide,
             name="head",
         )(x)
@@ -256,12 +188,16 @@ def _compute_dtype():
 
 def _checked_input_shape(info, input_shape):
     channels = len(info.config.mean)
-    shape = (None, None, channels) if input_shape is None else tuple(input_shape)
+    try:
+        shape = (None, None, channels) if input_shape is None else tuple(input_shape)
+        positive = all(side is None or side >= 1 for side in shape)
+    except TypeError:
+        shape, positive = (), True
     if len(shape) != 3 or shape[2] is None:
         raise ValueError(
-            f"input_shape={input_shape}: must be (height, width, channels)"
+            f"input_shape={input_shape!r}: must be (height, width, channels)"
         )
-    if any(side is not None and side < 1 for side in shape):
+    if not positive:
         raise ValueError(f"input_shape={input_shape}: sides must be positive or None")
     if info.include_preprocessing and shape[2] != channels:
         raise ValueError(
@@ -287,55 +223,3 @@ def _checked_input_shape(info, input_shape):
             "keras.config.set_image_data_format('channels_last')"
         )
     return shape
-
-
-def _suggest(name):
-    exact = [f"{name}{letter}" for letter in "abcd" if f"{name}{letter}" in VARIANTS]
-    if exact:
-        return (
-            "the field means different nets by it; must say which, one of "
-            f"{', '.join(exact)}"
-        )
-    close = difflib.get_close_matches(str(name), VARIANTS, n=3)
-    hint = f"nearest are {', '.join(close)}; " if close else ""
-    return f"must be a name of keras_resnet.list_models(); {hint}it lists {len(VARIANTS)}"
-
-
-def _constructor(variant):
-    def constructor(
-        weights=None,
-        include_top=True,
-        input_shape=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        include_preprocessing=True,
-        **overrides,
-    ):
-        return create(
-            variant,
-            weights=weights,
-            include_top=include_top,
-            input_shape=input_shape,
-            pooling=pooling,
-            classes=classes,
-            classifier_activation=classifier_activation,
-            include_preprocessing=include_preprocessing,
-            **overrides,
-        )
-
-    constructor.__name__ = constructor.__qualname__ = _cap_words(variant)
-    constructor.__doc__ = f"`create({variant!r}, ...)`: see `keras_resnet.create`."
-    return constructor
-
-
-def _cap_words(variant):
-    """resnet50d -> ResNet50D, seresnext26d_32x4d -> SEResNeXt26D_32x4d."""
-    prefix, family, depth, rest = re.fullmatch(
-        r"(.*?)(resnet|resnext)(\d+[a-z]+)(.*)", variant
-    ).groups()
-    family = {"resnet": "ResNet", "resnext": "ResNeXt"}[family]
-    return prefix.upper() + family + depth.upper() + rest
-
-
-CONSTRUCTORS = {_cap_words(name): _constructor(name) for name in VARIANTS}

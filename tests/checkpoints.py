@@ -1,8 +1,9 @@
 """Stand-in checkpoints of other frameworks, from the manifests in tests/goldens.
 
-A manifest lists [name, shape, kind] of each tensor in its framework's layout. A tensor's
-values depend on its name, kind and shape alone, so that no checkpoint is stored; the .npz
-beside a manifest holds what the original implementation answered to `image(size)`.
+A manifest lists [name, shape, kind] of each tensor in its framework's layout. A
+tensor's values depend on its name, kind and shape alone, so that no checkpoint is
+stored; the .npz beside a manifest holds what the original implementation answered to
+`image(size)`.
 """
 
 import json
@@ -17,7 +18,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 _UNIFORM = {"gamma": (0.75, 0.5), "var": (0.75, 0.5), "gamma_last": (0.2, 0.2)}
 
 
-def _values(name, shape, kind):
+def tensor(name, shape, kind):
     """Convolutions as OIHW, dense kernels as [classes, channels]: the filled layout."""
     generator = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
     normal = generator.standard_normal(shape)  # drawn first for every kind
@@ -32,7 +33,7 @@ def _values(name, shape, kind):
 
 
 def checkpoint(manifest):
-    """{name: array} of a manifest such as "timm/resnet50d", in its framework's layout."""
+    """{name: array} of a manifest, as "timm/resnet50d", in its framework's layout."""
     framework = manifest.split("/")[0]
     values = {}
     for name, shape, kind in json.loads(
@@ -40,12 +41,12 @@ def checkpoint(manifest):
     ):
         if framework == "slim" and kind == "conv":
             height, width, inputs, outputs = shape
-            value = _values(name, (outputs, inputs, height, width), kind)
+            value = tensor(name, (outputs, inputs, height, width), kind)
             values[name] = value.transpose(2, 3, 1, 0)
         elif framework in ("slim", "paddle") and kind == "fc":
-            values[name] = _values(name, tuple(reversed(shape)), kind).T
+            values[name] = tensor(name, tuple(reversed(shape)), kind).T
         else:
-            values[name] = _values(name, tuple(shape), kind)
+            values[name] = tensor(name, tuple(shape), kind)
     return values
 
 
@@ -56,6 +57,12 @@ def image(size, batch=2, seed=0):
     waves = [np.sin(6.28 * (3 * columns + channel * rows)) for channel in range(3)]
     noise = generator.standard_normal((batch, size, size, 3))
     return (np.stack(waves, -1)[None] + 0.5 * noise).astype(np.float32)
+
+
+def labels(step, batch, classes):
+    """The integer labels of a step of a recorded training trace."""
+    generator = np.random.Generator(np.random.PCG64(5000 + step))
+    return generator.integers(0, classes, batch)
 
 
 def recorded(manifest, size):

@@ -1,4 +1,82 @@
+"""Small real data: coloured pictures in a folder of classes, and a tiny run."""
+
 import os
 
+import keras
+import numpy as np
+import pytest
+
 # before TensorFlow is imported: its start-up log is not what a test says
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
+
+
+@pytest.fixture
+def policy():
+    """Sets a dtype policy, and puts the former one back."""
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
+
+
+def write_picture(path, colour, seed, size=(40, 36)):
+    import tensorflow as tf
+
+    noise = np.random.default_rng(seed).normal(0, 12, (*size, 3))
+    pixels = np.clip(np.asarray(colour) + noise, 0, 255).astype(np.uint8)
+    encode = tf.io.encode_png if path.suffix == ".png" else tf.io.encode_jpeg
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(pixels).numpy())
+
+
+def write_folder(root, train=12, val=4):
+    for split, count in (("train", train), ("val", val)):
+        for number, (name, colour) in enumerate(COLOURS.items()):
+            for index in range(count):
+                kind = "png" if index % 3 == 0 else "jpg"
+                seed = 1000 * number + index + 500 * (split == "val")
+                write_picture(root / split / name / f"{index:03d}.{kind}", colour, seed)
+    return root
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A folder of three classes, 12 training and 4 validation pictures each."""
+    return write_folder(tmp_path_factory.mktemp("pictures") / "colours")
+
+
+@pytest.fixture
+def own_folder(tmp_path):
+    """The same, for a test that spoils it."""
+    return write_folder(tmp_path / "colours", train=6, val=2)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A recipe that learns the colours in seconds, with every augmentation on."""
+    from keras_resnet.recipe import Recipe
+
+    return Recipe(
+        name="tiny",
+        model="resnet18d",
+        overrides={"width": 8, "depths": [1, 1, 1, 1], "drop_path": 0.1},
+        precision="float32",
+        train_size=32,
+        test_size=32,
+        min_area=0.5,
+        colour=0.1,
+        batch_size=8,
+        epochs=3,
+        base_rate=1.0,
+        warmup_epochs=1.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(folder, tiny, tmp_path_factory):
+    """(run directory, model) of one tiny training."""
+    from keras_resnet import train
+
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    return run, train.fit(tiny, folder, run)

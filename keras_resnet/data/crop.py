@@ -1,4 +1,4 @@
-"""Pixels -> the square that the model sees: the evaluation crop and the training crop."""
+"""Pixels -> the square that the model sees: the evaluation and the training crop."""
 
 import math
 
@@ -10,7 +10,7 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 def eval_crop(image, size=224, crop_pct=0.875, interpolation="bicubic"):
-    """Resizes the short side to size / crop_pct and crops the middle, as Pillow and timm.
+    """Resizes the short side to size / crop_pct, crops the middle: as Pillow and timm.
 
     Args:
         image: uint8 [H, W, 3].
@@ -19,8 +19,8 @@ def eval_crop(image, size=224, crop_pct=0.875, interpolation="bicubic"):
         interpolation: "bicubic" or "bilinear", both antialiased.
 
     Returns:
-        uint8 [size, size, 3], within 1 level of what torchvision's Resize and CenterCrop
-        give on a Pillow picture.
+        uint8 [size, size, 3], within 1 level of what torchvision's Resize and
+        CenterCrop give on a Pillow picture.
     """
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct={crop_pct}: must be in (0, 1]")
@@ -130,7 +130,7 @@ def _distort_colour(image, recipe, seed):
     factors = tf.random.stateless_uniform(
         [3], factor_seed, 1 - recipe.colour, 1 + recipe.colour
     )
-    # the paper's factor f on hue: the half circle times f - 1, so 0.4 turns by 72 degrees
+    # the paper's factor f on hue: the half circle times f - 1, 72 degrees at 1.4
     angle = math.pi * (factors[0] - 1)
     cos, sin = factors[1] * tf.cos(angle), factors[1] * tf.sin(angle)
     zero, one = tf.zeros([]), tf.ones([])

@@ -1,4 +1,4 @@
-"""Encoded bytes -> RGB pixels, in a graph too, with the size checked before decoding."""
+"""Encoded bytes -> RGB pixels, in a graph too, with the size checked first."""
 
 import tensorflow as tf
 
@@ -55,15 +55,15 @@ def decode_image(data, max_pixels=MAX_PIXELS):
 def has_magic(data, name):
     """Whether the bytes begin as this format's do."""
     magic = MAGIC[name]
+    # substr refuses a start beyond the end, not a length
     return tf.equal(tf.strings.substr(data, 0, len(magic)), magic)
 
 
 def picture_size(data):
-    """(height, width) int32 that the header announces; (0, 0) where it cannot be read."""
-    unreadable = (tf.constant(0), tf.constant(0))
+    """(height, width) int32 that the header announces, (0, 0) where it has none."""
 
     def jpeg():
-        shape = tf.image.extract_jpeg_shape(data)
+        shape = tf.cast(tf.image.extract_jpeg_shape(data), tf.int64)
         return shape[0], shape[1]
 
     def png():
@@ -73,44 +73,48 @@ def picture_size(data):
         return _number(data, 8, 2), _number(data, 6, 2)
 
     def bmp():  # a negative height means rows from the top
-        return tf.abs(_number(data, 22, 4)), _number(data, 18, 4)
+        height = _number(data, 22, 4)
+        return tf.minimum(height, 2**32 - height), _number(data, 18, 4)
 
-    def webp():
-        def lossy():
-            return _number(data, 28, 2) & 0x3FFF, _number(data, 26, 2) & 0x3FFF
+    def webp_lossy():
+        return _number(data, 28, 2) % 2**14, _number(data, 26, 2) % 2**14
 
-        def lossless():
-            bits = _number(data, 21, 4)
-            return ((bits >> 14) & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    def webp_lossless():
+        bits = _number(data, 21, 4)
+        return bits // 2**14 % 2**14 + 1, bits % 2**14 + 1
 
-        def extended():
-            return _number(data, 27, 3) + 1, _number(data, 24, 3) + 1
+    def webp_extended():
+        return _number(data, 27, 3) + 1, _number(data, 24, 3) + 1
 
-        return tf.case(
-            [
-                (tf.equal(tf.strings.substr(data, 12, 4), b"VP8 "), lossy),
-                (tf.equal(tf.strings.substr(data, 12, 4), b"VP8L"), lossless),
-                (tf.equal(tf.strings.substr(data, 12, 4), b"VP8X"), extended),
-            ],
-            default=lambda: unreadable,
-        )
-
-    sizes = {"png": png, "gif": gif, "bmp": bmp, "webp": webp}
-    long_enough = tf.strings.length(data) >= 32
-    return tf.case(
+    webp = tf.strings.substr(data + b"\0" * 16, 12, 4)
+    cases = [
+        (has_magic(data, "png"), png),
+        (has_magic(data, "gif"), gif),
+        (has_magic(data, "bmp"), bmp),
+        (has_magic(data, "webp") & (webp == b"VP8 "), webp_lossy),
+        (has_magic(data, "webp") & (webp == b"VP8L"), webp_lossless),
+        (has_magic(data, "webp") & (webp == b"VP8X"), webp_extended),
+    ]
+    long_enough = tf.strings.length(data) >= 30
+    height, width = tf.case(
         [(has_magic(data, "jpeg"), jpeg)]
-        + [(has_magic(data, name) & long_enough, size) for name, size in sizes.items()],
-        default=lambda: unreadable,
+        + [(matches & long_enough, size) for matches, size in cases],
+        default=lambda: (tf.zeros([], tf.int64), tf.zeros([], tf.int64)),
+    )
+    # beyond int32 no decoder goes
+    most = tf.int32.max
+    return (
+        tf.cast(tf.minimum(height, most), tf.int32),
+        tf.cast(tf.minimum(width, most), tf.int32),
     )
 
 
 def _number(data, start, length, big=False):
-    """An unsigned number of at most 4 bytes in the string, as int32 (large: negative)."""
-    digits = tf.cast(tf.io.decode_raw(tf.strings.substr(data, start, length), "uint8"),
-                     tf.int32)
+    """An unsigned number in the string, as int64."""
+    digits = tf.io.decode_raw(tf.strings.substr(data, start, length), tf.uint8)
     powers = range(length - 1, -1, -1) if big else range(length)
-    return tf.reduce_sum(digits * tf.constant([1 << (8 * p) if p < 3 else 1 << 24
-                                               for p in powers]))
+    weights = tf.constant([256**power for power in powers], tf.int64)
+    return tf.reduce_sum(tf.cast(digits, tf.int64) * weights)
 
 
 def _check_size(height, width, max_pixels):
@@ -119,5 +123,5 @@ def _check_size(height, width, max_pixels):
     fits = tf.reduce_all(sides > 0) & (pixels <= max_pixels)
     return tf.debugging.Assert(
         fits,
-        ["not a readable picture, or more than", max_pixels, "pixels; size:", sides],
+        ["no picture, or of more than", max_pixels, "pixels; height and width:", sides],
     )

@@ -1,8 +1,13 @@
 """Sources -> batches: endless shuffled training, and one finite evaluation pass."""
 
+import contextlib
+import dataclasses
+import re
+
 import tensorflow as tf
 
 from keras_resnet.data.crop import load_eval, load_train
+from keras_resnet.data.decode import decode_image
 from keras_resnet.data.source import DataError, open_source
 
 AUTOTUNE = tf.data.AUTOTUNE
@@ -13,14 +18,14 @@ def steps_per_epoch(source, recipe):
     size = open_source(source).split("train").size
     if recipe.batch_size > size:
         raise DataError(
-            f"batch_size={recipe.batch_size}: more than the {size} training pictures of "
-            f"{open_source(source).path}; choose a smaller batch"
+            f"batch_size={recipe.batch_size}: more than the {size} training pictures "
+            f"of {open_source(source).path}; choose a smaller batch"
         )
     return size // recipe.batch_size
 
 
 def train_batches(source, recipe, epoch=0):
-    """Endless full batches: a pure function of the recipe's seed, the epoch, the position.
+    """Endless full batches, a pure function of the recipe's seed, epoch and position.
 
     Args:
         source: what `open_source` takes.
@@ -53,7 +58,9 @@ def train_batches(source, recipe, epoch=0):
     batches = tf.data.Dataset.range(epoch, last).flat_map(one_epoch)
     if recipe.mixup:
         batches = batches.enumerate(start=epoch * steps).map(
-            lambda index, batch: mixup(*batch, recipe.mixup, (recipe.seed, index)),
+            lambda index, batch: mixup(
+                batch[0], batch[1], recipe.mixup, (recipe.seed, index)
+            ),
             AUTOTUNE,
         )
     return batches.prefetch(AUTOTUNE)
@@ -74,16 +81,62 @@ def eval_batches(source, recipe, split="val", batch_size=None):
     source = open_source(source)
     classes = len(source.class_names)
     protocol = getattr(recipe, "protocol", recipe)
+    batch_size = batch_size or recipe.batch_size
+    pictures = source.split(split)
     return (
-        source.split(split)
-        .ordered()
+        pictures.ordered()
         .map(
             lambda data, label: (load_eval(data, protocol), tf.one_hot(label, classes)),
             AUTOTUNE,
         )
-        .batch(batch_size or recipe.batch_size)
+        .batch(batch_size)
+        # an error if there are more or fewer, and no guess about the end in fit
+        .apply(tf.data.experimental.assert_cardinality(-(-pictures.size // batch_size)))
         .prefetch(AUTOTUNE)
     )
+
+
+@contextlib.contextmanager
+def blame_pictures(source):
+    """Turns a failure to read into a DataError that names the file or record."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if found := _first_damaged(open_source(source)):
+            raise DataError(found) from error
+        raise
+
+
+def _first_damaged(source):
+    """The first picture that cannot be decoded, with the reason; None if all can."""
+    for split in filter(None, (source.train, source.val)):
+        for file in split.files:
+            where = file
+            try:
+                if split.labels is not None:
+                    decode_image(tf.io.read_file(file))
+                    continue
+                where = f"{file}: record 0"
+                shard = dataclasses.replace(split, files=(file,))
+                for number, (data, _) in enumerate(shard.ordered()):
+                    decode_image(data)
+                    where = f"{file}: record {number + 1}"
+            except tf.errors.OpError as error:
+                reason = first_sentence(error)
+                return f"{where}: cannot be read ({reason}); repair or remove it"
+    return None
+
+
+def first_sentence(error: tf.errors.OpError) -> str:
+    """What an operation complains of, without TensorFlow's names for where."""
+    text = error.message or ""
+    if "Summarized data:" in text:  # an eager assertion, its parts a line each
+        parts = text.partition("Summarized data:")[2].strip().split("\n")
+        return " ".join(re.sub(r"^b'(.*)'$", r"\1", part) for part in parts)
+    if asserted := re.search(r"assertion failed: (\[.*)", text):
+        return re.sub(r"\[(.*?)\]", r"\1", asserted[1]).partition("{{")[0].strip()
+    text = re.sub(r"\{\{.*?\}\}", "", text).partition(" [Op:")[0]
+    return text.strip().partition("\n")[0]
 
 
 def mixup(images, labels, alpha, seed):

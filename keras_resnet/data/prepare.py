@@ -1,4 +1,4 @@
-"""Pictures -> TFRecord shards with the ImageNet keys and a manifest, whole or not at all."""
+"""Pictures -> TFRecord shards with the ImageNet keys, whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from keras_resnet.data.source import (
     DataError,
     Source,
     folder_source,
-    open_source,
     list_classes,
+    open_source,
 )
 
 _SHARD_BYTES = 128 * 2**20
@@ -42,7 +42,8 @@ def prepare(source, destination, val=0.0, seed=0, progress: Callable = iter) -> 
     if val:
         if not 0 < val < 1:
             raise DataError(f"val={val}: must be in (0, 1), the fraction to hold out")
-        train_classes, val_classes = {}, {}
+        train_classes: dict[str, list[Path]] = {}
+        val_classes: dict[str, list[Path]] = {}
         for name, files in list_classes(Path(source)).items():
             held = max(1, round(val * len(files)))
             if held >= len(files):
@@ -50,14 +51,19 @@ def prepare(source, destination, val=0.0, seed=0, progress: Callable = iter) -> 
                     f"{Path(source) / name}: {len(files)} picture(s) cannot be split; "
                     "add some"
                 )
-            order = np.random.default_rng([seed, len(train_classes)]).permutation(files)
-            val_classes[name], train_classes[name] = order[:held], order[held:]
+            order = np.random.default_rng([seed, len(val_classes)]).permutation(
+                len(files)
+            )
+            val_classes[name] = [files[i] for i in sorted(order[:held])]
+            train_classes[name] = [files[i] for i in sorted(order[held:])]
         opened = folder_source(source, train_classes, val_classes)
     else:
         opened = open_source(source)
 
     def pictures(split):
-        order = np.random.default_rng(seed).permutation(split.size)  # shards mix classes
+        order = np.random.default_rng(seed).permutation(
+            split.size
+        )  # shards mix classes
         for index in progress(order):
             yield Path(split.files[index]).read_bytes(), split.labels[index]
 

@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder of classes, or TFRecord shards with their manifest."""
+"""Where pictures come from: a folder of classes, or TFRecords with their manifest."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_resnet.data.decode import LONGEST_MAGIC, sniff
 
 MANIFEST = "dataset.json"
+_WINDOW = 4096  # records
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "validation")}
 
 
@@ -24,7 +25,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures of training, or of validation: files with labels, or record shards."""
+    """The pictures of training or validation: files with labels, or record shards."""
 
     size: int  # pictures
     files: tuple[str, ...]
@@ -38,21 +39,28 @@ class Split:
         return self._read(np.arange(self.size))
 
     def shuffled(self, seed, epoch) -> tf.data.Dataset:
-        """The same in an order that (seed, epoch) determine; `epoch` may be a tensor."""
+        """The same in an order that (seed, epoch) determine; epoch may be a tensor."""
         key = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
         order = tf.random.experimental.stateless_shuffle(
             tf.range(len(self.files), dtype=tf.int64), key
         )
         if self.labels is not None:
             return self._read(order)
-        # shards in a random order, read side by side, and a window over their records
+        # shards in a random order, read side by side, and windows of records shuffled:
+        # Dataset.shuffle would let the process's global seed in
         shards = tf.data.Dataset.from_tensor_slices(tf.gather(list(self.files), order))
-        records = shards.interleave(
-            tf.data.TFRecordDataset, cycle_length=16, deterministic=True
+
+        def shuffle_window(index, records):
+            fold = tf.random.experimental.stateless_fold_in(key, index)
+            return tf.random.experimental.stateless_shuffle(records, fold)
+
+        windows = (
+            shards.interleave(tf.data.TFRecordDataset, cycle_length=16)
+            .batch(_WINDOW)
+            .enumerate()
+            .map(shuffle_window)
         )
-        window_seed = tf.random.stateless_uniform([], key, maxval=None, dtype=tf.int64)
-        window = min(self.size, 16384)
-        return self._parsed(records.shuffle(window, seed=window_seed))
+        return self._parsed(windows.unbatch())
 
     def _read(self, order):
         files, labels = tf.constant(self.files), tf.constant(self.labels, tf.int64)
@@ -91,8 +99,8 @@ class Source:
         split = {"train": self.train, "val": self.val}[name]
         if split is None:
             raise DataError(
-                f"{self.path}: no {name} pictures; put them in {self.path}/{name}/, one "
-                "folder a class, or split one set with `keras-resnet prepare --val 0.2`"
+                f"{self.path}: no {name} pictures; put them in {self.path}/{name}/, "
+                "one folder a class, or split with `keras-resnet prepare --val 0.2`"
             )
         return split
 
@@ -130,8 +138,8 @@ def open_source(source) -> Source:
         splits[split] = list_classes(folder) if folder else None
     if not any(splits.values()):
         raise DataError(
-            f"{root}: has neither train/ nor val/; give a folder of them, or split this "
-            "one with `keras-resnet prepare --val 0.2`"
+            f"{root}: has neither train/ nor val/; give a folder of them, or split "
+            "this one with `keras-resnet prepare --val 0.2`"
         )
     return folder_source(root, splits["train"], splits["val"])
 
@@ -141,7 +149,9 @@ def folder_source(root, train, val) -> Source:
     names = tuple(train if train is not None else val)
     if train is not None and val is not None:
         for extra in val.keys() - train.keys():
-            raise DataError(f"{root}: class {extra!r} has no training pictures; add some")
+            raise DataError(
+                f"{root}: class {extra!r} has no training pictures; add some"
+            )
         for extra in train.keys() - val.keys():
             raise DataError(
                 f"{root}: class {extra!r} has no validation pictures; add some, or "
@@ -164,7 +174,7 @@ def list_classes(folder: Path) -> dict[str, list[Path]]:
     for name, files in classes.items():
         if not files:
             raise DataError(
-                f"{folder / name}: class without pictures; add some, or remove the folder"
+                f"{folder / name}: class without pictures; add some, or remove it"
             )
     every = [file for files in classes.values() for file in files]
     with ThreadPoolExecutor(16) as pool:
@@ -215,7 +225,7 @@ def _open_records(root: Path) -> Source:
                 first_label=manifest["first_label"],
             )
         names = tuple(manifest["class_names"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise DataError(
             f"{root / MANIFEST}: not a manifest of ours ({error!r}); run "
             "`keras-resnet prepare` again"

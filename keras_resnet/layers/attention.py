@@ -10,11 +10,11 @@ from keras_resnet.layers.convolution import Composite, he_fan_out
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class SqueezeExcite(Composite):
-    """Scales each channel by a gate computed from all channels' means (arXiv 1709.01507).
+    """Scales each channel by a gate from all channels' means (SE, arXiv 1709.01507).
 
-    [N, H, W, C] -> the same. The inner width is C * ratio rounded to a multiple of 8, and
-    both 1x1 convolutions have biases, as in timm: C = 256, 512, 1024, 2048 -> 16, 32, 64,
-    128.
+    [N, H, W, C] -> the same. The inner width is C * ratio rounded to a multiple of 8,
+    and both 1x1 convolutions have biases, as in timm: C = 256, 512, 1024, 2048 -> 16,
+    32, 64, 128.
     """
 
     def __init__(self, ratio=1 / 16, **kwargs):
@@ -58,8 +58,8 @@ class SqueezeExcite(Composite):
 class EfficientChannelAttention(Composite):
     """Scales each channel by a gate from its neighbours' means (ECA, arXiv 1910.03151).
 
-    [N, H, W, C] -> the same. One convolution over the channels, without bias, of odd size
-    |log2(C) + 1| / 2 as in timm: C = 256, 512, 1024 -> 5, 2048 -> 7.
+    [N, H, W, C] -> the same. One convolution over the channels, without bias, of odd
+    size |log2(C) + 1| / 2 as in timm: C = 256, 512, 1024 -> 5, 2048 -> 7.
     """
 
     def __init__(self, **kwargs):

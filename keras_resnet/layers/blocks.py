@@ -144,6 +144,8 @@ class BottleneckBlock(_ResidualBlock):
     ):
         width = int(filters * group_width / 64) * groups
         first, second = (stride, 1) if stride_on_first else (1, stride)
+        if stride_on_first:  # the 3x3 is on the stage's own grid already
+            first_dilation = None
         self.conv1 = self._conv("conv1", width, 1, first)
         self.conv2 = self._conv(
             "conv2",
@@ -186,8 +188,8 @@ class BasicBlock(_ResidualBlock):
     ):
         if groups != 1 or stride_on_first:
             raise ValueError(
-                f"groups={groups}, stride_on_first={stride_on_first}: a basic block has "
-                "neither; use BottleneckBlock"
+                f"groups={groups}, stride_on_first={stride_on_first}: a basic block "
+                "has neither; use BottleneckBlock"
             )
         self.conv1 = self._conv(
             "conv1", filters, 3, stride, dilation=first_dilation or dilation

@@ -1,4 +1,4 @@
-"""Layers made of layers, and the first of them: convolution and normalisation, bound once."""
+"""Layers made of layers, and the first of them: convolution with normalisation."""
 
 import keras
 from keras import layers
@@ -46,7 +46,7 @@ class Composite(layers.Layer):
 
 
 def he_fan_out():
-    """He initialisation over the fan-out, as timm's and torchvision's ResNets have it."""
+    """He initialisation over the fan-out, as in timm and torchvision."""
     return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 

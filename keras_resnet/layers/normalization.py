@@ -1,4 +1,4 @@
-"""Batch normalisation on TensorFlow's fused kernel, with the unbiased moving variance."""
+"""Batch normalisation on TensorFlow's fused kernel, its moving variance unbiased."""
 
 import math
 
@@ -95,7 +95,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
     def _bessel(self, x):
-        """n / (n - 1) for the n values a channel, 1 where n is 1 as the kernel has it."""
+        """n / (n - 1) for n values a channel; 1 where n is 1, as the kernel has it."""
         sizes = [x.shape[axis] for axis in self._reduction_axes]
         if None in sizes:
             shape = ops.shape(x)

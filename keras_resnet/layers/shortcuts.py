@@ -10,8 +10,8 @@ from keras_resnet.layers.convolution import Composite, ConvNorm
 class ProjectionShortcut(Composite):
     """1x1 convolution at the block's stride, and normalisation (arXiv 1512.03385, B).
 
-    [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), filters]. At stride 2 it reads
-    one position in four; `AvgPoolShortcut` is the remedy.
+    [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), filters]. At stride 2 it
+    reads one position in four; `AvgPoolShortcut` is the remedy.
     """
 
     def __init__(self, filters, stride=1, fused_batch_norm=True, **kwargs):

@@ -36,8 +36,8 @@ class DeepStem(_Stem):
 
     [N, H, W, C] -> [N, ceil(H / 4), ceil(W / 4), 2 * width]. arXiv 1812.01187 section
     4.2, figure 2b (the text there gives two convolutions stride 2; figure and code only
-    the first); scope `C1` of the TF-slim code: 32, 32, 64 filters at `width=32`, padding
-    explicit. `tiered=True` has 24, 32, 64, timm's "t" nets.
+    the first); scope `C1` of the TF-slim code: 32, 32, 64 filters at `width=32`,
+    padding explicit. `tiered=True` has 24, 32, 64, timm's "t" nets.
     """
 
     def __init__(self, width=32, tiered=False, fused_batch_norm=True, **kwargs):

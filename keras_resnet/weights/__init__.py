@@ -81,7 +81,9 @@ def load_weights(model, source, dialect="auto"):
         raise WeightsError(
             f"these {dialect} weights are not of {model.info.variant} with "
             f"{model.info.classes} classes:"
-            + "".join(f"\n  {what}: {', '.join(it)}" for what, it in problems.items() if it)
+            + "".join(
+                f"\n  {what}: {', '.join(it)}" for what, it in problems.items() if it
+            )
         )
     for variable, value in values:
         variable.assign(value)

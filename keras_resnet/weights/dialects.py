@@ -42,7 +42,7 @@ class Dialect:
         raise KeyError(f"{path} has no name in this dialect")
 
     def to_ours(self, value: np.ndarray) -> np.ndarray:
-        """A kernel in their layout as ours: HWIO, [size, I, O] or [channels, classes]."""
+        """Their kernel in our layout: HWIO, [size, I, O] or [channels, classes]."""
         if self.torch_layout and value.ndim == 4:
             return value.transpose(2, 3, 1, 0)
         if self.torch_layout and value.ndim == 3:
@@ -81,8 +81,8 @@ _TORCH_MODULES: tuple = (
 
 
 def _slim(template):
-    return lambda match, config: template(match) + (
-        "/BatchNorm" if match[match.lastindex] == "norm" else ""
+    return lambda match, config: (
+        template(match) + ("/BatchNorm" if match[match.lastindex] == "norm" else "")
     )
 
 
@@ -90,9 +90,7 @@ _SLIM_MODULES: tuple = (
     (r"stem/conv(\d)/(conv|norm)", _slim(lambda m: f"C1/conv{int(m[1]) - 1}")),
     (
         _BLOCK + r"/conv(\d)/(conv|norm)",
-        _slim(
-            lambda m: f"C{int(m[1]) + 1}/bottleneck_{m[2]}/conv{int(m[3]) - 1}"
-        ),
+        _slim(lambda m: f"C{int(m[1]) + 1}/bottleneck_{m[2]}/conv{int(m[3]) - 1}"),
     ),
     (
         _BLOCK + r"/shortcut/projection/(conv|norm)",

@@ -1,0 +1,320 @@
+"""The command line: arguments, one call, a few lines of output."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import typing
+from pathlib import Path
+
+import click
+import keras
+import yaml
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
+from rich.table import Table
+
+import keras_resnet
+from keras_resnet import data as pictures
+from keras_resnet import demo as demonstration
+from keras_resnet import evaluate as evaluation
+from keras_resnet import export as exporting
+from keras_resnet import train as training
+from keras_resnet.complexity import complexity
+from keras_resnet.model import ModelError
+from keras_resnet.recipe import RECIPES, Recipe, RecipeError
+from keras_resnet.variants import open_model
+
+INTERRUPTED = 75  # EX_TEMPFAIL: the same command again goes on
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False)
+
+
+def main():
+    """Runs the command line; failures are one line on stderr and exit code 1."""
+    try:
+        # not group.main, which prints a line of its own when it is interrupted
+        with group.make_context("keras-resnet", sys.argv[1:]) as context:
+            group.invoke(context)
+    except click.exceptions.Exit as done:  # --help, --version
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted; the same command again goes on from what is whole")
+        sys.exit(INTERRUPTED)
+    except (
+        pictures.DataError,
+        RecipeError,
+        ModelError,
+        training.RunError,
+        demonstration.DemoError,
+        keras_resnet.WeightsError,
+    ) as error:
+        _complain(error)
+        sys.exit(1)
+    except OSError as error:
+        _complain(f"{error.filename or ''}: {error.strerror or error}")
+        sys.exit(1)
+
+
+def _complain(problem):
+    click.echo(f"keras-resnet: {problem}", err=True)
+
+
+@click.group()
+@click.version_option(keras_resnet.__version__, prog_name="keras-resnet")
+def group():
+    """ResNet-D: prepare pictures, train, evaluate, predict, export."""
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="For machines.")
+
+
+def _print(result, as_json, *tables):
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        for table in tables:
+            out.print(table)
+
+
+def _table(title, *columns, rows):
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right")
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table
+
+
+@group.command("list")
+@click.argument("pattern", default="*")
+@json_option
+def list_command(pattern, as_json):
+    """Variants that match PATTERN, with parameters and multiply-adds at 224."""
+    rows = [
+        (name, *complexity(keras_resnet.VARIANTS[name]))
+        for name in keras_resnet.list_models(pattern)
+    ]
+    _print(
+        [dict(zip(("name", "parameters", "macs"), row)) for row in rows],
+        as_json,
+        _table(
+            None,
+            "variant",
+            "parameters",
+            "GMACs",
+            rows=[(n, f"{p:,}", f"{m / 1e9:.3f}") for n, p, m in rows],
+        ),
+    )
+
+
+@group.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--val", type=float, default=0.0, help="Share to hold out, as 0.2.")
+@click.option("--seed", type=int, default=0, help="Of that split and of the order.")
+@json_option
+def prepare(source, destination, val, seed, as_json):
+    """Write a folder of classes as TFRecord shards in DESTINATION."""
+    bar = iter if as_json else lambda it: track(it, "writing", console=err)
+    written = pictures.prepare(source, destination, val, seed, progress=bar)
+    facts = {"path": str(destination), "classes": len(written.class_names)}
+    for name in ("train", "val"):
+        split = getattr(written, name)
+        facts[name] = split.size if split else 0
+    _print(facts, as_json, _table(None, "prepared", "", rows=facts.items()))
+
+
+def _recipe_options(command):
+    """One option a field of Recipe, typed as the field is."""
+    hints = typing.get_type_hints(Recipe)
+    for field in reversed(dataclasses.fields(Recipe)):
+        kind = hints[field.name]
+        plain = kind in (int, float, str, bool)
+        command = click.option(
+            f"--{field.name.replace('_', '-')}",
+            field.name,
+            type=kind if plain else str,
+            help=None if plain else "As YAML.",
+        )(command)
+    return command
+
+
+@group.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--recipe", default="bag-of-tricks", help="A name, or a YAML/JSON file.")
+@json_option
+@_recipe_options
+def train(data, run, recipe, as_json, **fields):
+    """Train a recipe on DATA into the directory RUN; again, to resume."""
+    if recipe in RECIPES:
+        chosen = RECIPES[recipe]
+    elif Path(recipe).is_file():
+        chosen = Recipe.read(recipe)
+    else:
+        raise click.BadParameter(
+            f"{recipe!r}: no such file, nor one of {', '.join(RECIPES)}",
+            param_hint="--recipe",
+        )
+    given = {key: value for key, value in fields.items() if value is not None}
+    for key in given.keys() & {"overrides", "boundaries"}:
+        given[key] = yaml.safe_load(given[key])
+    chosen = chosen.replace(**given)
+    if training.is_finished(chosen, data, run) and not as_json:
+        out.print(f"{run} is trained already")
+    with _training_bar(chosen, as_json) as bar:
+        model = training.fit(chosen, data, run, bar)
+    metrics = _measure(model, data, "val", as_json, Path(run))
+    _print(metrics, as_json, _metrics_table(metrics), f"everything is in {run}")
+
+
+@group.command()
+@click.argument("model")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["val", "train"]), default="val")
+@json_option
+def evaluate(model, data, split, as_json):
+    """Top-1, top-5 and loss of MODEL on DATA, each picture once."""
+    run = Path(model) if Path(model).is_dir() and split == "val" else None
+    metrics = _measure(open_model(model), data, split, as_json, run)
+    _print(metrics, as_json, _metrics_table(metrics))
+
+
+def _measure(model, data, split, as_json, run=None):
+    def bar(batches):
+        if as_json:
+            return batches
+        return track(batches, "evaluating", total=len(batches), console=err)
+
+    metrics = evaluation.run(model, data, split, progress=bar)
+    if run:
+        training.write_whole(run / evaluation.METRICS, json.dumps(metrics, indent=1))
+        evaluation.picture_grid(model, data, run / evaluation.GRID)
+    return metrics
+
+
+def _metrics_table(metrics):
+    rows = [
+        ("top-1", f"{metrics['top1']:.2%}"),
+        ("top-5", f"{metrics['top5']:.2%}"),
+        ("loss, nats", f"{metrics['loss']:.4f}"),
+        ("pictures", metrics["examples"]),
+    ]
+    return _table(None, "measure", "value", rows=rows)
+
+
+@group.command()
+@click.argument("model")
+@click.argument("picture", nargs=-1, required=True)
+@click.option("--top", type=click.IntRange(1), default=5, help="Classes to show.")
+@json_option
+def predict(model, picture, top, as_json):
+    """Classify pictures, or all those in folders, with MODEL."""
+    results = evaluation.predict(open_model(model), picture, top)
+    rows = [
+        (
+            result["file"],
+            ", ".join(
+                f"{name} {probability:.1%}"
+                for name, probability in zip(result["classes"], result["probabilities"])
+            ),
+        )
+        for result in results
+    ]
+    _print(results, as_json, _table(None, "picture", "classes", rows=rows))
+
+
+@group.command()
+@click.argument("model")
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def export(model, folder, as_json):
+    """Write MODEL as FOLDER/<next version> for TensorFlow Serving."""
+    version = exporting.save(open_model(model), folder)
+    _print({"path": str(version)}, as_json, f"SavedModel in {version}")
+
+
+@group.command()
+@click.option("--run", default="runs/demo", show_default=True)
+@click.option("--data", default="runs/digits", show_default=True)
+@json_option
+def demo(run, data, as_json):
+    """Digits, from pictures to a served net, in about a minute."""
+
+    def say(line):
+        (err if as_json else out).print(line)
+
+    with _training_bar(RECIPES["demo"], as_json) as bar:
+        metrics = demonstration.run(run, data, say, bar)
+    files = sorted(p for p in Path(run).iterdir() if not p.name.startswith("."))
+    _print(
+        metrics,
+        as_json,
+        _metrics_table(metrics),
+        _table(None, f"in {run}", rows=[(path.name,) for path in files]),
+    )
+
+
+@contextlib.contextmanager
+def _training_bar(recipe, as_json):
+    bar = None if as_json else TrainingBar(recipe)
+    try:
+        yield bar
+    finally:  # an interrupted bar would leave the terminal without a cursor
+        if bar and bar.bar.live.is_started:
+            bar.bar.stop()
+
+
+class TrainingBar(keras.callbacks.Callback):
+    """A bar over all batches, and a line an epoch."""
+
+    def __init__(self, recipe):
+        super().__init__()
+        self.recipe = recipe
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+        )
+
+    def on_train_begin(self, logs=None):
+        policy = training.precision_policy(self.recipe)
+        out.print(f"{self.recipe.model}, {self.recipe.name}, {policy}")
+        self.steps = self.params["steps"]
+        self.task = self.bar.add_task("", total=self.steps * self.recipe.epochs)
+        self.bar.start()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        text = f"epoch {epoch + 1}/{self.recipe.epochs}"
+        self.bar.update(self.task, description=text, completed=epoch * self.steps)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update(self.task, completed=self.epoch * self.steps + batch + 1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.bar.console.print(
+            f"epoch {epoch + 1:3d}: loss {logs['loss']:.4f}, top-1 {logs['top1']:.2%}; "
+            f"held out: loss {logs['val_loss']:.4f}, top-1 {logs['val_top1']:.2%}"
+        )
+
+    def on_train_end(self, logs=None):
+        self.bar.stop()  # before the lines that follow

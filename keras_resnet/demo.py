@@ -1,0 +1,143 @@
+"""The main job on real input: digits -> a trained, measured and served net."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet import data as pictures
+from keras_resnet import evaluate, export, savedmodel, train
+from keras_resnet.recipe import RECIPES
+
+HELD_OUT = 360  # of 1,797
+GOAL = 0.99  # top-1
+TOLERANCE = 1e-5  # between model.predict and the served answers
+
+
+class DemoError(RuntimeError):
+    """The demonstration ran, and its result is not good enough."""
+
+
+def run(
+    folder="runs/demo",
+    data="runs/digits",
+    say: Callable[[str], None] = print,
+    progress: keras.callbacks.Callback | None = None,
+) -> dict:
+    """Trains a narrow ResNet-18-D on scikit-learn's digits, and serves it.
+
+    Args:
+        folder: of the run: recipe, history, curves, pictures, metrics, model, export.
+        data: folder of the TFRecords, written once.
+        say: gets a line a step.
+        progress: a Keras callback that shows how training goes.
+
+    Returns:
+        The metrics, with "serving_difference": the largest between the probabilities of
+        `model.predict` and those of the exported graph in TensorFlow's C++ loader.
+
+    Raises:
+        DemoError: below 99 % top-1, or the served answers differ.
+    """
+    folder, data = Path(folder), Path(data)
+    recipe = RECIPES["demo"]
+    if data.exists():
+        say(f"digits: re-using {data}")
+    else:
+        write_digits(data)
+        say(f"digits: 1,797 written digits of scikit-learn as PNG TFRecords in {data}")
+    source = pictures.open_source(data)
+    if train.is_finished(recipe, source, folder):
+        say(f"training: re-using {folder / train.RUN_MODEL}")
+    else:
+        say(f"training: {recipe.model}, width 16, {recipe.epochs} epochs, from scratch")
+    model = train.fit(recipe, source, folder, progress)
+    metrics = evaluate.run(model, source)
+    if metrics["examples"] != HELD_OUT:
+        raise DemoError(f"{metrics['examples']} pictures evaluated, not {HELD_OUT}")
+    say(f"evaluation: top-1 {metrics['top1']:.2%} of {HELD_OUT} held-out digits")
+    evaluate.picture_grid(model, source, folder / evaluate.GRID)
+    versions = export.versions(folder / "export")
+    if versions:
+        exported = folder / "export" / str(versions[-1])
+        say(f"export: re-using {exported}")
+    else:
+        exported = export.save(model, folder / "export")
+        say(f"export: SavedModel in {exported}")
+    metrics["serving_difference"] = serving_difference(model, source, exported)
+    say(
+        "serving: C++ loader, no Keras in the process, PNG bytes in; largest "
+        f"difference to model.predict {metrics['serving_difference']:.1e}"
+    )
+    train.write_whole(folder / evaluate.METRICS, json.dumps(metrics, indent=1))
+    if metrics["top1"] < GOAL:
+        raise DemoError(f"top-1 {metrics['top1']:.2%} is below {GOAL:.0%}")
+    if not metrics["serving_difference"] <= TOLERANCE:
+        raise DemoError(
+            f"served answers differ by {metrics['serving_difference']:.1e}, more than "
+            f"{TOLERANCE:.0e}"
+        )
+    return metrics
+
+
+def write_digits(destination):
+    """scikit-learn's digits, 8x8 in 17 greys, as 32x32 PNG; 80/20 by class, seed 0."""
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise DemoError(
+            "scikit-learn: not installed; run `pip install keras-resnet-d[demo]`"
+        ) from error
+    digits = load_digits()
+    train_indices, val_indices = train_test_split(
+        np.arange(len(digits.target)),
+        test_size=HELD_OUT,
+        stratify=digits.target,
+        random_state=0,
+    )
+
+    def examples(indices):
+        for index in indices:
+            grey = np.minimum(digits.images[index] * 16, 255)[..., None]
+            large = tf.image.resize(grey, [32, 32], "bicubic")
+            rgb = tf.repeat(tf.clip_by_value(tf.round(large), 0, 255), 3, axis=2)
+            png = tf.io.encode_png(tf.cast(rgb, tf.uint8)).numpy()
+            yield png, int(digits.target[index])
+
+    pictures.write_records(
+        destination,
+        [str(name) for name in digits.target_names],
+        {"train": examples(train_indices), "val": examples(val_indices)},
+    )
+
+
+def serving_difference(model, source, exported) -> float:
+    """The largest |p - p'| over the held-out pictures, served by another process."""
+    encoded = [data.numpy() for data, _ in source.split("val").ordered()]
+    images = np.stack(
+        [pictures.load_eval(data, model.info.protocol).numpy() for data in encoded]
+    )
+    expected = model.predict(images, batch_size=64, verbose=0)
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs, outputs = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npz")
+        packed = savedmodel.pack_bytes(encoded)
+        np.savez(inputs, **{f"image_bytes.{key}": a for key, a in packed.items()})
+        # by its path, so that neither keras nor keras_resnet is imported there
+        command = [sys.executable, savedmodel.__file__, exported, "serving_bytes"]
+        done = subprocess.run(
+            [*map(str, command), inputs, outputs], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise DemoError(f"{exported}: not servable: {done.stderr.strip()[-500:]}")
+        with np.load(outputs) as answers:
+            served = answers["probabilities"]
+    return float(np.abs(served - expected).max())

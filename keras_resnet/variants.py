@@ -1,0 +1,178 @@
+"""Names -> nets: create, backbone, one function a variant, and saved models."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import zipfile
+from pathlib import Path
+
+import keras
+
+from keras_resnet.config import VARIANTS
+from keras_resnet.model import ModelError, ModelInfo, ResNet, assemble
+from keras_resnet.weights import load_weights
+
+RUN_MODEL = "model.keras"  # in a run directory
+
+
+def create(
+    name,
+    weights=None,
+    include_top=True,
+    input_shape=None,
+    pooling=None,
+    classes=1000,
+    classifier_activation="softmax",
+    include_preprocessing=True,
+    **overrides,
+):
+    """Builds a net of VARIANTS.
+
+    Args:
+        name: a name of `list_models()`, such as "resnet50d".
+        weights: None for a fresh initialisation, or what `load_weights` takes: a file,
+            or {name: array}.
+        include_top: with the classifier; without it the features come out.
+        input_shape: (height, width, channels); None is (None, None, 3), any size.
+        pooling: without the top, None for [N, h, w, C], "avg" or "max" for [N, C].
+        classes: of the classifier.
+        classifier_activation: "softmax" for probabilities, None for logits.
+        include_preprocessing: input is RGB in [0, 255], uint8 or float, and is
+            normalised in the graph by the config's mean and std; False: used as it is.
+        **overrides: fields of ResNetConfig.
+
+    Returns:
+        A functional `keras.Model`, [N, H, W, 3] -> [N, classes]. Its output is float32
+        under half-precision policies too (float64 under a float64 policy).
+
+    Raises:
+        ValueError, TypeError: naming the argument, its value and what is allowed.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"name={name!r}: {_suggest(name)}")
+    info = ModelInfo(
+        variant=name,
+        config=VARIANTS[name].replace(**overrides),
+        include_top=include_top,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        include_preprocessing=include_preprocessing,
+    )
+    model = assemble(info, input_shape)
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def backbone(
+    name,
+    weights=None,
+    input_shape=None,
+    output_stride=32,
+    include_preprocessing=True,
+    **overrides,
+):
+    """A net without classifier, for detection and segmentation: see `create`.
+
+    Its output is the last stage's; `.pyramid_outputs` has every stage's. At
+    `output_stride` 16 or 8 the last stages dilate instead of striding, with the same
+    weights.
+    """
+    return create(
+        name,
+        weights=weights,
+        include_top=False,
+        input_shape=input_shape,
+        include_preprocessing=include_preprocessing,
+        output_stride=output_stride,
+        **overrides,
+    )
+
+
+def open_model(name) -> keras.Model:
+    """The model of a run directory, a .keras file of ours, or "variant[:weights]".
+
+    Raises:
+        ModelError: naming what was given and what is wrong with it.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if not (path / RUN_MODEL).is_file():
+            raise ModelError(f"{path}: no {RUN_MODEL} in it; train there first")
+        path = path / RUN_MODEL
+    if path.suffix == ".keras":
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file")
+        try:
+            model = keras.models.load_model(path, compile=False)
+        except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ModelError(f"{path}: not a whole .keras file: {first}") from error
+        if not isinstance(model, ResNet):
+            raise ModelError(
+                f"{path}: holds a {type(model).__name__}, not a net of ours"
+            )
+        return model
+    variant, _, weights = str(name).partition(":")
+    if variant not in VARIANTS:
+        raise ModelError(
+            f"{name}: neither a run directory, nor a .keras file, nor a variant with "
+            "weights, such as resnet50d:my.weights.h5"
+        )
+    return create(variant, weights=weights or None)
+
+
+def _suggest(name):
+    exact = [f"{name}{letter}" for letter in "abcd" if f"{name}{letter}" in VARIANTS]
+    if exact:
+        return (
+            "the field means different nets by it; must say which, one of "
+            f"{', '.join(exact)}"
+        )
+    close = difflib.get_close_matches(str(name), VARIANTS, n=3)
+    hint = f"nearest are {', '.join(close)}; " if close else ""
+    return (
+        f"must be a name of keras_resnet.list_models(); {hint}it lists {len(VARIANTS)}"
+    )
+
+
+def _constructor(variant):
+    def constructor(
+        weights=None,
+        include_top=True,
+        input_shape=None,
+        pooling=None,
+        classes=1000,
+        classifier_activation="softmax",
+        include_preprocessing=True,
+        **overrides,
+    ):
+        return create(
+            variant,
+            weights=weights,
+            include_top=include_top,
+            input_shape=input_shape,
+            pooling=pooling,
+            classes=classes,
+            classifier_activation=classifier_activation,
+            include_preprocessing=include_preprocessing,
+            **overrides,
+        )
+
+    constructor.__name__ = constructor.__qualname__ = _cap_words(variant)
+    constructor.__doc__ = f"`create({variant!r}, ...)`: see `keras_resnet.create`."
+    return constructor
+
+
+def _cap_words(variant):
+    """resnet50d -> ResNet50D, seresnext26d_32x4d -> SEResNeXt26D_32x4d."""
+    prefix, family, depth, rest = re.findall(
+        r"(.*?)(resnet|resnext)(\d+[a-z]+)(.*)", variant
+    )[0]
+    family = {"resnet": "ResNet", "resnext": "ResNeXt"}[family]
+    return prefix.upper() + family + depth.upper() + rest
+
+
+CONSTRUCTORS = {_cap_words(name): _constructor(name) for name in VARIANTS}

@@ -1,0 +1,243 @@
+"""The command line as a person meets it: its own process, its exit codes, its lines."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import write_folder
+
+import keras_resnet
+from keras_resnet import cli
+
+COMMAND = Path(sys.executable).with_name("keras-resnet")
+TINY = (
+    "--model resnet18d --overrides {width:\\ 8,depths:\\ [1,1,1,1]} "
+    "--precision float32 --train-size 32 "
+    "--test-size 32 --batch-size 8 --epochs 2 --base-rate 1.0 --warmup-epochs 1"
+).replace("\\ ", "\0")
+
+
+def run(*arguments, cwd, wait=True):
+    words = [str(a).replace("\0", " ") for a in arguments]
+    process = subprocess.Popen(
+        [str(COMMAND), *words],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+    )
+    if not wait:
+        return process
+    process.out, process.err = process.communicate(timeout=300)
+    return process
+
+
+def tiny(data, directory, *more):
+    return ["train", data, directory, *TINY.split(), *more]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory with pictures, prepared records and a trained run."""
+    root = tmp_path_factory.mktemp("cli")
+    write_folder(root / "photos")
+    done = run("prepare", "photos", "records", "--json", cwd=root)
+    assert done.returncode == 0, done.err
+    facts = {"path": "records", "classes": 3, "train": 36, "val": 12}
+    assert json.loads(done.out) == facts
+    done = run(*tiny("records", "run", "--json"), cwd=root)
+    assert done.returncode == 0, done.err
+    assert json.loads(done.out)["examples"] == 12
+    return root
+
+
+def test_list_prints_every_variant_for_machines_and_people(call, tmp_path):
+    done = run("list", "--json", cwd=tmp_path)
+    rows = json.loads(done.out)
+    assert [row["name"] for row in rows] == keras_resnet.list_models()
+    d50 = next(row for row in rows if row["name"] == "resnet50d")
+    assert (d50["parameters"], round(d50["macs"] / 1e9, 3)) == (25_576_264, 4.329)
+    table = call("list", "*50d", cwd=tmp_path)
+    assert re.search(r"resnet50d\W+25,576,264\W+4\.329", table.out)
+    assert "resnet18" not in table.out
+    assert done.err == ""
+
+
+def test_run_directory_is_whole_after_training(place):
+    names = {path.name for path in (place / "run").iterdir()}
+    assert names == {
+        "checkpoint.npz",
+        "curves.png",
+        "history.json",
+        "metrics.json",
+        "model.keras",
+        "predictions.png",
+        "recipe.json",
+    }
+
+
+def test_training_again_says_so_and_trains_nothing(place):
+    before = (place / "run" / "checkpoint.npz").stat().st_mtime_ns
+    done = run(*tiny("records", "run"), cwd=place)
+    assert done.returncode == 0
+    assert "run is trained already" in done.out
+    assert (place / "run" / "checkpoint.npz").stat().st_mtime_ns == before
+
+
+def test_evaluate_predict_and_export_work_on_a_run(place):
+    measured = run("evaluate", "run", "photos", "--json", cwd=place)
+    saved = json.loads((place / "run" / "metrics.json").read_text())
+    assert json.loads(measured.out) == saved
+    table = run("evaluate", "run", "photos", cwd=place)
+    assert re.search(r"pictures\W+12", table.out)
+    done = run("predict", "run", "photos/val/red", "--top", 1, "--json", cwd=place)
+    results = json.loads(done.out)
+    assert [Path(r["file"]).name for r in results] == [
+        "000.png",
+        "001.jpg",
+        "002.jpg",
+        "003.png",
+    ]
+    done = run("export", "run", "served", "--json", cwd=place)
+    assert json.loads(done.out) == {"path": "served/1"}
+    assert (place / "served" / "1" / "saved_model.pb").is_file()
+
+
+def assert_one_line(done, *words):
+    assert done.returncode == 1
+    assert done.out == ""
+    lines = done.err.splitlines()
+    assert len(lines) == 1, done.err
+    for word in words:
+        assert word in lines[0]
+
+
+def test_missing_folder_is_one_line_and_nothing_else(tmp_path):
+    done = run(*tiny("nowhere", "run"), cwd=tmp_path)
+    assert_one_line(done, "nowhere", "no such folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_picture_is_one_line_and_nothing_else(tmp_path):
+    victim = write_folder(tmp_path / "photos") / "train" / "red" / "001.jpg"
+    victim.write_bytes(victim.read_bytes()[:400])
+    done = run(*tiny("photos", "run", "--json"), cwd=tmp_path)
+    assert_one_line(done, "photos/train/red/001.jpg", "repair or remove it")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs the command line in this process, where native logs cannot be kept off."""
+
+    def call(*arguments, cwd):
+        words = [str(a).replace("\0", " ") for a in arguments]
+        monkeypatch.setattr(sys, "argv", ["keras-resnet", *words])
+        monkeypatch.chdir(cwd)
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code
+        captured = capsys.readouterr()
+        return SimpleNamespace(returncode=code, out=captured.out, err=captured.err)
+
+    return call
+
+
+def test_empty_class_is_one_line(call, tmp_path):
+    (write_folder(tmp_path / "photos") / "train" / "teal").mkdir()
+    done = call(*tiny("photos", "run"), cwd=tmp_path)
+    assert_one_line(done, "photos/train/teal", "without pictures; add some")
+    assert not (tmp_path / "run").exists()
+
+
+def test_file_that_is_no_picture_is_one_line(call, tmp_path):
+    (write_folder(tmp_path / "photos") / "val" / "red" / "x.jpg").write_text("<html>")
+    done = call(*tiny("photos", "run"), cwd=tmp_path)
+    assert_one_line(done, "photos/val/red/x.jpg", "not a JPEG", "remove it")
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_without_validation_is_one_line(call, tmp_path):
+    shutil.rmtree(write_folder(tmp_path / "photos") / "val" / "red")
+    done = call(*tiny("photos", "run"), cwd=tmp_path)
+    assert_one_line(done, "photos", "'red' has no validation pictures; add some")
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_of_another_recipe_is_one_line(call, place):
+    done = call(*tiny("records", "run", "--seed", 7), cwd=place)
+    assert_one_line(done, "run: belongs to another run: seed is 0 there and 7 here")
+
+
+def test_existing_destination_is_one_line(call, place):
+    done = call("prepare", "photos", "records", cwd=place)
+    assert_one_line(done, "records: exists")
+
+
+def test_unwritable_destination_is_one_line(call, place, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = call("prepare", place / "photos", tmp_path / "file" / "in", cwd=place)
+    assert_one_line(done, "file")
+
+
+def test_bad_recipe_value_is_one_line(call, tmp_path):
+    done = call("train", "a", "b", "--label-smoothing", "2", cwd=tmp_path)
+    assert_one_line(done, "label_smoothing=2.0: must be in [0, 1)")
+
+
+def test_recipe_that_names_no_net_is_one_line(call, place):
+    for options in (["--model", "resnet51d"], ["--overrides", "{widht: 3}"]):
+        done = call("train", "records", "other", "--batch-size", 8, *options, cwd=place)
+        assert_one_line(done, options[1].strip("{}").partition(":")[0])
+        assert not (place / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "a", "b", "--recipe", "nothing"], "--recipe"),
+        (["train", "a", "b", "--epochs", "many"], "--epochs"),
+        (["fly"], "No such command 'fly'"),
+        (["predict", "model"], "PICTURE"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(arguments, words, call, tmp_path):
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.err
+
+
+def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(place, tmp_path):
+    command = tiny(place / "records", "run", "--epochs", "25", "--json")
+    process = run(*command, cwd=tmp_path, wait=False)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "history.json").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert "the same command again" in err
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    whole = {"recipe.json", "checkpoint.npz", "history.json"}
+    # a file caught in the middle of being written is hidden, and replaced next time
+    assert {name for name in names if not name.startswith(".")} == whole
+    done_before = len(json.loads((tmp_path / "run" / "history.json").read_text()))
+    assert 1 <= done_before < 25
+    finished = run(*command, cwd=tmp_path)
+    assert finished.returncode == 0, finished.err
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert [row["epoch"] for row in history] == list(range(1, 26))

@@ -1,0 +1,338 @@
+"""From recipe and data to a run directory, its metrics, its predictions, its export."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import write_picture
+
+import keras_resnet
+from keras_resnet import data, demo, evaluate, export, train
+from keras_resnet.model import ModelError
+from keras_resnet.savedmodel import SavedModel
+from keras_resnet.variants import open_model
+
+FILES = {"recipe.json", "history.json", "checkpoint.npz", "curves.png", "model.keras"}
+
+
+class Stop(keras.callbacks.Callback):
+    """Interrupts training in the middle of an epoch, as Ctrl-C does."""
+
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self.where = (epoch, batch)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.where:
+            raise KeyboardInterrupt
+
+
+def assert_same_variables(model, other):
+    assert len(model.weights) == len(other.weights)
+    for ours, theirs in zip(model.weights, other.weights):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
+
+
+def test_run_directory_holds_its_files_and_nothing_half_written(trained):
+    run, _ = trained
+    assert {path.name for path in run.iterdir()} == FILES
+    history = json.loads((run / "history.json").read_text())
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert train.read_recipe(run).name == "tiny"
+
+
+def test_trained_model_carries_classes_protocol_and_softmax(trained, tiny):
+    run, model = trained
+    reloaded = open_model(run)
+    assert reloaded.info.class_names == ("blue", "green", "red")
+    assert reloaded.info.protocol == tiny.protocol
+    image = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    probabilities = reloaded.predict(image, verbose=0)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(probabilities, model.predict(image, verbose=0))
+
+
+@pytest.mark.parametrize("where", [(0, 2), (2, 1)])
+def test_interrupted_run_resumes_to_the_very_same_result(
+    where, trained, folder, tiny, tmp_path
+):
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(tiny, folder, tmp_path / "run", Stop(*where))
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left == {"recipe.json"} | (
+        {"history.json", "checkpoint.npz"} if where[0] else set()
+    )
+    resumed = train.fit(tiny, folder, tmp_path / "run")
+    assert_same_variables(resumed, trained[1])
+    ours, theirs = tmp_path / "run" / "history.json", trained[0] / "history.json"
+    assert ours.read_text() == theirs.read_text()
+
+
+def test_another_seed_gives_another_result(trained, folder, tiny, tmp_path):
+    other = train.fit(tiny.replace(seed=1, epochs=3), folder, tmp_path / "run")
+    assert not np.array_equal(other.get_weights()[0], trained[1].get_weights()[0])
+
+
+def test_finished_run_is_returned_not_trained_again(trained, folder, tiny):
+    run, model = trained
+    before = {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    again = train.fit(tiny, folder, run, Stop(0, 0))
+    assert before == {path.name: path.stat().st_mtime_ns for path in run.iterdir()}
+    assert_same_variables(again, model)
+
+
+def test_run_of_another_recipe_or_other_data_is_refused(
+    trained, folder, own_folder, tiny
+):
+    run, _ = trained
+    with pytest.raises(train.RunError, match=r"tiny: belongs.*epochs is 3 there and 4"):
+        train.fit(tiny.replace(epochs=4), folder, run)
+    with pytest.raises(train.RunError, match=r"belongs to another run: data"):
+        train.fit(tiny, own_folder, run)
+
+
+def test_foreign_directory_is_left_alone(folder, tiny, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(train.RunError, match="holds files but no run"):
+        train.fit(tiny, folder, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"batch_size": 64}, "batch_size=64"),
+        ({"model": "resnet51d"}, "model='resnet51d'"),
+        ({"overrides": {"depth": 3}}, "unknown override depth"),
+    ],
+)
+def test_impossible_run_writes_nothing(fields, words, folder, tiny, tmp_path):
+    with pytest.raises((ValueError, TypeError), match=words):
+        train.fit(tiny.replace(**fields), folder, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_checkpoint_is_named(folder, tiny, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(tiny, folder, tmp_path / "run", Stop(1, 0))
+    checkpoint = tmp_path / "run" / "checkpoint.npz"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(train.RunError, match=r"checkpoint.npz: damaged"):
+        train.fit(tiny, folder, tmp_path / "run")
+
+
+def test_damaged_training_picture_is_named(own_folder, tiny, tmp_path):
+    victim = own_folder / "train" / "red" / "002.jpg"
+    victim.write_bytes(victim.read_bytes()[:200])
+    with pytest.raises(data.DataError, match=r"red/002.jpg: cannot be read"):
+        train.fit(tiny, own_folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_half_precision_trains_and_answers_in_float32(
+    precision, folder, tiny, tmp_path
+):
+    recipe = tiny.replace(precision=precision, epochs=2)
+    model = train.fit(recipe, folder, tmp_path / "run")
+    block = model.get_layer("stage2_block0")
+    assert block.compute_dtype == precision.removeprefix("mixed_")
+    assert model.output.dtype == "float32"
+    assert evaluate.run(model, folder)["examples"] == 12
+    assert np.isfinite(np.concatenate([w.ravel() for w in model.get_weights()])).all()
+
+
+def test_metrics_are_those_of_a_loop_by_hand(trained, folder):
+    _, model = trained
+    hits, losses = [], []
+    for label, name in enumerate(("blue", "green", "red")):
+        for path in sorted((folder / "val" / name).iterdir()):
+            image = evaluate.load_picture(path, model.info.protocol)
+            p = model.predict(image[None], verbose=0)[0].astype(np.float64)
+            hits.append(p.argmax() == label)
+            losses.append(-np.log(p[label]))
+    for batch_size in (1, 5, 64):
+        metrics = evaluate.run(model, folder, batch_size=batch_size)
+        assert metrics["top1"] == np.mean(hits)
+        assert metrics["top5"] == 1.0  # of three classes
+        assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+        assert metrics["examples"] == 12
+
+
+def test_a_model_of_equal_scores_is_right_by_chance_alone(folder):
+    model = keras_resnet.create("resnet18d", width=8, classes=3)
+    head = model.get_layer("head")
+    head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
+    assert evaluate.run(model, folder)["top1"] == pytest.approx(1 / 3)
+
+
+def test_logits_evaluate_as_their_softmax(trained, folder):
+    _, model = trained
+    logits = keras_resnet.model.rebuild(model, classifier_activation=None)
+    ours, theirs = evaluate.run(logits, folder), evaluate.run(model, folder)
+    assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_data_of_other_classes_is_refused(trained, own_folder):
+    for split in ("train", "val"):
+        shutil.move(own_folder / split / "red", own_folder / split / "rot")
+    with pytest.raises(ModelError, match="only in one: red, rot"):
+        evaluate.run(trained[1], own_folder)
+
+
+def test_predictions_name_the_classes(trained, folder):
+    _, model = trained
+    results = evaluate.predict(model, [folder / "val"], top=2)
+    assert len(results) == 12
+    for result in results:
+        assert len(result["classes"]) == len(result["probabilities"]) == 2
+        assert result["probabilities"][0] >= result["probabilities"][1]
+    assert {name for result in results for name in result["classes"]} <= {
+        "blue",
+        "green",
+        "red",
+    }
+
+
+def test_picture_grid_is_a_picture(trained, folder, tmp_path):
+    evaluate.picture_grid(trained[1], folder, tmp_path / "grid.png", count=12)
+    grid = data.decode_image(tf.io.read_file(str(tmp_path / "grid.png"))).numpy()
+    assert grid.shape[0] > 200
+    assert len(np.unique(grid.reshape(-1, 3), axis=0)) > 1000
+
+
+def test_unreadable_picture_is_named(trained, tmp_path):
+    _, model = trained
+    with pytest.raises(data.DataError, match=r"nothing.jpg: no such file"):
+        evaluate.predict(model, [tmp_path / "nothing.jpg"])
+    (tmp_path / "text.jpg").write_text("hello")
+    with pytest.raises(data.DataError, match=r"text.jpg: not a readable picture"):
+        evaluate.predict(model, [tmp_path / "text.jpg"])
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    return export.save(trained[1], tmp_path_factory.mktemp("served") / "colours")
+
+
+def test_export_writes_a_numbered_version_and_nothing_else(trained, exported):
+    assert exported.name == "1"
+    second = export.save(trained[1], exported.parent)
+    assert second.name == "2"
+    assert sorted(path.name for path in exported.parent.iterdir()) == ["1", "2"]
+    assert (exported / "assets" / "labels.txt").read_text() == "blue\ngreen\nred\n"
+    assert export.versions(exported.parent) == [1, 2]
+    assert export.versions(exported.parent / "nowhere") == []
+
+
+def test_served_signatures_are_the_published_ones(exported):
+    with SavedModel(exported) as served:
+        signatures = served.signatures
+    assert signatures["serving_default"] == {
+        "inputs": {"images": ("float32", (None, 32, 32, 3))},
+        "outputs": {"probabilities": ("float32", (None, 3))},
+    }
+    assert signatures["serving_bytes"] == {
+        "inputs": {"image_bytes": ("string", (None,))},
+        "outputs": {
+            "probabilities": ("float32", (None, 3)),
+            "top_classes": ("string", (None, 3)),
+            "top_probabilities": ("float32", (None, 3)),
+        },
+    }
+
+
+def test_served_answers_are_those_of_predict(trained, exported, folder, tmp_path):
+    _, model = trained
+    files = sorted((folder / "val").rglob("*.*"))
+    odd = tmp_path / "odd.jpg"  # of another size in the same batch
+    write_picture(odd, (200, 60, 50), seed=1, size=(90, 61))
+    files.append(odd)
+    images = np.stack([evaluate.load_picture(f, model.info.protocol) for f in files])
+    expected = model.predict(images, verbose=0)
+    with SavedModel(exported) as served:
+        pixels = served.run("serving_default", images=images.astype(np.float32))
+        encoded = np.array([f.read_bytes() for f in files], object)
+        answers = served.run("serving_bytes", image_bytes=encoded)
+    np.testing.assert_allclose(pixels["probabilities"], expected, atol=1e-5)
+    np.testing.assert_allclose(answers["probabilities"], expected, atol=1e-5)
+    order = np.argsort(-expected, axis=1, kind="stable")
+    names = np.array([b"blue", b"green", b"red"], object)
+    np.testing.assert_array_equal(answers["top_classes"], names[order])
+    np.testing.assert_allclose(
+        answers["top_probabilities"], np.take_along_axis(expected, order, 1), atol=1e-5
+    )
+
+
+def test_model_of_half_precision_is_served_in_float32(trained, tmp_path):
+    half = keras_resnet.model.rebuild(trained[1], "mixed_bfloat16")
+    assert half.get_layer("stem").compute_dtype == "bfloat16"
+    with SavedModel(export.save(half, tmp_path)) as served:
+        image = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3))
+        image = image.astype(np.float32)
+        ours = served.run("serving_default", images=image)["probabilities"]
+    expected = trained[1].predict(image, verbose=0)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    assert np.abs(half.predict(image, verbose=0) - expected).max() > 1e-5
+
+
+def test_failed_export_leaves_no_version(trained, tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_write", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export.save(trained[1], tmp_path / "served")
+    assert list((tmp_path / "served").iterdir()) == []
+
+
+def test_model_without_classifier_or_normalisation_is_not_served(tmp_path):
+    for arguments in ({"include_top": False}, {"include_preprocessing": False}):
+        model = keras_resnet.create("resnet18d", width=8, **arguments)
+        with pytest.raises(ModelError, match="serving needs both"):
+            export.save(model, tmp_path / "served")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nothing.keras", "nothing.keras: no such file"),
+        ("resnet51d", "resnet51d: neither a run directory"),
+        (".", "no model.keras in it"),
+    ],
+)
+def test_model_that_is_not_there_is_named(name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=words):
+        open_model(name)
+
+
+def test_file_that_is_no_model_is_named(tmp_path):
+    (tmp_path / "bad.keras").write_bytes(b"PK\x03\x04 not really")
+    with pytest.raises(ModelError, match=r"bad.keras: not a whole .keras file"):
+        open_model(tmp_path / "bad.keras")
+    other = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    other.save(tmp_path / "other.keras")
+    with pytest.raises(ModelError, match="holds a Sequential, not a net of ours"):
+        open_model(tmp_path / "other.keras")
+
+
+def test_serving_difference_sees_a_difference(trained, folder, tmp_path):
+    _, model = trained
+    source = data.open_source(folder)
+    right = export.save(model, tmp_path / "right")
+    assert demo.serving_difference(model, source, right) <= demo.TOLERANCE
+    spoiled = keras_resnet.model.rebuild(model)
+    head = spoiled.get_layer("head")
+    head.set_weights([head.kernel.numpy() * 1.01, head.bias.numpy()])
+    wrong = export.save(spoiled, tmp_path / "wrong")
+    assert demo.serving_difference(model, source, wrong) > demo.TOLERANCE
