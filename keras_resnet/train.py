@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -75,9 +76,8 @@ def fit(recipe: Recipe, data, run, progress: keras.callbacks.Callback | None = N
             )
     final = rebuild(model, model.dtype_policy, classifier_activation="softmax")
     write_whole(run / CURVES, _curves(recipe, history))
-    partial = run / f".partial.{RUN_MODEL}"
-    final.save(partial)
-    _rename(partial, run / RUN_MODEL)
+    with _aside(run / RUN_MODEL) as partial:
+        final.save(partial)
     return open_model(run)
 
 
@@ -127,16 +127,22 @@ def precision_policy(recipe: Recipe) -> str:
 
 def write_whole(path: Path, content: str | bytes):
     """Writes a file aside, flushes it to the disk and renames it into place."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as stream:
-        stream.write(content.encode() if isinstance(content, str) else content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    _rename(partial, path)
+    with _aside(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def _rename(partial, path):
-    os.replace(partial, path)
+@contextlib.contextmanager
+def _aside(path: Path):
+    """A hidden path beside `path`, which takes its place when all went well."""
+    partial = path.with_name(f".partial.{path.name}")  # Keras minds the ending
+    try:
+        yield partial
+        with open(partial, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except BaseException:  # Ctrl-C too
+        partial.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -336,3 +336,20 @@ def test_serving_difference_sees_a_difference(trained, folder, tmp_path):
     head.set_weights([head.kernel.numpy() * 1.01, head.bias.numpy()])
     wrong = export.save(spoiled, tmp_path / "wrong")
     assert demo.serving_difference(model, source, wrong) > demo.TOLERANCE
+
+
+def test_interrupted_write_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "state"
+    train.write_whole(path, "old")
+    with pytest.raises(TypeError):
+        train.write_whole(path, 3)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+def test_float16_training_scales_its_loss(folder, tiny):
+    model = train._trainable_model(
+        tiny.replace(precision="mixed_float16"), data.open_source(folder), 4
+    )
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert keras.config.dtype_policy().name == "float32"
