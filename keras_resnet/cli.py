@@ -260,13 +260,9 @@ def demo(run, data, as_json):
 
     with _training_bar(RECIPES["demo"], as_json) as bar:
         metrics = demonstration.run(run, data, say, bar)
-    files = sorted(p for p in Path(run).iterdir() if not p.name.startswith("."))
-    _print(
-        metrics,
-        as_json,
-        _metrics_table(metrics),
-        _table(None, f"in {run}", rows=[(path.name,) for path in files]),
-    )
+    rows = [(Path(run) / name, what) for name, what in demonstration.LEFT.items()]
+    table = _table(None, "left behind", "", rows=rows)
+    _print(metrics, as_json, _metrics_table(metrics), table)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,17 @@ HELD_OUT = 360  # of 1,797
 GOAL = 0.99  # top-1
 TOLERANCE = 1e-5  # between model.predict and the served answers
 
+LEFT = {  # in the run directory
+    train.RECIPE: "every number of the run",
+    train.HISTORY: "the log: loss and accuracy of each epoch",
+    train.CURVES: "the same as a picture",
+    evaluate.GRID: "the least certain predictions",
+    evaluate.METRICS: "top-1, top-5, loss, serving difference",
+    train.RUN_MODEL: "the Keras model",
+    train.CHECKPOINT: "all state, to resume",
+    "export/1": "the SavedModel",
+}
+
 
 class DemoError(RuntimeError):
     """The demonstration ran, and its result is not good enough."""

@@ -1,0 +1,563 @@
+"""The nets: built from the table, saved and reloaded whole, exact on every backend."""
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import math
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_config import PUBLISHED
+
+import keras_resnet
+from keras_resnet.complexity import complexity
+from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, VARIANTS, ResNetConfig
+from keras_resnet.model import ResNet, rebuild
+from keras_resnet.variants import CONSTRUCTORS
+
+SMALL = {
+    "width": 8,
+    "depths": (1, 1, 1),
+    "classes": 5,
+    "input_shape": (32, 32, 3),
+    "classifier_activation": None,
+}
+# one net for each feature of the table
+NETS = {
+    "resnet18b": {"shortcut": "zero_pad"},
+    "resnet18vd": {},
+    "resnet50a": {"project_always": True},
+    "resnet50t": {"dropout": 0.2},
+    "seresnet50d": {"drop_path": 0.2},
+    "ecaresnet50d": {"output_stride": 8},
+    "resnext50d_32x4d": {"groups": 4, "group_width": 32, "fused_batch_norm": False},
+}
+# moving means and variances at 1000 classes, as counted from the originals
+STATISTICS = {
+    "resnet18d": 9_728,
+    "resnet34d": 17_152,
+    "resnet26d": 30_976,
+    "resnet50d": 53_248,
+    "resnet101d": 105_472,
+    "resnet152d": 151_552,
+    "resnet200d": 176_128,
+    "resnet200vd": 194_560,
+    "resnet18vd": 11_722_824 - 11_712_968,
+    "resnet34vd": 21_838_408 - 21_821_128,
+}
+
+
+@pytest.fixture(autouse=True)
+def set_dtype_policy():
+    """Sets the global policy, for one test; a seed for all."""
+    keras.utils.set_random_seed(0)
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)
+
+
+def small(name, **changes):
+    return unlike_fresh(keras_resnet.create(name, **(SMALL | changes)))
+
+
+def unlike_fresh(model):
+    """The model with gammas, betas, biases and statistics unlike ones and zeros."""
+    generator = np.random.default_rng(1)
+    for variable in model.variables:
+        shape = variable.shape
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(generator.uniform(0.5, 1.5, shape))
+        elif variable.name in ("beta", "bias", "moving_mean"):
+            variable.assign(generator.normal(0, 0.1, shape))
+    return model
+
+
+def pixels(side=32, batch=3):
+    """Float RGB in [0, 255], between the whole values."""
+    shape = (batch, side, side, 3)
+    return np.random.default_rng(2).uniform(0, 255, shape).astype("float32")
+
+
+def normalised(images):
+    return ((images / 255 - IMAGENET_MEAN) / IMAGENET_STD).astype("float32")
+
+
+def call(model, inputs, **kwargs):
+    return keras.ops.convert_to_numpy(model(inputs, **kwargs))
+
+
+def assert_equal(ours, theirs, tolerance=1e-5):
+    """Within a tolerance in standard deviations of theirs."""
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= tolerance * theirs.std()
+
+
+def assert_same_weights(ours, theirs):
+    assert [v.path for v in ours.weights] == [v.path for v in theirs.weights]
+    for mine, other in zip(ours.weights, theirs.weights):
+        assert mine.dtype == other.dtype
+        np.testing.assert_array_equal(mine, other)
+
+
+@contextlib.contextmanager
+def shapes_only():
+    """A scope where variables have no values: the nets of the table hold 8 GB."""
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+    # Keras keeps a list, to give them values when the next scope ends
+    keras.backend.clear_session(free_memory=False)
+
+
+def sizes(variables):
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_built_net_has_the_published_parameter_count(name):
+    with shapes_only():
+        model = keras_resnet.create(name)
+    assert sizes(model.trainable_variables) == PUBLISHED[name]
+    if name in STATISTICS:
+        assert sizes(model.non_trainable_variables) == STATISTICS[name]
+    assert model.input_shape == (None, None, None, 3)
+    assert model.output_shape == (None, 1000)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_counts_by_arithmetic_are_those_of_the_built_net(name):
+    model = small(name, **NETS[name])
+    parameters, _ = complexity(model.info.config, classes=5)
+    assert sizes(model.trainable_variables) == parameters
+
+
+def traced_multiply_adds(model, size):
+    """Of the convolutions and products of matrices in the graph of a call."""
+    spec = tf.TensorSpec([1, size, size, 3])
+    graph = tf.function(model).get_concrete_function(spec).graph
+    return sum(
+        math.prod(operation.inputs[1].shape)
+        * (operation.outputs[0].shape.num_elements() // operation.inputs[1].shape[-1])
+        for operation in graph.get_operations()
+        if operation.type in ("Conv2D", "MatMul")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "size"),
+    [
+        ("resnet18b", {"shortcut": "zero_pad"}, 75),
+        ("resnet50a", {"project_always": True}, 75),
+        ("seresnet50d", {}, 75),
+        ("ecaresnet50d", {}, 75),
+        # TensorFlow rounds the sides of a dilated convolution up to the dilation
+        ("resnet18vd", {"output_stride": 8}, 64),
+        ("resnet50t", {"output_stride": 8, "depths": (1, 1, 2, 1)}, 64),
+    ],
+)
+def test_multiply_adds_by_arithmetic_are_those_of_the_graph(name, changes, size):
+    model = small(name, **changes, input_shape=None)
+    _, multiply_adds = complexity(model.info.config, size, classes=5)
+    assert traced_multiply_adds(model, size) == multiply_adds
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("name", NETS)
+def test_net_comes_back_from_its_file_to_the_bit(name, suffix, tmp_path):
+    model, path = small(name, **NETS[name]), tmp_path / f"net{suffix}"
+    if suffix == ".keras":
+        model.save(path)
+        again = keras.models.load_model(path)
+        assert type(again) is ResNet
+        assert again.info == model.info
+    else:
+        model.save_weights(path)
+        again = keras_resnet.create(name, weights=path, **(SMALL | NETS[name]))
+    assert_same_weights(again, model)
+    np.testing.assert_array_equal(again(pixels()), model(pixels()))
+
+
+@pytest.mark.parametrize("later", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_net_answers_in_float32_also_after_reload(
+    policy, later, tmp_path, set_dtype_policy
+):
+    set_dtype_policy(policy)
+    model = small("seresnet50d")
+    model.save(tmp_path / "net.keras")
+    set_dtype_policy(later)
+    again = keras.models.load_model(tmp_path / "net.keras")
+    for net in (model, again):
+        convolution = net.get_layer("stage3_block0").conv2.conv
+        assert convolution.compute_dtype == keras.DTypePolicy(policy).compute_dtype
+        assert {variable.dtype for variable in net.variables} == {"float32"}
+        assert net.output.dtype == "float32"
+        assert net(pixels()).dtype == "float32"
+        assert net(pixels(), training=True).dtype == "float32"
+    again.set_weights(model.get_weights())  # training has moved the statistics
+    np.testing.assert_array_equal(again(pixels()), model(pixels()))
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16", "float64"])
+def test_pure_policies_answer_in_float32_at_least(policy, set_dtype_policy):
+    set_dtype_policy(policy)
+    model = small("ecaresnet50d")
+    expected = "float64" if policy == "float64" else "float32"
+    answers = call(model, pixels())
+    assert answers.dtype == expected
+    assert np.isfinite(answers).all()
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_pixels_are_normalised_in_float32(policy, set_dtype_policy):
+    set_dtype_policy(policy)
+    model = small("resnet18d")
+    first = keras.Model(model.input, model.get_layer("preprocessing").output)
+    answers = first.predict(pixels(), verbose=0)
+    np.testing.assert_allclose(answers, normalised(pixels()), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_no_layer_is_a_lambda(name):
+    every = small(name, **NETS[name])._flatten_layers()
+    assert not [layer for layer in every if isinstance(layer, keras.layers.Lambda)]
+
+
+def test_layers_and_variables_are_named_by_where_they_stand():
+    model = small("resnet50d", depths=(1, 2, 1))
+    assert [layer.name for layer in model.layers] == [
+        "images",
+        "preprocessing",
+        "stem",
+        "stage1_block0",
+        "stage2_block0",
+        "stage2_block1",
+        "stage3_block0",
+        "pool",
+        "head",
+    ]
+    paths = [variable.path for variable in model.variables]
+    assert len(set(paths)) == len(paths)
+    for layer in model.layers:
+        for variable in layer.variables:
+            assert variable.path.startswith(f"{layer.name}/")
+    conv2 = model.get_layer("stage3_block0").conv2
+    assert [variable.path for variable in conv2.variables] == [
+        "stage3_block0/conv2/conv/kernel",
+        "stage3_block0/conv2/norm/gamma",
+        "stage3_block0/conv2/norm/beta",
+        "stage3_block0/conv2/norm/moving_mean",
+        "stage3_block0/conv2/norm/moving_variance",
+    ]
+    assert {"stem/conv3/conv/kernel", "head/kernel", "head/bias"} < set(paths)
+    assert "stage2_block0/shortcut/projection/conv/kernel" in paths
+
+
+@pytest.mark.parametrize("reload", [False, True])
+@pytest.mark.parametrize(
+    ("output_stride", "sides"),
+    [(32, (24, 12, 6, 3)), (16, (24, 12, 6, 6)), (8, (24, 12, 12, 12))],
+)
+def test_pyramid_has_the_static_strides(output_stride, sides, reload, tmp_path):
+    model = keras_resnet.backbone(
+        "resnet50d",
+        input_shape=(96, 96, 3),
+        output_stride=output_stride,
+        width=8,
+        depths=(1, 2, 1, 2),
+    )
+    if reload:
+        model.save(tmp_path / "net.keras")
+        model = keras.models.load_model(tmp_path / "net.keras")
+    assert {level: x.shape for level, x in model.pyramid_outputs.items()} == {
+        f"P{level}": (None, side, side, 2**level * 8)
+        for level, side in zip((2, 3, 4, 5), sides)
+    }
+    detector = keras.Model(model.input, model.pyramid_outputs)
+    answers = detector(pixels(96, batch=1))
+    np.testing.assert_array_equal(answers["P5"], model(pixels(96, batch=1)))
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("name", ["resnet18c", "resnet50a", "resnet50b"])
+def test_dilated_net_agrees_with_the_strided_one_where_both_look(name, output_stride):
+    # true where striding is skipping, so not of ResNet-D's average pool
+    options = {"width": 8, "depths": (1, 2, 2, 2)}
+    strided = unlike_fresh(keras_resnet.backbone(name, **options))
+    dilated = keras_resnet.backbone(name, output_stride=output_stride, **options)
+    dilated.set_weights(strided.get_weights())
+    dense, sparse = (call(net, pixels(80)) for net in (dilated, strided))
+    step = 32 // output_stride
+    assert_equal(dense[:, ::step, ::step], sparse)
+    assert dense.shape[1] == 80 // output_stride
+
+
+@pytest.mark.parametrize("name", ["resnet18d", "resnet50d", "resnet50t"])
+def test_dilated_net_has_the_same_weights(name):
+    strided, dilated = small(name), small(name, output_stride=8)
+    assert [v.path for v in dilated.variables] == [v.path for v in strided.variables]
+    assert [v.shape for v in dilated.variables] == [v.shape for v in strided.variables]
+
+
+def test_features_come_out_without_the_top():
+    options = {"width": 8, "input_shape": (64, 96, 3), "include_top": False}
+    bare = unlike_fresh(keras_resnet.create("resnet18d", **options))
+    features = call(bare, np.zeros((2, 64, 96, 3)))
+    assert features.shape == (2, 2, 3, 64)
+    assert bare.output_shape == (None, 2, 3, 64)
+    for pooling, pool in (("avg", np.mean), ("max", np.max)):
+        pooled = keras_resnet.create("resnet18d", pooling=pooling, **options)
+        pooled.set_weights(bare.get_weights())
+        answers = call(pooled, np.zeros((2, 64, 96, 3)))
+        assert_equal(answers, pool(features, axis=(1, 2)))
+
+
+def test_head_is_the_average_of_the_features_and_one_product():
+    model = small("resnet18d")
+    bare = keras.Model(model.input, model.get_layer("stage3_block0").output)
+    pooled = call(bare, pixels()).mean((1, 2))
+    kernel, bias = model.get_layer("head").get_weights()
+    assert_equal(call(model, pixels()), pooled @ kernel + bias)
+    certain = small("resnet18d", classifier_activation="softmax")
+    certain.set_weights(model.get_weights())
+    odds = np.exp(call(model, pixels()))
+    assert_equal(call(certain, pixels()), odds / odds.sum(1, keepdims=True))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_pixels_are_normalised_in_the_graph(dtype):
+    images = pixels().astype(dtype)
+    inside = small("resnet18d")
+    outside = small("resnet18d", include_preprocessing=False)
+    outside.set_weights(inside.get_weights())
+    assert_equal(call(inside, images), call(outside, normalised(images)))
+
+
+def test_other_channels_are_welcome_without_preprocessing_or_with_their_own_mean():
+    shape = {"input_shape": (32, 32, 2)}
+    assert small("resnet18d", include_preprocessing=False, **shape).input_shape[-1] == 2
+    model = small("resnet18d", mean=(0.5, 0.4), std=(0.1, 0.2), **shape)
+    first = keras.Model(model.input, model.get_layer("preprocessing").output)
+    images = pixels()[..., :2]
+    expected = (images / 255 - (0.5, 0.4)) / (0.1, 0.2)
+    np.testing.assert_allclose(call(first, images), expected, rtol=0, atol=2e-6)
+
+
+# another value for every field
+OVERRIDES = {
+    "depths": (1, 2, 1),
+    "block": "basic",
+    "width": 16,
+    "stem": "conv7",
+    "stem_width": 6,
+    "shortcut": "zero_pad",
+    "project_always": True,
+    "first_stage_projection": True,
+    "stride_on_first": True,
+    "attention": "eca",
+    "groups": 2,
+    "group_width": 32,
+    "zero_gamma": False,
+    "drop_path": 0.1,
+    "dropout": 0.1,
+    "output_stride": 8,
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+    "fused_batch_norm": False,
+}
+
+
+def test_every_override_is_tested_here():
+    assert OVERRIDES.keys() == {
+        field.name for field in dataclasses.fields(ResNetConfig)
+    }
+
+
+@pytest.mark.parametrize("field", OVERRIDES)
+def test_every_override_makes_another_net(field):
+    with shapes_only():
+        plain = keras_resnet.create("resnet50d", **SMALL)
+    other = keras_resnet.create("resnet50d", **(SMALL | {field: OVERRIDES[field]}))
+    assert getattr(other.info.config, field) == OVERRIDES[field]
+    assert other.get_config()["layers"] != plain.get_config()["layers"]
+    answers = call(other, pixels())
+    assert answers.shape == (3, 5)
+    assert np.isfinite(answers).all()
+
+
+@pytest.mark.parametrize("zero_gamma", [False, True])
+def test_only_the_last_gammas_of_branches_start_at_zero(zero_gamma):
+    model = keras_resnet.create("resnet50d", **SMALL, zero_gamma=zero_gamma)
+    for variable in model.variables:
+        if variable.name == "gamma":
+            last = (
+                zero_gamma and "/conv3/" in variable.path and "stage" in variable.path
+            )
+            np.testing.assert_array_equal(variable, np.full(variable.shape, not last))
+
+
+def test_stochastic_depth_grows_linearly_from_zero():
+    model = small("resnet50d", depths=(3, 4, 6, 3), drop_path=0.3)
+    blocks = [layer for layer in model.layers if "_block" in layer.name]
+    rates = [block.drop_path.rate for block in blocks]
+    np.testing.assert_allclose(rates, np.linspace(0, 0.3, 16), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"name": "resnet50"}, ValueError, "name='resnet50'.*resnet50a, .*resnet50d"),
+        ({"name": "resnet51d"}, ValueError, "name='resnet51d'.*list_models.*resnet50d"),
+        ({"name": 50}, ValueError, r"name=50: .*list_models"),
+        ({"depth": 50}, TypeError, "unknown override depth: .*depths"),
+        ({"output_stride": 4}, ValueError, "output_stride=4: .*8, 16, 32"),
+        ({"input_shape": (32, 32, 2)}, ValueError, r"input_shape=\(32, 32, 2\): .*3"),
+        ({"input_shape": (32, 32)}, ValueError, r"input_shape=\(32, 32\): .*height"),
+        ({"input_shape": (0, 32, 3)}, ValueError, r"input_shape=\(0, 32, 3\): .*posit"),
+        ({"input_shape": 224}, ValueError, "input_shape=224: .*height"),
+        ({"input_shape": "224"}, ValueError, "input_shape='224': .*height"),
+        ({"input_shape": (32, 32, None)}, ValueError, r"input_shape=.*None\): .*chann"),
+        ({"classes": 0}, ValueError, "classes=0: .*positive integer"),
+        ({"classes": -1}, ValueError, "classes=-1: .*positive integer"),
+        ({"classes": 10.0}, ValueError, r"classes=10\.0: .*positive integer"),
+        ({"classes": True}, ValueError, "classes=True: .*positive integer"),
+        ({"classes": "ten"}, ValueError, "classes='ten': .*positive integer"),
+        ({"pooling": "avg"}, ValueError, "pooling='avg': .*include_top"),
+        (
+            {"pooling": "mean", "include_top": False},
+            ValueError,
+            "pooling='mean': .*None, 'avg' or 'max'",
+        ),
+        (
+            {"bottleneck": True, "wide": 2},
+            TypeError,
+            "override bottleneck, wide: .*width",
+        ),
+        ({"width": 0}, ValueError, "width=0: .*positive integer"),
+        ({"stem": "patch"}, ValueError, "stem='patch': .*'conv7', 'deep'"),
+        ({"attention": "cbam"}, ValueError, "attention='cbam': .*'se', 'eca'"),
+        ({"drop_path": 1}, ValueError, r"drop_path=1: .*\[0, 1\)"),
+        ({"mean": (124, 117, 104)}, ValueError, r"mean=\(124, 117, 104\): .*255"),
+        ({"weights": "no/such.weights.h5"}, ValueError, "weights='no/such.weights.h5'"),
+    ],
+)
+def test_bad_argument_is_one_error_that_names_it_and_its_value(
+    arguments, error, message
+):
+    with pytest.raises(error, match=message):
+        keras_resnet.create(**({"name": "resnet18d", "width": 8} | arguments))
+
+
+def test_channels_first_is_refused_by_name():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="image_data_format='channels_first'"):
+            keras_resnet.create("resnet18d", width=8)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+def test_clone_is_the_same_net():
+    model = small("seresnet50d", drop_path=0.1)
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(clone(pixels()), model(pixels()))
+    shapes = {level: x.shape for level, x in model.pyramid_outputs.items()}
+    assert {level: x.shape for level, x in clone.pyramid_outputs.items()} == shapes
+
+
+CAP_WORDS = {
+    "resnet18b": "ResNet18B",
+    "resnet50d": "ResNet50D",
+    "resnet50t": "ResNet50T",
+    "resnet200vd": "ResNet200VD",
+    "seresnet152d": "SEResNet152D",
+    "ecaresnet101d": "ECAResNet101D",
+    "resnext50d_32x4d": "ResNeXt50D_32x4d",
+    "seresnext101d_32x8d": "SEResNeXt101D_32x8d",
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_constructor_of_each_variant_makes_the_same_net(name):
+    (constructor,) = (public for public in CONSTRUCTORS if public.lower() == name)
+    assert constructor == CAP_WORDS.get(name, constructor)
+    function = getattr(keras_resnet, constructor)
+    assert function.__name__ == constructor
+    assert constructor in keras_resnet.__all__
+    options = {"width": 16, "depths": (1,), "classes": 3}
+    with shapes_only():
+        ours = function(**options)
+        theirs = keras_resnet.create(name, **options)
+    assert json.dumps(ours.get_config()) == json.dumps(theirs.get_config())
+    assert ours.info == theirs.info
+
+
+def test_constructors_take_the_arguments_of_create():
+    of_create = list(inspect.signature(keras_resnet.create).parameters.values())
+    of_ours = inspect.signature(keras_resnet.ResNet50D).parameters.values()
+    assert of_create[0].name == "name"
+    assert list(of_ours) == of_create[1:]
+
+
+def test_net_is_rebuilt_under_another_policy(set_dtype_policy):
+    set_dtype_policy("mixed_float16")
+    model = small("seresnet50d", drop_path=0.1)
+    wide = rebuild(model, "float32")
+    assert keras.config.dtype_policy().name == "mixed_float16"
+    assert wide.get_layer("stem").compute_dtype == "float32"
+    assert wide.info == model.info
+    assert_same_weights(wide, model)
+    certain = rebuild(model, "float32", classifier_activation="softmax")
+    odds = np.exp(call(wide, pixels()))
+    assert_equal(call(certain, pixels()), odds / odds.sum(1, keepdims=True))
+
+
+ON_JAX = """
+import sys
+import keras, numpy, keras_resnet
+assert keras.backend.backend() == "jax"
+model = keras_resnet.create(
+    "resnet18d", width=16, classes=10, classifier_activation=None, weights=sys.argv[1]
+)
+logits = model.predict(numpy.load(sys.argv[2])["images"], verbose=0)
+numpy.savez(sys.argv[3], logits=logits)
+"""
+
+
+def run_on_jax(program, *arguments):
+    environment = {
+        "KERAS_BACKEND": "jax",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles six times faster
+    }
+    subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env=os.environ | environment,
+        check=True,
+    )
+
+
+def test_logits_are_the_same_on_jax(tmp_path):
+    model = unlike_fresh(
+        keras_resnet.create(
+            "resnet18d", width=16, classes=10, classifier_activation=None
+        )
+    )
+    weights, images, answers = (
+        tmp_path / name for name in ("net.weights.h5", "images.npz", "answers.npz")
+    )
+    model.save_weights(weights)
+    np.savez(images, images=pixels(75))
+    run_on_jax(ON_JAX, weights, images, answers)
+    with np.load(answers) as theirs:
+        assert_equal(theirs["logits"], model.predict(pixels(75), verbose=0))
+
+
+def test_tensorflow_stays_out_where_the_backend_is_another():
+    run_on_jax("import sys, keras_resnet; assert 'tensorflow' not in sys.modules")
