@@ -19,7 +19,7 @@ def our_variant(manifest):
     framework, net = manifest.split("/")
     if framework == "timm":
         return OURS.get(net, net)
-    if framework == "slim":
+    if framework in ("gluon", "slim"):
         return net.replace("_v1d", "d")
     return {"ResNet18_vd": "resnet18vd", "ResNet50_vd": "resnet50d"}[net]
 
@@ -30,9 +30,10 @@ def relative_error(ours, theirs):
 
 
 def test_every_recording_is_here():
-    assert len(CASES) == 18
+    assert len(CASES) == 19
     assert {manifest.split("/")[0] for manifest, _ in CASES} == {
         "timm",
+        "gluon",
         "slim",
         "paddle",
     }

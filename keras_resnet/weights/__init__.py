@@ -10,16 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_resnet.weights.dialects import DIALECTS
+from keras_resnet.weights.errors import WeightsError
 
 # bookkeeping of the frameworks that no net of this family computes with
 _IGNORED = re.compile(
     r"(.*\.)?num_batches_tracked|StructuredToParameterName@@|global_step"
     r"|.*/(Momentum|ExponentialMovingAverage)"
 )
-
-
-class WeightsError(ValueError):
-    """A checkpoint that does not fit, with every tensor that is in the way."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""A weights file of any framework as {name: array}, or one clear error.
+
+Foreign files are hostile until proven otherwise: nothing in them is run, imported or
+followed elsewhere, and no memory is taken that the file's own size does not bear out.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from keras_resnet.weights.errors import WeightsError
+from keras_resnet.weights.readers import formats
+from keras_resnet.weights.readers.archive import allowance
+
+_MAX_LISTED = 100  # problems in one message
+
+
+def read(path, check=True) -> dict[str, np.ndarray]:
+    """Every tensor of a weights file, told by its first bytes and not by its name.
+
+    Args:
+        path: a .safetensors, a .pth, .pt or .bin of torch.save, an mxnet .params, a
+            Paddle .pdparams, an .npz, an .h5, .weights.h5 or .keras, or the prefix of a
+            TensorFlow checkpoint (which is at PREFIX.index and PREFIX.data-*).
+        check: whether to pass the tensors through `check_values`.
+
+    Returns:
+        {name: array} with the file's own names, layout and numbers, but bfloat16 as
+        float32. Arrays may be read-only, and views of each other's memory.
+
+    Raises:
+        WeightsError: naming the file, what is wrong with it and what to do. Whatever is
+            in the file, no other exception, and no half result.
+    """
+    path = os.fsdecode(path)
+    remedy = ""
+    try:
+        kind = formats.recognise(path)
+        remedy = f"\nNot read as {kind.title}: fetch it again, or write it anew with "
+        remedy += kind.remedy
+        tensors = kind.read(path)
+        _check_size(path, tensors)
+        if check:
+            check_values(tensors)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}{remedy}") from error
+    except Exception as error:  # the libraries' parsers raise what they like
+        said = f"{type(error).__name__}: {str(error)[:300]}"
+        raise WeightsError(f"{path}: damaged ({said}){remedy}") from error
+    return tensors
+
+
+def check_values(tensors):
+    """Refuses numbers that no net computes with.
+
+    Args:
+        tensors: {name: array}.
+
+    Raises:
+        WeightsError: listing each tensor with NaN or infinite values, and each moving
+            variance (named ...running_var or ..._variance) that is not positive.
+    """
+    problems = []
+    for name, value in tensors.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            problems.append(f"{name!r} has NaN or infinite values")
+        elif _is_variance(name) and not (value > 0).all():
+            problems.append(f"{name!r} is a variance, and not positive throughout")
+    if problems:
+        more = len(problems) - _MAX_LISTED
+        listed = problems[:_MAX_LISTED] + [f"and {more} more"] * (more > 0)
+        raise WeightsError("\n  ".join(["no net computes with these:", *listed]))
+
+
+def _is_variance(name):
+    return name.removesuffix(":0").endswith(("running_var", "_variance"))
+
+
+def _check_size(path, tensors):
+    """Many views of few bytes take no memory yet; whoever copies them would."""
+    if not tensors:
+        raise WeightsError("it holds no tensors")
+    total = sum(value.nbytes for value in tensors.values())
+    if os.path.isfile(path) and total > allowance(size := os.path.getsize(path)):
+        raise WeightsError(f"{size} bytes unfold into {total} bytes of tensors")

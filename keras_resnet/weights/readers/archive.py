@@ -1,0 +1,97 @@
+"""A zip file whose directory is believed only where the file bears it out."""
+
+from __future__ import annotations
+
+import zipfile
+
+import numpy as np
+
+from keras_resnet.weights.errors import WeightsError
+
+_MAX_DIRECTORY = 2**22  # bytes; 30,000 members of usual names
+_CHUNK = 2**20  # bytes inflated at a time
+
+
+def allowance(size: int) -> int:
+    """How many bytes of tensors a file of `size` bytes may unfold into."""
+    return 2**26 + 20 * size
+
+
+class Archive:
+    """The members of a zip file, each read whole into memory and checked by its CRC.
+
+    Args:
+        file: a seekable binary file, which stays open as long as this is used.
+
+    Raises:
+        WeightsError: for a name that stands twice or leads out of the archive, for
+            members that overlap, are encrypted, or compressed by anything but deflate,
+            and for members that would unfold to more than `allowance` of the file.
+        zipfile.BadZipFile: for what is no zip file.
+    """
+
+    def __init__(self, file):
+        size = file.seek(0, 2)
+        sips = _Sips(file)
+        self._zip = zipfile.ZipFile(sips)
+        sips.limit = size
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        for info in self._zip.infolist():
+            self._add(info)
+        infos = self.members.values()
+        if sum(info.compress_size for info in infos) > size:
+            raise WeightsError("members of the zip overlap")
+        if (declared := sum(info.file_size for info in infos)) > allowance(size):
+            raise WeightsError(f"a zip of {size} bytes declares {declared} unpacked")
+
+    def _add(self, info):
+        name = info.filename
+        if name in self.members:
+            raise WeightsError(f"the zip holds {name!r} twice")
+        if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+            raise WeightsError(f"the zip holds {name!r}, a name that leads out of it")
+        if info.flag_bits & 1:
+            raise WeightsError(f"member {name!r} of the zip is encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise WeightsError(f"member {name!r} of the zip is oddly compressed")
+        if min(info.compress_size, info.file_size, info.header_offset) < 0:
+            raise WeightsError(f"member {name!r} of the zip has a negative size")
+        self.members[name] = info
+
+    def read(self, name: str, limit: int | None = None) -> np.ndarray:
+        """One member, by its exact name, as uint8 [size].
+
+        Raises:
+            WeightsError: when it is not there, is larger than `limit` bytes, or ends
+                before its declared size.
+            zipfile.BadZipFile: when its bytes do not have its CRC.
+        """
+        if name not in self.members:
+            raise WeightsError(f"the zip has no member {name!r}")
+        info = self.members[name]
+        if limit is not None and info.file_size > limit:
+            raise WeightsError(f"member {name!r} of the zip has {info.file_size} bytes")
+        data = np.empty(info.file_size, np.uint8)
+        filled = 0
+        with self._zip.open(info) as member:
+            while chunk := member.read(_CHUNK):
+                data[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
+                filled += len(chunk)
+        if filled != info.file_size:
+            raise WeightsError(f"member {name!r} of the zip is cut short")
+        return data
+
+
+class _Sips:
+    """A file with a limit on one read, as zipfile reads a directory in one."""
+
+    def __init__(self, file):
+        self._file = file
+        self.limit = _MAX_DIRECTORY
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, count=-1):
+        data = self._file.read(min(count, self.limit + 1) if count >= 0 else self.limit)
+        if len(data) > self.limit:
+            raise WeightsError(f"the zip's directory has {count} bytes")
+        return data

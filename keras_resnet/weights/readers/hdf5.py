@@ -1,0 +1,102 @@
+"""An HDF5 file as Keras writes it: a tree of groups, with plain arrays for leaves.
+
+HDF5 can do more, and what it can do opens other files, loads plugins or fills memory:
+links by name, data outside of the file, virtual data, filters. None of it is allowed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+
+import h5py
+import numpy as np
+
+from keras_resnet.weights.errors import WeightsError
+from keras_resnet.weights.readers.stream import bfloat16, elements, plain
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+MEMBER = "model.weights.h5"  # of a .keras file
+_BFLOAT16 = "|V2"  # two opaque bytes: how h5py writes ml_dtypes' bfloat16 for Keras
+_MAX_DEPTH = 32
+_MAX_OBJECTS = 100_000
+
+
+def read(file) -> dict[str, np.ndarray]:
+    """The arrays by their paths, such as "layers/stem/vars/0"; bfloat16 as float32.
+
+    Args:
+        file: a seekable binary file.
+
+    Raises:
+        WeightsError: for what is not a plain array that lies in the file.
+        OSError, RuntimeError, KeyError: for a damaged file.
+    """
+    size = file.seek(0, os.SEEK_END)
+    with h5py.File(file, "r", rdcc_nbytes=0) as root:
+        tensors = dict(_walk(root, "", {_address(root)}, 0))
+        if (total := sum(data.nbytes for data in tensors.values())) > size:
+            raise WeightsError(f"{size} bytes declare {total} bytes of arrays")
+        return {path: _array(data) for path, data in tensors.items()}
+
+
+def read_archive(archive) -> dict[str, np.ndarray]:
+    """The same of the one member of a .keras Archive that holds weights.
+
+    Its config.json, which could name any layer, and its assets are not looked at.
+    """
+    return read(io.BytesIO(archive.read(MEMBER)))
+
+
+def _walk(group, prefix, seen, depth):
+    """(path, dataset) of each checked leaf; `seen` are the objects met so far."""
+    if depth > _MAX_DEPTH or len(seen) + len(group) > _MAX_OBJECTS:
+        raise WeightsError(f"group {prefix!r} nests too deep or holds too much")
+    for name in group:
+        path = prefix + name
+        if type(group.get(name, getlink=True)) is not h5py.HardLink:
+            raise WeightsError(f"{path!r} is a link to elsewhere, not an array")
+        item = group[name]
+        if _address(item) in seen:
+            raise WeightsError(f"{path!r} is an array or group that has another name")
+        seen.add(_address(item))
+        if isinstance(item, h5py.Group):
+            yield from _walk(item, f"{path}/", seen, depth + 1)
+        else:
+            _check(path, item)
+            yield path, item
+
+
+def _address(item):
+    return h5py.h5o.get_info(item.id).addr
+
+
+def _check(path, data):
+    """That a leaf is an array, and all of it in the file."""
+    if not isinstance(data, h5py.Dataset) or data.shape is None:
+        raise WeightsError(f"{path!r} is no array")
+    if data.dtype.str != _BFLOAT16:
+        try:
+            plain(data.dtype.str)
+        except WeightsError as error:
+            raise WeightsError(f"array {path!r}: {error}") from error
+    made = data.id.get_create_plist()
+    if made.get_layout() not in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS):
+        raise WeightsError(
+            f"array {path!r} is virtual, or in chunks as compressed ones are"
+        )
+    if made.get_external_count() or made.get_nfilters():
+        raise WeightsError(f"array {path!r} is kept in another file or is filtered")
+    declared = elements(tuple(data.shape)) * data.dtype.itemsize
+    if declared != data.id.get_storage_size():
+        raise WeightsError(
+            f"array {path!r} declares {declared} bytes and stores "
+            f"{data.id.get_storage_size()}"
+        )
+
+
+def _array(data):
+    values = np.empty(data.shape, data.dtype)
+    if values.size:
+        data.read_direct(values)
+    return bfloat16(values) if data.dtype.str == _BFLOAT16 else values

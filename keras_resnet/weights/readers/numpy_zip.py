@@ -1,0 +1,59 @@
+"""What numpy.savez writes: a zip of .npy members, none of which may hold objects."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from keras_resnet.weights.errors import WeightsError
+from keras_resnet.weights.readers.stream import elements, plain
+
+# the header as numpy writes it, so that nothing has to be evaluated
+_HEADER = re.compile(
+    r"\{'descr': '([^']{2,80})', 'fortran_order': (True|False), "
+    r"'shape': \(((?:\d{1,19}, ?)*\d{0,19})\), \} *\n"
+)
+
+
+def read(archive) -> dict[str, np.ndarray]:
+    """The arrays by their members' names without ".npy".
+
+    Args:
+        archive: an Archive.
+
+    Raises:
+        WeightsError: for a member that is no array of numbers, or whose header and size
+            differ.
+    """
+    tensors = {}
+    for member in archive.members:
+        name = member.removesuffix(".npy")
+        try:
+            tensors[name] = _array(archive.read(member))
+        except WeightsError as error:
+            raise WeightsError(f"array {name!r}: {error}") from error
+    return tensors
+
+
+def _array(data):
+    """The array in the bytes of a .npy file, as a view of them."""
+    start = data[:12].tobytes()
+    length = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4}.get(start[:8])
+    if length is None:
+        raise WeightsError("it is no .npy file of version 1 or 2")
+    begin = 8 + length
+    end = begin + int.from_bytes(start[8:begin], "little")
+    header = _HEADER.fullmatch(
+        data[begin : min(end, 10_000)].tobytes().decode("latin-1")
+    )
+    if header is None:
+        raise WeightsError("its header is not as numpy writes it")
+    dtype = plain(header[1])
+    shape = tuple(int(size) for size in re.findall(r"\d+", header[3]))
+    if elements(shape) * dtype.itemsize != len(data) - end:
+        raise WeightsError(
+            f"shape {shape} of {dtype.str} is declared, {len(data) - end} bytes follow"
+        )
+    values = np.frombuffer(data[end:], dtype)
+    return values.reshape(shape, order="F" if header[2] == "True" else "C")

@@ -1,0 +1,126 @@
+"""What paddle.save writes: a pickle of numpy arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_resnet.weights.errors import WeightsError
+from keras_resnet.weights.readers import pickles, state_dicts
+from keras_resnet.weights.readers.stream import elements, plain
+
+_NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own names of the same tensors
+
+
+def read(stream) -> dict[str, np.ndarray]:
+    """The arrays of {name: array} or {name: (Paddle's own name, array)}.
+
+    Args:
+        stream: a Stream.
+
+    Returns:
+        {name: array}; arrays may be read-only.
+
+    Raises:
+        WeightsError: for a pickle that is not of arrays alone.
+    """
+    value = pickles.load(stream, _NAMES)
+    if isinstance(value, dict):
+        value.pop(_NAME_TABLE, None)
+    return state_dicts.find(value, _array)
+
+
+def _array(entry):
+    if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
+        entry = entry[1]
+    return entry.values if isinstance(entry, _NDArray) else entry
+
+
+class _DType(pickles.Built):
+    """numpy.dtype(code), whose byte order is its state."""
+
+    def __init__(self, code, *_):
+        self.code, self.order = code, "="
+
+    def build(self, state):
+        if (
+            not isinstance(state, tuple)
+            or len(state) < 5
+            or state[1] not in ("<", ">", "|", "=")
+            or any(part is not None for part in state[2:5])
+        ):
+            raise WeightsError("an array's dtype is not a plain one")
+        self.order = state[1]
+
+    def plain(self):
+        if not isinstance(self.code, str):
+            raise WeightsError("an array's dtype has no name")
+        return plain(self.order + self.code.lstrip("<>|="))
+
+
+class _NDArray(pickles.Built):
+    """An empty array, until its state gives shape, dtype, order and bytes."""
+
+    values: np.ndarray | None = None
+
+    def build(self, state):
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise WeightsError("an array's state is not as numpy writes it")
+        _, shape, dtype, fortran, data = state
+        if isinstance(data, str):  # of Python 2, whose strings are bytes
+            data = data.encode("latin-1")
+        self.values = _values(data, dtype, shape, "F" if fortran is True else "C")
+
+
+def _values(data, dtype, shape, order):
+    if not isinstance(dtype, _DType) or not isinstance(data, bytes | bytearray):
+        raise WeightsError("an array is not of numbers")
+    count, kind = elements(shape), dtype.plain()
+    if count * kind.itemsize != len(data):
+        raise WeightsError(
+            f"an array of shape {shape} and dtype {kind.str} has {len(data)} bytes"
+        )
+    return np.frombuffer(data, kind).reshape(shape, order=order)
+
+
+def _from_buffer(data, dtype, shape, order):
+    """How numpy writes a contiguous array in protocol 5."""
+    array = _NDArray()
+    array.values = _values(data, dtype, shape, "F" if order == "F" else "C")
+    return array
+
+
+def _reconstruct(kind, *_):
+    if kind is not _NDARRAY:
+        raise WeightsError("an array is of a class of its own")
+    return _NDArray()
+
+
+def _encode(text, encoding):
+    """How Python writes bytes in protocol 2, unless there are none."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise WeightsError("bytes are not written as Python writes them")
+    return text.encode("latin-1")
+
+
+def _no_bytes():
+    return b""
+
+
+def _tuple(values):
+    if not isinstance(values, tuple):
+        raise WeightsError("a tuple is not made of one")
+    return values
+
+
+_NDARRAY = object()  # stands for the class
+_NAMES: dict = {
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): pickles.Call(_DType),
+    ("_codecs", "encode"): pickles.Call(_encode),
+    ("__builtin__", "bytes"): pickles.Call(_no_bytes),
+    ("builtins", "tuple"): pickles.Call(_tuple),
+    ("__builtin__", "tuple"): pickles.Call(_tuple),
+}
+for _core in ("numpy.core", "numpy._core"):  # until and since numpy 2
+    _NAMES[f"{_core}.multiarray", "_reconstruct"] = pickles.Call(_reconstruct)
+    _NAMES[f"{_core}.numeric", "_frombuffer"] = pickles.Call(_from_buffer)

@@ -1,0 +1,80 @@
+"""A program: every variable of a TensorFlow checkpoint into an .npz, within limits.
+
+`python tf_checkpoint_process.py PREFIX OUT.npz` writes the variables as arrays "0",
+"1", ... and their names, joined by zeros, as bytes in the array "names". When it
+cannot, it prints why and ends with 1. It needs nothing of this package.
+"""
+
+import importlib
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+_SPARE = 2**31  # bytes of memory over what TensorFlow has after its start
+_BOOKKEEPING = "_CHECKPOINTABLE_OBJECT_GRAPH"  # of tf.train.Checkpoint; not a tensor
+
+
+def main(prefix, out):
+    # by name: the package itself never imports TensorFlow
+    tensorflow = importlib.import_module("tensorflow")
+    prefix = Path(prefix)
+    stored = sum(
+        shard.stat().st_size
+        for shard in prefix.parent.iterdir()
+        if shard.name.startswith(f"{prefix.name}.data-")
+    )
+    limit_memory(_SPARE + 4 * stored)
+    dump(tensorflow, str(prefix), out, stored)
+
+
+def limit_memory(more):
+    """Lets this process take `more` bytes of memory, where the system can say so."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):  # not Linux
+        return
+    limit = pages * resource.getpagesize() + more
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def dump(tensorflow, prefix, out, stored):
+    """Reads a checkpoint whose shards have `stored` bytes; sizes first."""
+    reader = tensorflow.train.load_checkpoint(prefix)
+    dtypes = reader.get_variable_to_dtype_map()
+    dtypes.pop(_BOOKKEEPING, None)
+    names = sorted(dtypes)
+    declared = 0
+    for name, shape in reader.get_variable_to_shape_map().items():
+        if name not in dtypes:
+            continue
+        if not (dtypes[name].is_floating or dtypes[name].is_integer):
+            raise ValueError(f"variable {name!r} is of dtype {dtypes[name].name}")
+        declared += math.prod(shape) * dtypes[name].size
+    if declared > stored:
+        raise ValueError(f"{declared} bytes are declared, its shards have {stored}")
+    arrays = {
+        str(index): _plain(reader.get_tensor(name)) for index, name in enumerate(names)
+    }
+    arrays["names"] = np.frombuffer("\0".join(names).encode(), np.uint8)
+    np.savez(out, **arrays)
+
+
+def _plain(value):
+    value = np.asarray(value)
+    return value.astype(np.float32) if value.dtype.name == "bfloat16" else value
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except Exception as error:
+        sys.stdout.write(f"{type(error).__name__}: {error}"[:1000])
+        sys.stdout.flush()
+        os._exit(1)  # no clean-up on a parser's broken state
