@@ -1,0 +1,100 @@
+"""The checkpoints that others released for VARIANTS: whence, how tested, how good.
+
+released.csv has a row for each, from timm's results-imagenet.csv and default_cfgs
+(aa4b585) and PaddleClas's model table and MODEL_URLS (d178931). The licence is the one
+that timm's configuration states; its default, where a row states none, is apache-2.0.
+PaddleClas is apache-2.0 as a whole. Ask the origin before you rely on either.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from keras_resnet.config import VARIANTS
+from keras_resnet.weights.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class Released:
+    """A checkpoint of a variant, and the best published protocol to test it by.
+
+    Accuracy is in percent of ImageNet's 50,000 validation pictures, as its publisher
+    measured it: timm by Pillow, Paddle by OpenCV without antialiasing.
+    """
+
+    variant: str
+    tag: str
+    origin: str  # hf://owner/name, or the file's https address
+    train_size: int  # pixels, the side that it was trained at
+    test_size: int  # pixels, the side that does best
+    crop_pct: float  # of the resized short side, at test_size
+    interpolation: str  # "bicubic" or "bilinear"
+    mean: tuple[float, ...]  # of RGB in [0, 1]
+    std: tuple[float, ...]  # of RGB in [0, 1]
+    top1: float  # at test_size and crop_pct
+    top5: float
+    train_top1: float | None  # at train_size; None: the same protocol, or unknown
+    train_top5: float | None
+    train_crop_pct: float  # at train_size
+    licence: str  # SPDX, in lower case
+
+    @property
+    def commercial(self) -> bool:
+        """Whether the licence allows commercial use."""
+        return "-nc-" not in self.licence
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether it is on the Hugging Face hub."""
+        return self.origin.startswith("hf://")
+
+
+@functools.cache
+def released() -> dict[str, dict[str, Released]]:
+    """{variant: {tag: Released}} in VARIANTS's order; read at the first call."""
+    file = resources.files("keras_resnet.weights") / "released.csv"
+    table: dict[str, dict[str, Released]] = {}
+    for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
+        entry = Released(**{name: _READ.get(name, float)(row[name]) for name in row})
+        table.setdefault(entry.variant, {})[entry.tag] = entry
+    return table
+
+
+def find(variant: str, tag: str) -> Released:
+    """The checkpoint of a variant by its tag.
+
+    "imagenet" is the one of highest top-1 among those whose licence allows commercial
+    use and that are on the Hugging Face hub; if none is, then among those elsewhere.
+
+    Raises:
+        WeightsError: naming the tags that the variant has.
+    """
+    tags = released().get(variant, {})
+    if tag == "imagenet" and tags:
+        return max(tags.values(), key=lambda it: (it.commercial, it.on_hub, it.top1))
+    if tag in tags:
+        return tags[tag]
+    if variant not in VARIANTS:
+        raise WeightsError(f"variant={variant!r}: must be one of {', '.join(VARIANTS)}")
+    known = ", ".join(["imagenet", *tags]) if tags else "no released weights"
+    raise WeightsError(f"weights={tag!r}: {variant} has {known}")
+
+
+def _numbers(text):
+    return tuple(map(float, text.split()))
+
+
+# how a column is read; the others are a float
+_READ: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("variant", "tag", "origin", "interpolation", "licence"), str),
+    **dict.fromkeys(("train_size", "test_size"), int),
+    **dict.fromkeys(("mean", "std"), _numbers),
+    **dict.fromkeys(
+        ("train_top1", "train_top5"), lambda text: float(text) if text else None
+    ),
+}
