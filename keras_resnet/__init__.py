@@ -13,7 +13,7 @@ from keras_resnet import layers
 from keras_resnet.config import VARIANTS, ResNetConfig, list_models
 from keras_resnet.model import ModelInfo, Protocol
 from keras_resnet.variants import CONSTRUCTORS, backbone, create
-from keras_resnet.weights import LoadReport, WeightsError, load_weights
+from keras_resnet.weights import LoadReport, WeightsError, load_weights, save_weights
 
 __version__ = "0.1.0"
 
@@ -44,6 +44,7 @@ __all__ = [
     "layers",
     "list_models",
     "load_weights",
+    "save_weights",
     *CONSTRUCTORS,
 ]
 

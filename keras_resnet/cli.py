@@ -30,6 +30,7 @@ from keras_resnet import demo as demonstration
 from keras_resnet import evaluate as evaluation
 from keras_resnet import export as exporting
 from keras_resnet import train as training
+from keras_resnet import weights
 from keras_resnet.complexity import complexity
 from keras_resnet.model import ModelError
 from keras_resnet.recipe import RECIPES, Recipe, RecipeError
@@ -246,6 +247,28 @@ def export(model, folder, as_json):
     """Write MODEL as FOLDER/<next version> for TensorFlow Serving."""
     version = exporting.save(open_model(model), folder)
     _print({"path": str(version)}, as_json, f"SavedModel in {version}")
+
+
+@group.command()
+@click.argument("source")
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--model", required=True, help="A variant, such as resnet50d.")
+@click.option("--from", "dialect", default="auto", help="Dialect of SOURCE.")
+@click.option("--to", default="keras_resnet", help="Dialect of DESTINATION.")
+@click.option("--classes", type=click.IntRange(0), default=1000, show_default=True)
+@json_option
+def convert(source, destination, model, dialect, to, classes, as_json):
+    """Write the weights file SOURCE in another dialect, as .safetensors or .npz."""
+    if model not in keras_resnet.VARIANTS:
+        raise click.BadParameter(
+            f"{model!r}: see `keras-resnet list`", param_hint="--model"
+        )
+    for name, value in (("--from", dialect), ("--to", to)):
+        if value not in ("auto", weights.OURS, *weights.DIALECTS) or to == "auto":
+            raise click.BadParameter(f"{value!r}: no dialect", param_hint=name)
+    config = keras_resnet.VARIANTS[model]
+    report = weights.convert(source, destination, config, classes, dialect, to)
+    _print(dataclasses.asdict(report), as_json, f"{report}; written to {destination}")
 
 
 @group.command()

@@ -1,14 +1,22 @@
-"""What a net costs, by arithmetic over its ResNetConfig: parameters, multiply-adds."""
+"""What a net consists of and costs, by arithmetic over its ResNetConfig."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from keras_resnet.config import ResNetConfig
 
-# (weights of a kernel, positions it is applied at, parameters beside it)
-_Cost = tuple[int, int, int]
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A layer that has a kernel: where it stands, and how often it is applied."""
+
+    module: str
+    shape: tuple[int, ...]
+    positions: int
+    beside: str  # "norm", "bias" or "" for what comes with it, a value an output
 
 
 def complexity(config: ResNetConfig, size=224, classes=1000) -> tuple[int, int]:
@@ -26,16 +34,40 @@ def complexity(config: ResNetConfig, size=224, classes=1000) -> tuple[int, int]:
         1e9 they are the GMACs of arXiv 1812.01187 table 5, which calls them FLOPs.
         Normalisation, pooling and sums are not counted: tools that do give 0.5 % more.
     """
-    costs = list(_costs(config, size, classes))
-    parameters = sum(weights + beside for weights, _, beside in costs)
-    return parameters, sum(weights * positions for weights, positions, _ in costs)
+    each = {"norm": 2, "bias": 1, "": 0}
+    parameters = macs = 0
+    for kernel in _kernels(config, size, classes):
+        weights = math.prod(kernel.shape)
+        parameters += weights + each[kernel.beside] * kernel.shape[-1]
+        macs += weights * kernel.positions
+    return parameters, macs
 
 
-def _costs(config, size, classes) -> Iterator[_Cost]:
-    """Of every layer that has a kernel, from the stem to the classifier."""
+def variable_shapes(config: ResNetConfig, classes=1000) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of every weight of a net, in the order of `model.weights`.
+
+    Paths are the model's: `stem/conv1/conv/kernel`, `stem/conv1/norm/gamma`, ...,
+    `head/bias`. With 0 classes there is no head.
+    """
+    shapes = {}
+    for kernel in _kernels(config, 224, classes):
+        outputs = kernel.shape[-1:]
+        if kernel.beside == "norm":
+            shapes[f"{kernel.module}/conv/kernel"] = kernel.shape
+            for leaf in ("gamma", "beta", "moving_mean", "moving_variance"):
+                shapes[f"{kernel.module}/norm/{leaf}"] = outputs
+        else:
+            shapes[f"{kernel.module}/kernel"] = kernel.shape
+            if kernel.beside:
+                shapes[f"{kernel.module}/bias"] = outputs
+    return shapes
+
+
+def _kernels(config, size, classes) -> Iterator[_Kernel]:
+    """From the stem to the classifier."""
     side, channels = -(-size // 2), len(config.mean)
-    for kernel, filters in _stem(config):
-        yield _conv(kernel, channels, filters, side)
+    for number, (kernel, filters) in enumerate(_stem(config), start=1):
+        yield _conv(f"stem/conv{number}", kernel, channels, filters, side)
         channels = filters
     side = -(-side // 2)
     net_stride = 4
@@ -49,10 +81,12 @@ def _costs(config, size, classes) -> Iterator[_Cost]:
             project = config.project_always or (
                 config.first_stage_projection and stage == index == 0
             )
-            yield from _block(config, channels, filters, side, stride, project)
+            name = f"stage{stage + 1}_block{index}"
+            yield from _block(name, config, channels, filters, side, stride, project)
             side = -(-side // stride)
             channels = _outputs(config, filters)
-    yield channels * classes, 1, classes
+    if classes:
+        yield _Kernel("head", (channels, classes), 1, "bias")
 
 
 def _stem(config):
@@ -64,32 +98,33 @@ def _stem(config):
     return [(3, first), (3, width), (3, 2 * width)]
 
 
-def _block(config, channels, filters, side, stride, project) -> Iterator[_Cost]:
+def _block(name, config, channels, filters, side, stride, project) -> Iterator[_Kernel]:
     outputs, after = _outputs(config, filters), -(-side // stride)
     if config.block == "basic":
-        yield _conv(3, channels, filters, after)
-        yield _conv(3, filters, filters, after)
+        yield _conv(f"{name}/conv1", 3, channels, filters, after)
+        yield _conv(f"{name}/conv2", 3, filters, filters, after)
     else:
         inner = filters * config.group_width // 64 * config.groups
         first = after if config.stride_on_first else side
-        yield _conv(1, channels, inner, first)
-        yield _conv(3, inner, inner, after, config.groups)
-        yield _conv(1, inner, outputs, after)
+        yield _conv(f"{name}/conv1", 1, channels, inner, first)
+        yield _conv(f"{name}/conv2", 3, inner, inner, after, config.groups)
+        yield _conv(f"{name}/conv3", 1, inner, outputs, after)
     if config.attention == "se":
         inner = max(8, (outputs // 16 + 4) // 8 * 8)
-        yield outputs * inner, 1, inner
-        yield inner * outputs, 1, outputs
+        yield _Kernel(f"{name}/attention/fc1", (1, 1, outputs, inner), 1, "bias")
+        yield _Kernel(f"{name}/attention/fc2", (1, 1, inner, outputs), 1, "bias")
     if config.attention == "eca":
-        yield int((math.log2(outputs) + 1) / 2) | 1, outputs, 0  # odd, upwards
+        odd = int((math.log2(outputs) + 1) / 2) | 1  # upwards
+        yield _Kernel(f"{name}/attention/conv", (odd, 1, 1), outputs, "")
     changes = stride > 1 or channels != outputs
     if (changes or project) and config.shortcut != "zero_pad":
-        yield _conv(1, channels, outputs, after)
+        yield _conv(f"{name}/shortcut/projection", 1, channels, outputs, after)
 
 
 def _outputs(config, filters):
     return filters if config.block == "basic" else 4 * filters
 
 
-def _conv(kernel, inputs, outputs, side, groups=1) -> _Cost:
-    """Without bias, with the gamma and beta of the normalisation after it."""
-    return kernel**2 * inputs // groups * outputs, side**2, 2 * outputs
+def _conv(module, kernel, inputs, outputs, side, groups=1) -> _Kernel:
+    shape = (kernel, kernel, inputs // groups, outputs)
+    return _Kernel(module, shape, side**2, "norm")

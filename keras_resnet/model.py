@@ -42,6 +42,10 @@ class ModelInfo:
     class_names: tuple[str, ...] | None = None
     protocol: Protocol = Protocol()
 
+    def replace(self, **changes) -> ModelInfo:
+        """A copy with other values."""
+        return dataclasses.replace(self, **changes)
+
     @classmethod
     def from_json(cls, info: dict) -> ModelInfo:
         names = info["class_names"]
@@ -124,9 +128,7 @@ def rebuild(model: ResNet, dtype_policy="float32", **changes) -> ResNet:
     with contextlib.ExitStack() as stack:
         stack.callback(keras.config.set_dtype_policy, before)
         keras.config.set_dtype_policy(dtype_policy)
-        other = assemble(
-            dataclasses.replace(model.info, **changes), model.input_shape[1:]
-        )
+        other = assemble(model.info.replace(**changes), model.input_shape[1:])
     other.set_weights(model.get_weights())
     return other
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from keras_resnet.config import VARIANTS
 from keras_resnet.model import ModelInfo, assemble, rebuild
 from keras_resnet.recipe import Recipe, RecipeError, loss, metrics, optimizer
 from keras_resnet.variants import RUN_MODEL, open_model
+from keras_resnet.weights import aside
 
 RECIPE = "recipe.json"
 HISTORY = "history.json"
@@ -76,7 +75,7 @@ def fit(recipe: Recipe, data, run, progress: keras.callbacks.Callback | None = N
             )
     final = rebuild(model, model.dtype_policy, classifier_activation="softmax")
     write_whole(run / CURVES, _curves(recipe, history))
-    with _aside(run / RUN_MODEL) as partial:
+    with aside(run / RUN_MODEL) as partial:
         final.save(partial)
     return open_model(run)
 
@@ -127,27 +126,8 @@ def precision_policy(recipe: Recipe) -> str:
 
 def write_whole(path: Path, content: str | bytes):
     """Writes a file aside, flushes it to the disk and renames it into place."""
-    with _aside(path) as partial:
+    with aside(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextlib.contextmanager
-def _aside(path: Path):
-    """A hidden path beside `path`, which takes its place when all went well."""
-    partial = path.with_name(f".partial.{path.name}")  # Keras minds the ending
-    try:
-        yield partial
-        with open(partial, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except BaseException:  # Ctrl-C too
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _identity(recipe, source):

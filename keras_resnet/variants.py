@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -11,7 +12,7 @@ import keras
 
 from keras_resnet.config import VARIANTS
 from keras_resnet.model import ModelError, ModelInfo, ResNet, assemble
-from keras_resnet.weights import load_weights
+from keras_resnet.weights import load_weights, locate, read_info
 
 RUN_MODEL = "model.keras"  # in a run directory
 
@@ -31,8 +32,10 @@ def create(
 
     Args:
         name: a name of `list_models()`, such as "resnet50d".
-        weights: None for a fresh initialisation, or what `load_weights` takes: a file,
-            or {name: array}.
+        weights: None for a fresh initialisation; "imagenet" for the best released
+            ones of the variant, or a released tag such as "ra2_in1k"; hf://owner/name;
+            a file; or {name: array}. Released ones, and files of ours, bring their
+            evaluation protocol, mean and deviation along.
         include_top: with the classifier; without it the features come out.
         input_shape: (height, width, channels); None is (None, None, 3), any size.
         pooling: without the top, None for [N, h, w, C], "avg" or "max" for [N, C].
@@ -51,9 +54,20 @@ def create(
     """
     if name not in VARIANTS:
         raise ValueError(f"name={name!r}: {_suggest(name)}")
+    config = VARIANTS[name].replace(**overrides)
+    if isinstance(weights, str | os.PathLike):
+        weights = locate(weights, name)
+        theirs = (read_info(weights) or {}).get("config", {})
+        config = config.replace(
+            **{
+                field: theirs[field]
+                for field in ("mean", "std")
+                if field in theirs and field not in overrides
+            }
+        )
     info = ModelInfo(
         variant=name,
-        config=VARIANTS[name].replace(**overrides),
+        config=config,
         include_top=include_top,
         pooling=pooling,
         classes=classes,

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 from checkpoints import GOLDENS, checkpoint, image, recorded
+from safetensors.numpy import save_file
+from weight_files import write_checkpoint, write_mxnet, write_paddle, write_torch
 
 import keras_resnet
 
@@ -24,6 +26,27 @@ def our_variant(manifest):
     return {"ResNet18_vd": "resnet18vd", "ResNet50_vd": "resnet50d"}[net]
 
 
+def write_npz(path, tensors):
+    np.savez(path, **tensors)
+
+
+def write_safetensors(path, tensors):
+    save_file(tensors, path)
+
+
+# framework -> its own kinds of file, taken in turns
+WRITERS = {
+    "timm": {
+        "safetensors": write_safetensors,
+        "pth": write_torch,
+        "npz": write_npz,
+    },
+    "gluon": {"params": write_mxnet},
+    "paddle": {"pdparams": write_paddle},
+    "slim": {"ckpt": write_checkpoint},
+}
+
+
 def relative_error(ours, theirs):
     """Largest difference in standard deviations of the recorded answer."""
     return np.abs(ours - theirs).max() / theirs.std()
@@ -40,12 +63,18 @@ def test_every_recording_is_here():
 
 
 @pytest.mark.parametrize(("manifest", "size"), CASES)
-def test_logits_are_the_originals(manifest, size):
+def test_logits_are_the_originals_through_a_file(manifest, size, tmp_path):
+    framework = manifest.split("/")[0]
+    kinds = list(WRITERS[framework])
+    kind = kinds[CASES.index((manifest, size)) % len(kinds)]
+    path = tmp_path / f"weights.{kind}"
+    WRITERS[framework][kind](path, checkpoint(manifest))
     model = keras_resnet.create(
         our_variant(manifest), classifier_activation=None, include_preprocessing=False
     )
-    report = keras_resnet.load_weights(model, checkpoint(manifest))
-    assert len(report.loaded) == len(model.variables)
+    report = keras_resnet.load_weights(model, path)
+    assert (report.dialect, report.initial) == (framework, ())
+    assert len(report.loaded) == len(model.weights)
     answers = recorded(manifest, size)
     both = keras.Model(
         model.input, [model.get_layer("pool").output, model.get_layer("head").output]

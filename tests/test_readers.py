@@ -283,19 +283,6 @@ def test_keras_archive_yields_the_weights_inside(tensors, tmp_path):
 # TensorFlow
 
 
-def write_checkpoint(prefix, tensors):
-    import tensorflow as tf
-
-    slices = [""] * len(tensors)
-    values = [tf.constant(value) for value in tensors.values()]
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix),
-        tensor_names=list(tensors),
-        shape_and_slices=slices,
-        tensors=values,
-    )
-
-
 def test_tensorflow_checkpoint_of_the_277_slim_names_reads_exactly(tmp_path):
     scope = "resnet50_v1d/"
     truth = {
@@ -303,7 +290,7 @@ def test_tensorflow_checkpoint_of_the_277_slim_names_reads_exactly(tmp_path):
         for name, value in checkpoint("slim/resnet50_v1d").items()
     }
     truth["global_step"] = np.array(12, np.int64)
-    write_checkpoint(tmp_path / "model.ckpt-12", truth)
+    weight_files.write_checkpoint(tmp_path / "model.ckpt-12", truth)
     assert len(truth) == 278
     assert_same(read(tmp_path / "model.ckpt-12"), truth)
 
@@ -324,20 +311,20 @@ def test_tensorflow_bfloat16_is_read_as_float32_and_bookkeeping_dropped(tmp_path
     half = tf.constant([1.0, -0.5], tf.bfloat16)
     graph = tf.constant("the objects of tf.train.Checkpoint")
     values = {"x": half, "_CHECKPOINTABLE_OBJECT_GRAPH": graph}
-    write_checkpoint(tmp_path / "it", values)
+    weight_files.write_checkpoint(tmp_path / "it", values)
     arrays = dumped(tmp_path / "it")
     names = np.frombuffer(b"x", np.uint8)
     assert_same(arrays, {"0": np.array([1, -0.5], "f4"), "names": names})
 
 
 def test_tensorflow_strings_are_refused_by_name(tmp_path):
-    write_checkpoint(tmp_path / "it", {"words": np.array([b"x"])})
+    weight_files.write_checkpoint(tmp_path / "it", {"words": np.array([b"x"])})
     with pytest.raises(ValueError, match="'words' is of dtype string"):
         dumped(tmp_path / "it")
 
 
 def test_tensorflow_sizes_are_compared_before_reading(tmp_path):
-    write_checkpoint(tmp_path / "it", {"x": np.ones(100, np.float32)})
+    weight_files.write_checkpoint(tmp_path / "it", {"x": np.ones(100, np.float32)})
     with pytest.raises(ValueError, match="400 bytes are declared, its shards have 399"):
         dumped(tmp_path / "it", stored=399)
 

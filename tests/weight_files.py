@@ -176,3 +176,16 @@ def npy(array=None, header=None, version=1):
 def safetensors(header, data=b""):
     """The bytes of a header as JSON text and of the data."""
     return struct.pack("<Q", len(header)) + header.encode() + data
+
+
+def write_checkpoint(prefix, tensors):
+    import tensorflow as tf
+
+    slices = [""] * len(tensors)
+    values = [tf.constant(value) for value in tensors.values()]
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(tensors),
+        shape_and_slices=slices,
+        tensors=values,
+    )

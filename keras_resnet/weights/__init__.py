@@ -1,123 +1,193 @@
-"""Foreign checkpoints into our models: names, layouts, and nothing skipped silently."""
+"""Checkpoints of any framework <-> our models: exact, complete, nothing skipped."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import re
-import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.complexity import variable_shapes
 from keras_resnet.weights.dialects import DIALECTS
 from keras_resnet.weights.errors import WeightsError
+from keras_resnet.weights.fetch import cache_folder, locate
+from keras_resnet.weights.files import aside, read_info, stamp, write
+from keras_resnet.weights.readers import check_values, read
+from keras_resnet.weights.translate import OURS, Translation, to_ours, to_theirs
 
-# bookkeeping of the frameworks that no net of this family computes with
-_IGNORED = re.compile(
-    r"(.*\.)?num_batches_tracked|StructuredToParameterName@@|global_step"
-    r"|.*/(Momentum|ExponentialMovingAverage)"
-)
+__all__ = [
+    "DIALECTS",
+    "OURS",
+    "LoadReport",
+    "WeightsError",
+    "aside",
+    "cache_folder",
+    "convert",
+    "load_weights",
+    "locate",
+    "read_info",
+    "save_weights",
+]
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_weights` did, in names of the source."""
+    """What `load_weights` did; print it."""
 
     dialect: str
-    loaded: tuple[str, ...]
-    ignored: tuple[str, ...]
+    loaded: tuple[str, ...]  # the source's names
+    ignored: tuple[str, ...]  # the source's names that are no part of the net
+    initial: tuple[str, ...]  # our paths that kept their initial values
+
+    def __str__(self):
+        text = f"{self.dialect}: {len(self.loaded)} tensors loaded"
+        if self.ignored:
+            text += f"; ignored: {', '.join(self.ignored)}"
+        if self.initial:
+            text += f"; left at initial values: {', '.join(self.initial)}"
+        return text
 
 
-def load_weights(model, source, dialect="auto"):
+def load_weights(model, source, dialect="auto", strict=True) -> LoadReport:
     """Loads a checkpoint into a model of this package, whole or not at all.
 
     Args:
         model: made by `create`.
-        source: {name: array} in the dialect's names and layout, or a file that Keras
-            wrote of such a model (.weights.h5, .keras).
-        dialect: "timm", "gluon", "paddle", "slim", or "auto" for the one whose names
-            the source has.
+        source: {name: array} in the dialect's names and layout, or a file:
+            .safetensors, .pth, .pt, .bin, .npz, .params, .pdparams, a TensorFlow
+            checkpoint's prefix, or .weights.h5 and .keras of such a model; or a
+            released tag, or hf://owner/name. Files are read as data; nothing in them
+            is run.
+        dialect: "timm", "torchvision", "gluon", "paddle", "slim", "keras_resnet", or
+            "auto" for the one whose names the source has.
+        strict: False leaves the head at its initial values where the source has none
+            or one of other classes, and the report says so.
 
     Returns:
-        A LoadReport.
+        A LoadReport. Class names and evaluation protocol that a file of ours carries
+        become the model's.
 
     Raises:
-        WeightsError: listing every missing, unexpected and misshaped tensor. The model
-            keeps the weights that it had.
+        WeightsError: listing every missing, unexpected and misshaped tensor, and those
+            with NaN; and naming the variant that would fit. The model keeps the weights
+            that it had.
     """
+    info = None
     if isinstance(source, str | os.PathLike):
-        return _load_keras_file(model, os.fspath(source))
-    if dialect not in ("auto", *DIALECTS):
-        raise ValueError(
-            f"dialect={dialect!r}: must be one of auto, {', '.join(DIALECTS)}"
-        )
-    names = {_strip_scope(name): name for name in source}
-    tables = {
-        candidate: _names(model, candidate)
-        for candidate in (DIALECTS if dialect == "auto" else [dialect])
-    }
-    dialect = max(tables, key=lambda key: len(tables[key].keys() & names.keys()))
-    table = tables[dialect]
-    values, missing, misshaped = [], [], []
-    for name, variable in table.items():
-        if name not in names:
-            missing.append(name)
-            continue
-        value = DIALECTS[dialect].to_ours(np.asarray(source[names[name]]))
-        if value.shape != tuple(variable.shape):
-            misshaped.append(f"{name} {value.shape}, not {tuple(variable.shape)}")
-        values.append((variable, value))
-    extra = names.keys() - table.keys()
-    ignored = sorted(name for name in extra if _IGNORED.fullmatch(name))
-    problems = {
-        "missing": missing,
-        "unexpected": sorted(extra - set(ignored)),
-        "misshaped (in our layout)": misshaped,
-    }
-    if any(problems.values()):
-        raise WeightsError(
-            f"these {dialect} weights are not of {model.info.variant} with "
-            f"{model.info.classes} classes:"
-            + "".join(
-                f"\n  {what}: {', '.join(it)}" for what, it in problems.items() if it
+        path = locate(source, model.info.variant)
+        if path.endswith((".h5", ".keras")):
+            return _load_keras_file(model, path)
+        info = read_info(path)
+        source = read(path)
+    else:
+        check_values({name: np.asarray(value) for name, value in source.items()})
+    variables = {variable.path: variable for variable in model.weights}
+    shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
+    translated = to_ours(source, model.info.config, shapes, dialect, strict)
+    _adopt(model, info, with_head=not translated.initial)
+    for path, value in translated.values.items():
+        variables[path].assign(value)
+    return _report(translated)
+
+
+def save_weights(model, path, dialect=OURS) -> None:
+    """Writes a model's weights, whole or not at all.
+
+    Args:
+        model: made by `create`.
+        path: .safetensors or .npz in any dialect, or .weights.h5 in ours. A
+            .safetensors file of dialect "timm" loads in timm and torchvision.
+        dialect: as `load_weights`, but "auto".
+
+    Files in our own dialect carry the model's class names, evaluation protocol, mean
+    and deviation.
+    """
+    path = Path(path)
+    info = dataclasses.asdict(model.info)
+    if path.name.endswith(".weights.h5"):
+        if dialect != OURS:
+            raise WeightsError(
+                f"dialect={dialect!r}: a .weights.h5 is in {OURS}; choose .safetensors"
             )
+        with aside(path) as partial:
+            model.save_weights(partial)
+            stamp(partial, info)
+        return
+    values = {variable.path: np.asarray(variable.numpy()) for variable in model.weights}
+    tensors = to_theirs(values, model.info.config, _known(dialect))
+    write(path, tensors, info if dialect == OURS else None)
+
+
+def convert(source, destination, config, classes=1000, dialect="auto", to=OURS):
+    """Writes a checkpoint in another dialect, without building the model.
+
+    Args:
+        source: a file, as for `load_weights`.
+        destination: a .safetensors or .npz file.
+        config: the net's ResNetConfig.
+        classes: of the source's classifier.
+        dialect: of the source.
+        to: dialect of the destination.
+
+    Returns:
+        A LoadReport of the source.
+    """
+    translated = to_ours(
+        read(source), config, variable_shapes(config, classes), dialect
+    )
+    write(destination, to_theirs(translated.values, config, _known(to)))
+    return _report(translated)
+
+
+def _report(translated: Translation) -> LoadReport:
+    loaded = tuple(translated.names.values())
+    return LoadReport(
+        translated.dialect, loaded, translated.ignored, translated.initial
+    )
+
+
+def _known(dialect):
+    if dialect != OURS and dialect not in DIALECTS:
+        raise ValueError(
+            f"dialect={dialect!r}: must be one of {OURS}, {', '.join(DIALECTS)}"
         )
-    for variable, value in values:
-        variable.assign(value)
-    return LoadReport(dialect, tuple(table), tuple(ignored))
+    return dialect
 
 
-def _names(model, dialect):
-    """{the dialect's name: our variable} of every variable that a checkpoint holds."""
-    config = model.info.config
-    try:
-        return {
-            DIALECTS[dialect].name(variable.path, config): variable
-            for variable in model.variables
-            if not variable.path.endswith("seed_generator_state")
-        }
-    except KeyError:  # this dialect has no such net
-        return {}
-
-
-def _strip_scope(name):
-    """TF-slim's names without the net's own scope, and without ":0"."""
-    match = re.fullmatch(r"(?:.*/)?((?:C\d|logits)/.*?)(?::0)?", name)
-    return match[1] if match else name
+def _adopt(model, info, with_head=True):
+    """Takes over what a file of ours says beside the weights."""
+    if info is None:
+        return
+    ours, theirs = model.info, type(model.info).from_json(info)
+    mean, std = theirs.config.mean, theirs.config.std
+    if ours.include_preprocessing and (ours.config.mean, ours.config.std) != (
+        mean,
+        std,
+    ):
+        raise WeightsError(
+            f"mean={ours.config.mean}, std={ours.config.std}: these weights want "
+            f"mean={mean}, std={std}; create the model with those, or with weights= and "
+            "neither"
+        )
+    names = theirs.class_names if with_head and ours.include_top else ours.class_names
+    model.info = ours.replace(protocol=theirs.protocol, class_names=names)
 
 
 def _load_keras_file(model, path):
-    if not os.path.isfile(path):
-        raise WeightsError(f"weights={path!r}: no such file")
-    if not path.endswith((".weights.h5", ".keras")):
-        raise WeightsError(f"weights={path!r}: must end in .weights.h5 or .keras")
+    """Keras's own files of such a model: read within bounds, then loaded by Keras."""
+    read(path)
+    info = read_info(path)
     before = model.get_weights()
     try:
         model.load_weights(path)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:
         model.set_weights(before)
+        first = str(error).strip().partition("\n")[0]
         raise WeightsError(
-            f"weights={path!r}: not of {model.info.variant} with "
-            f"{model.info.classes} classes, or damaged: {error}"
+            f"{path}: not of {model.info.variant} with {model.info.classes} classes: "
+            f"{first}"
         ) from error
-    return LoadReport("keras_resnet", tuple(v.path for v in model.variables), ())
+    _adopt(model, info)
+    return LoadReport(OURS, tuple(v.path for v in model.weights), (), ())

@@ -1,15 +1,15 @@
 """What each framework calls our variables, and how it lays them out.
 
-A dialect is a table of renames from our variable's path; the first pattern that matches
-the whole path names the tensor. Paths are `stem/conv1/conv/kernel`,
-`stage1_block0/conv1/norm/gamma`, `stage1_block0/shortcut/projection/conv/kernel`,
-`stage1_block0/attention/fc1/kernel`, `head/kernel`.
+A dialect is a table of names, one template for each kind of module. Our own paths are
+`stem/conv1/conv/kernel`, `stage1_block0/conv1/norm/gamma`,
+`stage1_block0/shortcut/projection/conv/kernel`, `stage1_block0/attention/fc1/kernel`
+and `head/kernel`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,27 +19,42 @@ from keras_resnet.config import ResNetConfig
 
 @dataclass(frozen=True)
 class Dialect:
-    """One framework's names: (pattern, template or function of match and config)."""
+    """One framework's names; in a pair the convolution comes first, then its norm."""
 
-    modules: tuple[tuple[str, str | Callable[[re.Match, ResNetConfig], str]], ...]
-    leaves: dict[str, str]  # our last path component -> theirs
-    separator: str
-    torch_layout: bool  # convolutions OIHW, 1-D convolutions OIK
-    dense_transposed: bool  # dense kernels [classes, channels]
+    stem: tuple[str, str]
+    block: tuple[str, str]
+    shortcut: tuple[str, str]
+    head: tuple[str, str] | None  # kernel and bias; None: no such file has them
+    kernel: str  # what follows a convolution's name
+    norm: tuple[str, str, str, str]  # gamma, beta, moving mean, moving variance
+    attention: tuple[str, str] | None = None  # kernel and bias
+    torch_layout: bool = True  # convolutions OIHW, 1-D convolutions OIK
+    dense_transposed: bool = True  # dense kernels [classes, channels]
 
-    def name(self, path: str, config: ResNetConfig) -> str:
-        """The dialect's name of our variable."""
+    def name(self, path: str, config: ResNetConfig) -> str | None:
+        """The dialect's name of our variable; None where it has none."""
         module, _, leaf = path.rpartition("/")
-        for pattern, template in self.modules:
-            if match := re.fullmatch(pattern, module):
-                prefix = (
-                    match.expand(template)
-                    if isinstance(template, str)
-                    else template(match, config)
-                )
-                kind = f"norm/{leaf}" if module.endswith("/norm") else leaf
-                return prefix + self.separator + self.leaves[kind]
-        raise KeyError(f"{path} has no name in this dialect")
+        pair = ("kernel", "bias")
+        if module == "head":
+            return None if self.head is None else self.head[pair.index(leaf)]
+        match = re.fullmatch(
+            r"(stem|stage\d_block\d+)/(\w+?)(\d?)(/projection)?/(\w+)", module
+        )
+        if match is None:
+            return None
+        where, what, number, _, part = match.groups()
+        fields = _fields(where, number, part, config)
+        if what == "attention":
+            if self.attention is None:
+                return None
+            return self.attention[pair.index(leaf)].format(**fields)
+        kind = {"stem": self.stem}.get(where) or {
+            "conv": self.block,
+            "shortcut": self.shortcut,
+        }[what]
+        if part == "conv":
+            return kind[0].format(**fields) + self.kernel
+        return kind[1].format(**fields) + self.norm[_NORM.index(leaf)]
 
     def to_ours(self, value: np.ndarray) -> np.ndarray:
         """Their kernel in our layout: HWIO, [size, I, O] or [channels, classes]."""
@@ -51,135 +66,146 @@ class Dialect:
             return value.transpose(1, 0)
         return value
 
-
-_BLOCK = r"stage(\d+)_block(\d+)"
-
-
-def _torch_stem(match, config):
-    conv, part = int(match[1]), match[2]
-    if config.stem == "conv7":
-        return {"conv": "conv1", "norm": "bn1"}[part]
-    if part == "norm":
-        return {1: "conv1.1", 2: "conv1.4", 3: "bn1"}[conv]
-    return f"conv1.{3 * (conv - 1)}"
+    def to_theirs(self, value: np.ndarray) -> np.ndarray:
+        """The opposite."""
+        if self.torch_layout and value.ndim == 4:
+            return value.transpose(3, 2, 0, 1)
+        if self.torch_layout and value.ndim == 3:
+            return value.transpose(2, 1, 0)
+        if self.dense_transposed and value.ndim == 2:
+            return value.transpose(1, 0)
+        return value
 
 
-def _torch_shortcut(match, config):
-    pool = int(config.shortcut == "avg_pool")  # timm keeps the pool at index 0
-    index = pool + {"conv": 0, "norm": 1}[match[3]]
-    return f"layer{match[1]}.{match[2]}.downsample.{index}"
+_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
-_TORCH_MODULES: tuple = (
-    (r"stem/conv(\d)/(conv|norm)", _torch_stem),
-    (_BLOCK + r"/conv(\d)/conv", r"layer\1.\2.conv\3"),
-    (_BLOCK + r"/conv(\d)/norm", r"layer\1.\2.bn\3"),
-    (_BLOCK + r"/shortcut/projection/(conv|norm)", _torch_shortcut),
-    (_BLOCK + r"/attention/(\w+)", r"layer\1.\2.se.\3"),
-    (r"head", "fc"),
+def _fields(where, number, part, config) -> dict:
+    """What a template can say of a module."""
+    if where == "stem":
+        k = int(number)
+        deep = config.stem != "conv7"
+        return {
+            "k": k,
+            "k0": k - 1,
+            # a Sequential of convolution, norm, ReLU, ...; its last norm is outside
+            "torch_conv": f"conv1.{3 * k - 3}" if deep else "conv1",
+            "torch_norm": f"conv1.{3 * k - 2}" if deep and k < 3 else "bn1",
+        }
+    stage, index = (int(part) for part in re.findall(r"\d+", where))
+    letter = chr(ord("a") + index)
+    deep_stage = stage == 3 and config.depths[2] > 10 and index > 0
+    pool = int(config.shortcut == "avg_pool")  # torch's Sequential keeps the pool first
+    return {
+        "s0": stage - 1,
+        "s": stage,
+        "s1": stage + 1,
+        "i": index,
+        "flat": sum(config.depths[: stage - 1]) + index,  # through all stages
+        "letter": letter,
+        "letter_or_number": f"b{index}" if deep_stage else letter,
+        "j": number,
+        "j0": int(number or 1) - 1,
+        "branch": chr(ord("a") + int(number or 1) - 1),
+        "down": pool,
+        "down1": pool + 1,
+        "warped": "" if stage == 1 else ".conv",  # a Sequential of pool and convolution
+        "part": part,
+    }
+
+
+_TIMM = Dialect(
+    stem=("{torch_conv}", "{torch_norm}"),
+    block=("layer{s}.{i}.conv{j}", "layer{s}.{i}.bn{j}"),
+    shortcut=("layer{s}.{i}.downsample.{down}", "layer{s}.{i}.downsample.{down1}"),
+    head=("fc.weight", "fc.bias"),
+    kernel=".weight",
+    norm=(".weight", ".bias", ".running_mean", ".running_var"),
+    attention=("layer{s}.{i}.se.{part}.weight", "layer{s}.{i}.se.{part}.bias"),
+)
+_PADDLE = Dialect(
+    stem=("stem.{k0}.conv", "stem.{k0}.bn"),
+    block=("blocks.{flat}.conv{j0}.conv", "blocks.{flat}.conv{j0}.bn"),
+    shortcut=("blocks.{flat}.short.conv", "blocks.{flat}.short.bn"),
+    head=("fc.weight", "fc.bias"),
+    kernel=".weight",
+    norm=(".weight", ".bias", "._mean", "._variance"),
+    dense_transposed=False,
+)
+_PADDLE_STATIC = Dialect(
+    stem=("conv1_{k}", "bnv1_{k}"),
+    block=("res{s1}{letter}_branch2{branch}", "bn{s1}{letter}_branch2{branch}"),
+    shortcut=("res{s1}{letter}_branch1", "bn{s1}{letter}_branch1"),
+    head=("fc_0.w_0", "fc_0.b_0"),
+    kernel="_weights",
+    norm=("_scale", "_offset", "_mean", "_variance"),
+    dense_transposed=False,
+)
+_PADDLE_DETECTION = dataclasses.replace(
+    _PADDLE,
+    stem=("conv1.conv1_{k}.conv", "conv1.conv1_{k}.norm"),
+    block=(
+        "res{s1}.res{s1}{letter}.branch2{branch}.conv",
+        "res{s1}.res{s1}{letter}.branch2{branch}.norm",
+    ),
+    shortcut=(
+        "res{s1}.res{s1}{letter}.short{warped}.conv",
+        "res{s1}.res{s1}{letter}.short{warped}.norm",
+    ),
+    head=None,
 )
 
 
-def _slim(template):
-    return lambda match, config: (
-        template(match) + ("/BatchNorm" if match[match.lastindex] == "norm" else "")
+def _numbered(dialect: Dialect) -> Dialect:
+    """With res4a, res4b1, res4b2, ... in the long stage of deep nets."""
+
+    def renamed(pair):
+        return tuple(name.replace("{letter}", "{letter_or_number}") for name in pair)
+
+    return dataclasses.replace(
+        dialect, block=renamed(dialect.block), shortcut=renamed(dialect.shortcut)
     )
 
 
-_SLIM_MODULES: tuple = (
-    (r"stem/conv(\d)/(conv|norm)", _slim(lambda m: f"C1/conv{int(m[1]) - 1}")),
-    (
-        _BLOCK + r"/conv(\d)/(conv|norm)",
-        _slim(lambda m: f"C{int(m[1]) + 1}/bottleneck_{m[2]}/conv{int(m[3]) - 1}"),
+# a dialect's schemes: those that its framework has used in the course of time
+DIALECTS: dict[str, tuple[Dialect, ...]] = {
+    "timm": (_TIMM,),
+    "torchvision": (_TIMM,),  # timm kept its names
+    "gluon": (
+        dataclasses.replace(
+            _TIMM, norm=(".gamma", ".beta", ".running_mean", ".running_var")
+        ),
     ),
-    (
-        _BLOCK + r"/shortcut/projection/(conv|norm)",
-        _slim(lambda m: f"C{int(m[1]) + 1}/bottleneck_{m[2]}/shortcut"),
+    "paddle": (
+        _PADDLE,
+        dataclasses.replace(
+            _PADDLE,
+            stem=("conv1_{k}._conv", "conv1_{k}._batch_norm"),
+            block=("bb_{s0}_{i}.conv{j0}._conv", "bb_{s0}_{i}.conv{j0}._batch_norm"),
+            shortcut=("bb_{s0}_{i}.short._conv", "bb_{s0}_{i}.short._batch_norm"),
+            head=("out.weight", "out.bias"),
+        ),
+        _PADDLE_STATIC,
+        _numbered(_PADDLE_STATIC),
+        _PADDLE_DETECTION,
+        _numbered(_PADDLE_DETECTION),
     ),
-    (r"head", "logits"),
-)
-
-
-def _paddle(template):
-    def name(match, config):
-        part = {"conv": "conv", "norm": "bn"}[match[match.lastindex]]
-        return f"{template(match, config)}.{part}"
-
-    return name
-
-
-def _paddle_block(match, config):  # blocks are numbered through all stages
-    return f"blocks.{sum(config.depths[: int(match[1]) - 1]) + int(match[2])}"
-
-
-_PADDLE_MODULES: tuple = (
-    (r"stem/conv(\d)/(conv|norm)", _paddle(lambda m, _: f"stem.{int(m[1]) - 1}")),
-    (
-        _BLOCK + r"/conv(\d)/(conv|norm)",
-        _paddle(lambda m, config: f"{_paddle_block(m, config)}.conv{int(m[3]) - 1}"),
-    ),
-    (
-        _BLOCK + r"/shortcut/projection/(conv|norm)",
-        _paddle(lambda m, config: f"{_paddle_block(m, config)}.short"),
-    ),
-    (r"head", "fc"),
-)
-
-DIALECTS = {
-    "timm": Dialect(
-        modules=_TORCH_MODULES,
-        leaves={
-            "kernel": "weight",
-            "bias": "bias",
-            "norm/gamma": "weight",
-            "norm/beta": "bias",
-            "norm/moving_mean": "running_mean",
-            "norm/moving_variance": "running_var",
-        },
-        separator=".",
-        torch_layout=True,
-        dense_transposed=True,
-    ),
-    "gluon": Dialect(
-        modules=_TORCH_MODULES,
-        leaves={
-            "kernel": "weight",
-            "bias": "bias",
-            "norm/gamma": "gamma",
-            "norm/beta": "beta",
-            "norm/moving_mean": "running_mean",
-            "norm/moving_variance": "running_var",
-        },
-        separator=".",
-        torch_layout=True,
-        dense_transposed=True,
-    ),
-    "paddle": Dialect(
-        modules=_PADDLE_MODULES,
-        leaves={
-            "kernel": "weight",
-            "bias": "bias",
-            "norm/gamma": "weight",
-            "norm/beta": "bias",
-            "norm/moving_mean": "_mean",
-            "norm/moving_variance": "_variance",
-        },
-        separator=".",
-        torch_layout=True,
-        dense_transposed=False,
-    ),
-    "slim": Dialect(
-        modules=_SLIM_MODULES,
-        leaves={
-            "kernel": "weights",
-            "bias": "biases",
-            "norm/gamma": "gamma",
-            "norm/beta": "beta",
-            "norm/moving_mean": "moving_mean",
-            "norm/moving_variance": "moving_variance",
-        },
-        separator="/",
-        torch_layout=False,
-        dense_transposed=False,
+    "slim": (
+        Dialect(
+            stem=("C1/conv{k0}", "C1/conv{k0}/BatchNorm"),
+            block=(
+                "C{s1}/bottleneck_{i}/conv{j0}",
+                "C{s1}/bottleneck_{i}/conv{j0}/BatchNorm",
+            ),
+            shortcut=(
+                "C{s1}/bottleneck_{i}/shortcut",
+                "C{s1}/bottleneck_{i}/shortcut/BatchNorm",
+            ),
+            head=("logits/weights", "logits/biases"),
+            kernel="/weights",
+            norm=("/gamma", "/beta", "/moving_mean", "/moving_variance"),
+            torch_layout=False,
+            dense_transposed=False,
+        ),
     ),
 }

@@ -1,5 +1,5 @@
-"""The one exception of everything that reads or fits weights."""
+"""The one error of weights files."""
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be read or do not fit, with every tensor in the way."""
+    """A checkpoint that does not fit or cannot be read, with all that is in the way."""

@@ -1,0 +1,81 @@
+"""Files that we write: whole or not at all, with what a model knows beside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from keras_resnet.weights.errors import WeightsError
+
+_INFO = "keras_resnet"  # the metadata or attribute that holds a ModelInfo as JSON
+
+
+@contextlib.contextmanager
+def aside(path):
+    """A hidden path beside `path`, which takes its place when all went well."""
+    path = Path(path)
+    partial = path.with_name(f".partial.{path.name}")  # Keras minds the ending
+    try:
+        yield partial
+        with open(partial, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except BaseException:  # Ctrl-C too
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write(path, tensors: Mapping[str, np.ndarray], info: dict | None = None) -> None:
+    """Writes {name: array} as .safetensors, with `info`, or as .npz, without it."""
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        metadata = {_INFO: json.dumps(info)} if info else None
+        with aside(path) as partial:
+            save_file(dict(tensors), partial, metadata=metadata)
+    elif path.suffix == ".npz":
+        with aside(path) as partial, open(partial, "wb") as stream:
+            np.savez(stream, **tensors)  # type: ignore[arg-type]
+    else:
+        raise WeightsError(f"{path}: must end in .safetensors, .npz or .weights.h5")
+
+
+def stamp(path, info: dict) -> None:
+    """Adds `info` to a .weights.h5 that Keras wrote; Keras does not mind."""
+    import h5py
+
+    with h5py.File(path, "a") as file:
+        file.attrs[_INFO] = json.dumps(info)
+
+
+def read_info(path) -> dict | None:
+    """The info in a .safetensors or .weights.h5 of ours; None in any other file."""
+    path = os.fspath(path)
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors import safe_open
+
+            with safe_open(path, "numpy") as file:
+                text = (file.metadata() or {}).get(_INFO)
+        elif path.endswith(".weights.h5"):
+            import h5py
+
+            with h5py.File(path, "r") as file:
+                text = file.attrs.get(_INFO)
+        else:
+            return None
+        info = json.loads(text) if isinstance(text, str) else None
+    except Exception:  # a damaged file: reading its tensors says what is wrong
+        return None
+    return info if isinstance(info, dict) else None

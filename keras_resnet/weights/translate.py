@@ -1,0 +1,180 @@
+"""A checkpoint's tensors <-> ours: every name accounted for, or one error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_resnet.complexity import variable_shapes
+from keras_resnet.config import VARIANTS, ResNetConfig
+from keras_resnet.weights.dialects import DIALECTS, Dialect
+from keras_resnet.weights.errors import WeightsError
+
+OURS = "keras_resnet"  # the dialect of our own paths and layouts
+HEAD = ("head/kernel", "head/bias")
+# what frameworks keep beside the weights, and no net of this family computes with
+_BOOKKEEPING = re.compile(
+    r"(.*\.)?num_batches_tracked|StructuredToParameterName@@|global_step"
+    r"|.*/(Momentum|ExponentialMovingAverage|Adam|Adam_1)"
+)
+_LISTED = 20  # names of one kind in a message
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A checkpoint in our names and layouts."""
+
+    dialect: str
+    values: dict[str, np.ndarray]  # by our path
+    names: dict[str, str]  # our path -> the source's name
+    ignored: tuple[str, ...]  # names of the source that are no part of the net
+    initial: tuple[str, ...]  # our paths that the source does not fill
+
+
+def to_ours(
+    tensors: Mapping[str, np.ndarray],
+    config: ResNetConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    dialect: str = "auto",
+    strict: bool = True,
+) -> Translation:
+    """Translates a checkpoint to the variables of a net.
+
+    Args:
+        tensors: {name: array} of the source.
+        config: of the net.
+        shapes: {path: shape} of the net's weights.
+        dialect: a name of DIALECTS, "keras_resnet", or "auto".
+        strict: False leaves the head out where the source has none, or another.
+
+    Raises:
+        WeightsError: listing every missing, unexpected and misshaped tensor, and the
+            variant that the source is of, where there is one.
+    """
+    names = {_without_scope(name): name for name in tensors}
+    dialect, scheme = _recognise(names, config, shapes, dialect)
+    source = {path: names.get(_name(scheme, path, config)) for path in shapes}
+    values = {
+        path: _ours(scheme, path, np.asarray(tensors[name]))
+        for path, name in source.items()
+        if name is not None
+    }
+    missing = [path for path in shapes if path not in values]
+    misshaped = [path for path in values if values[path].shape != tuple(shapes[path])]
+    initial: tuple[str, ...] = ()
+    if not strict and set(HEAD) & {*missing, *misshaped}:
+        initial = tuple(path for path in HEAD if path in shapes)
+        values = {path: value for path, value in values.items() if path not in HEAD}
+        missing, misshaped = (
+            [path for path in paths if path not in HEAD]
+            for paths in (missing, misshaped)
+        )
+    # a net without a head has no use for the file's
+    heads = {names.get(_name(scheme, path, config)) for path in HEAD}
+    extra = [name for name in tensors if name not in source.values()]
+    ignored = tuple(n for n in extra if n in heads or _BOOKKEEPING.fullmatch(n))
+    unexpected = [name for name in extra if name not in ignored]
+    if missing or misshaped or unexpected:
+        label = {path: _name(scheme, path, config) or path for path in shapes}
+        problems = {
+            "missing": [label[path] for path in missing],
+            "unexpected": unexpected,
+            "misshaped, in our layout": [
+                f"{label[path]} {values[path].shape}, not {tuple(shapes[path])}"
+                for path in misshaped
+            ],
+        }
+        if not unexpected and {*missing, *misshaped} <= set(HEAD):
+            remedy = "all but the head fits: strict=False leaves the head as it is"
+        else:
+            fitting = _fitting_variants(scheme, tensors, names)
+            remedy = f"it is of {' or '.join(fitting)}" if fitting else ""
+        raise WeightsError(_message(dialect, problems, remedy))
+    used = {path: str(source[path]) for path in values}
+    return Translation(dialect, values, used, ignored, initial)
+
+
+def to_theirs(
+    values: Mapping[str, np.ndarray], config: ResNetConfig, dialect: str
+) -> dict[str, np.ndarray]:
+    """The opposite: {name: array} in a dialect's names and layout, its newest scheme.
+
+    Raises:
+        WeightsError: where the dialect has no name for a variable, such as attention's.
+    """
+    scheme = None if dialect == OURS else DIALECTS[dialect][0]
+    theirs = {}
+    for path, value in values.items():
+        name = _name(scheme, path, config)
+        if name is None:
+            raise WeightsError(f"{dialect} has no name for {path}")
+        value = value if scheme is None else scheme.to_theirs(value)
+        theirs[name] = np.ascontiguousarray(value)
+    return theirs
+
+
+def _name(scheme: Dialect | None, path, config):
+    return path if scheme is None else scheme.name(path, config)
+
+
+def _ours(scheme: Dialect | None, path, value):
+    if scheme is None:
+        return value
+    if path == HEAD[0] and value.ndim == 4 and value.shape[:2] == (1, 1):
+        return value[0, 0]  # slim.conv2d as the classifier
+    return scheme.to_ours(value)
+
+
+def _without_scope(name):
+    """Without DataParallel's prefix; TF-slim's without the net's scopes and ":0"."""
+    match = re.fullmatch(r"(?:.*/)?((?:C\d|logits)/.*?)(?::0)?", name)
+    return match[1] if match else name.removeprefix("module.")
+
+
+def _recognise(names, config, shapes, dialect):
+    """The dialect, and of its schemes the one, whose names the source has most of."""
+    if dialect not in ("auto", OURS, *DIALECTS):
+        raise ValueError(
+            f"dialect={dialect!r}: must be one of auto, {OURS}, {', '.join(DIALECTS)}"
+        )
+    candidates: list[tuple[str, Dialect | None]] = [
+        (key, scheme)
+        for key, schemes in DIALECTS.items()
+        for scheme in schemes
+        if dialect in ("auto", key)
+    ]
+    if dialect in ("auto", OURS):
+        candidates.append((OURS, None))
+
+    def overlap(candidate):
+        return sum(_name(candidate[1], path, config) in names for path in shapes)
+
+    return max(candidates, key=overlap)
+
+
+def _message(dialect, problems, remedy):
+    lines = [f"this {dialect} checkpoint does not fit the net:"]
+    for what, items in problems.items():
+        if items:
+            more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+            lines.append(f"{what}: {', '.join(items[:_LISTED])}{more}")
+    return "\n  ".join([*lines, remedy] if remedy else lines)
+
+
+def _fitting_variants(scheme, tensors, names):
+    """Variants whose every tensor but the head's is in the source, and shaped so."""
+    fitting = []
+    present = {name for name in names if not _BOOKKEEPING.fullmatch(name)}
+    for variant, config in VARIANTS.items():
+        shapes = variable_shapes(config, classes=0)
+        table = {_name(scheme, path, config): path for path in shapes}
+        heads = {_name(scheme, path, config) for path in HEAD}
+        if table.keys() == present - heads and all(
+            _ours(scheme, path, np.asarray(tensors[names[name]])).shape == shapes[path]
+            for name, path in table.items()
+        ):
+            fitting.append(variant)
+    return fitting

@@ -1,0 +1,395 @@
+"""Checkpoints load whole or not at all, both ways, and bring their protocol along."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from checkpoints import GOLDENS, checkpoint
+from huggingface_hub import constants
+from safetensors.numpy import load_file, save_file
+
+import keras_resnet
+from keras_resnet import VARIANTS, WeightsError, load_weights, save_weights
+from keras_resnet.complexity import variable_shapes
+from keras_resnet.variants import open_model
+from keras_resnet.weights import DIALECTS, cache_folder
+from keras_resnet.weights.translate import to_ours, to_theirs
+
+
+def net(variant="resnet18d", **arguments):
+    return keras_resnet.create(variant, **{"width": 8, "classes": 5, **arguments})
+
+
+def randomised(model, seed=0):
+    generator = np.random.default_rng(seed)
+    model.set_weights(
+        [
+            generator.uniform(0.5, 1.5, weight.shape).astype(np.float32)
+            for weight in model.get_weights()
+        ]
+    )
+    return model
+
+
+def values(model):
+    return {variable.path: variable.numpy() for variable in model.weights}
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_shapes_by_arithmetic_are_those_of_the_model(variant):
+    config = VARIANTS[variant].replace(
+        width=max(8, 64 // VARIANTS[variant].group_width)
+    )
+    info = keras_resnet.ModelInfo(
+        variant, config.replace(depths=(2, 1, 1, 1)), classes=3
+    )
+    model = keras_resnet.model.assemble(info)
+    built = {variable.path: tuple(variable.shape) for variable in model.weights}
+    assert list(variable_shapes(info.config, 3).items()) == list(built.items())
+
+
+@pytest.mark.parametrize("dialect", ["timm", "gluon"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_goes_out_and_comes_back_bit_for_bit(variant, dialect):
+    config = VARIANTS[variant]
+    generator = np.random.default_rng(0)
+    ours = {
+        path: generator.random(shape, np.float32)
+        for path, shape in variable_shapes(config.replace(depths=(2, 1, 1, 1))).items()
+    }
+    config = config.replace(depths=(2, 1, 1, 1))
+    theirs = to_theirs(ours, config, dialect)
+    assert len(theirs) == len(ours)
+    again = to_ours(theirs, config, variable_shapes(config))
+    assert again.dialect == dialect
+    assert_same(again.values, ours)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npz", "weights.h5"])
+def test_own_file_round_trip_is_bit_exact(kind, tmp_path):
+    model = randomised(net("seresnet50d"))
+    save_weights(model, tmp_path / f"mine.{kind}")
+    assert [path.name for path in tmp_path.iterdir()] == [f"mine.{kind}"]
+    again = net("seresnet50d")
+    report = load_weights(again, tmp_path / f"mine.{kind}")
+    assert report.dialect == "keras_resnet"
+    assert_same(values(again), values(model))
+
+
+def test_net_trained_here_goes_to_timm_under_its_names(tmp_path):
+    model = randomised(keras_resnet.create("resnet18d"))
+    save_weights(model, tmp_path / "timm.safetensors", dialect="timm")
+    written = load_file(tmp_path / "timm.safetensors")
+    manifest = json.loads((GOLDENS / "timm" / "resnet18d.manifest.json").read_text())
+    assert {name: list(value.shape) for name, value in written.items()} == {
+        name: shape for name, shape, _ in manifest
+    }
+    again = keras_resnet.create("resnet18d", weights=tmp_path / "timm.safetensors")
+    assert_same(values(again), values(model))
+
+
+def schemes():
+    return [
+        (dialect, number)
+        for dialect, them in DIALECTS.items()
+        for number in range(len(them))
+        if dialect != "torchvision"
+    ]
+
+
+@pytest.mark.parametrize(("dialect", "number"), schemes())
+def test_every_scheme_is_recognised_by_its_names(dialect, number):
+    config = VARIANTS["resnet101d"]
+    scheme = DIALECTS[dialect][number]
+    model_shapes = variable_shapes(config, classes=7)
+    theirs = {}
+    for path, shape in model_shapes.items():
+        if name := scheme.name(path, config):
+            theirs[name] = scheme.to_theirs(np.ones(shape, np.float32))
+    headless = scheme.head is None
+    translated = to_ours(theirs, config, model_shapes, strict=not headless)
+    assert translated.dialect == dialect
+    assert set(translated.initial) == (
+        {"head/kernel", "head/bias"} if headless else set()
+    )
+    assert len(translated.values) == len(theirs)
+
+
+def test_scopes_and_wrappers_around_names_are_seen_through():
+    truth = checkpoint("slim/resnet50_v1d")
+    for wrapped in (
+        {f"Fast-RCNN/{name}": value for name, value in truth.items()},
+        {f"{name}:0": value for name, value in truth.items()},
+        {**truth, "global_step": np.array(7)},
+        {  # the classifier as a convolution, outside of the net's scope
+            name.replace("resnet50_v1d/logits", "logits"): value[None, None]
+            if name.endswith("logits/weights")
+            else value
+            for name, value in truth.items()
+        },
+    ):
+        config = VARIANTS["resnet50d"]
+        translated = to_ours(wrapped, config, variable_shapes(config))
+        assert translated.dialect == "slim"
+        assert len(translated.values) == 277
+    truth = checkpoint("timm/resnet18d")
+    wrapped = {f"module.{name}": value for name, value in truth.items()}
+    wrapped["module.bn1.num_batches_tracked"] = np.array(3)
+    config = VARIANTS["resnet18d"]
+    translated = to_ours(wrapped, config, variable_shapes(config))
+    assert translated.ignored == ("module.bn1.num_batches_tracked",)
+    np.testing.assert_array_equal(translated.values["head/bias"], truth["fc.bias"])
+
+
+@pytest.mark.parametrize(
+    ("source", "dialect", "target", "named"),
+    [
+        ("resnet18d", "timm", "resnet18vd", "it is of resnet18d"),
+        ("resnet18vd", "paddle", "resnet18d", "it is of resnet18vd"),
+        ("resnet34vd", "paddle", "resnet34d", "it is of resnet34vd"),
+        ("resnet200vd", "paddle", "resnet200d", "it is of resnet200vd"),
+        ("resnet50d", "timm", "resnet50b", "it is of resnet50d"),
+        ("resnet50b", "timm", "resnet50d", "it is of resnet50a or resnet50b"),
+        ("seresnet50d", "timm", "resnet50d", "it is of seresnet50d"),
+        ("resnet101d", "slim", "resnet50d", "it is of resnet101c or resnet101d"),
+    ],
+)
+def test_wrong_variant_is_told_the_right_one(source, dialect, target, named):
+    config = VARIANTS[source]
+    ours = {
+        path: np.ones(shape, np.float32)
+        for path, shape in variable_shapes(config).items()
+    }
+    theirs = to_theirs(ours, config, dialect)
+    target_config = VARIANTS[target]
+    with pytest.raises(WeightsError, match=named):
+        to_ours(theirs, target_config, variable_shapes(target_config))
+
+
+def test_every_missing_unexpected_and_misshaped_tensor_is_listed():
+    truth = checkpoint("timm/resnet18d")
+    del truth["layer1.0.bn1.weight"]
+    truth["layer1.0.bn9.weight"] = np.ones(64, np.float32)
+    truth["conv1.3.weight"] = np.ones((32, 31, 3, 3), np.float32)
+    model = keras_resnet.create("resnet18d")
+    before = values(model)
+    with pytest.raises(WeightsError) as error:
+        load_weights(model, truth)
+    message = str(error.value)
+    assert "missing: layer1.0.bn1.weight" in message
+    assert "unexpected: layer1.0.bn9.weight" in message
+    assert "conv1.3.weight (3, 3, 31, 32), not (3, 3, 32, 32)" in message
+    assert_same(values(model), before)
+
+
+def test_tensor_with_nan_is_refused_by_name():
+    truth = checkpoint("timm/resnet18d")
+    truth["layer3.1.conv1.weight"][0, 0, 0, 0] = np.nan
+    with pytest.raises(WeightsError, match=r"layer3\.1\.conv1\.weight.*NaN"):
+        load_weights(keras_resnet.create("resnet18d"), truth)
+
+
+def test_other_classes_load_all_but_the_head_and_say_so():
+    truth = checkpoint("timm/resnet18d")
+    model = keras_resnet.create("resnet18d", classes=7)
+    head = model.get_layer("head").get_weights()
+    with pytest.raises(WeightsError, match="strict=False leaves the head as it is"):
+        load_weights(model, truth)
+    report = load_weights(model, truth, strict=False)
+    assert report.initial == ("head/kernel", "head/bias")
+    assert "left at initial values: head/kernel, head/bias" in str(report)
+    for ours, theirs in zip(model.get_layer("head").get_weights(), head):
+        np.testing.assert_array_equal(ours, theirs)
+    stem = model.get_layer("stem").conv1.conv.kernel.numpy()
+    np.testing.assert_array_equal(stem, truth["conv1.0.weight"].transpose(2, 3, 1, 0))
+    del truth["layer4.1.conv2.weight"]  # but nothing else may be missing
+    with pytest.raises(WeightsError, match=r"missing: layer4\.1\.conv2\.weight"):
+        load_weights(model, truth, strict=False)
+
+
+def test_net_without_classifier_has_no_use_for_the_files():
+    model = keras_resnet.backbone("resnet18d")
+    report = load_weights(model, checkpoint("timm/resnet18d"))
+    assert report.ignored == ("fc.weight", "fc.bias")
+    assert len(report.loaded) == len(model.weights)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "weights.h5"])
+def test_file_of_ours_brings_protocol_classes_and_normalisation(kind, tmp_path):
+    half = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    model = randomised(net(**half))
+    protocol = keras_resnet.Protocol(32, 0.95, "bilinear")
+    names = ("a", "b", "c", "d", "e")
+    model.info = model.info.replace(protocol=protocol, class_names=names)
+    path = tmp_path / f"mine.{kind}"
+    save_weights(model, path)
+    again = net(weights=path)
+    assert again.info == model.info
+    image = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(
+        again.predict(image, verbose=0), model.predict(image, verbose=0)
+    )
+    again.save(tmp_path / "mine.keras")
+    assert open_model(tmp_path / "mine.keras").info == model.info
+    with pytest.raises(WeightsError, match=r"these weights want mean=\(0\.5, 0\.5"):
+        load_weights(net(), path)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in of the Hugging Face hub's cache, and an empty cache of ours."""
+    monkeypatch.setattr(
+        constants, "HF_HUB_CACHE", str(tmp_path / "hub")
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+
+    def publish(repository, tensors, settings=None):
+        folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+        snapshot = folder / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("0" * 40)
+        save_file(tensors, snapshot / "model.safetensors")
+        if settings:
+            (snapshot / "config.json").write_text(json.dumps(settings))
+
+    return publish
+
+
+def test_released_tag_is_fetched_converted_once_and_brings_its_protocol(hub, tmp_path):
+    truth = checkpoint("timm/resnet18d")
+    hub("timm/resnet18d.ra4_e3600_r224_in1k", truth)
+    model = keras_resnet.create("resnet18d", weights="ra4_e3600_r224_in1k")
+    assert model.info.config.mean == model.info.config.std == (0.5, 0.5, 0.5)
+    assert model.info.protocol == keras_resnet.Protocol(288, 1.0, "bicubic")
+    rescaling = model.get_layer("preprocessing")
+    np.testing.assert_allclose(rescaling.scale, 2 / 255)
+    np.testing.assert_allclose(rescaling.offset, -1)
+    np.testing.assert_array_equal(model.get_layer("head").bias, truth["fc.bias"])
+    assert [path.name for path in cache_folder().iterdir()] == [
+        "resnet18d.ra4_e3600_r224_in1k.safetensors"
+    ]
+    shutil.rmtree(tmp_path / "hub")  # the converted file alone serves from now on
+    again = keras_resnet.ResNet18D(weights="imagenet")
+    assert_same(values(again), values(model))
+    features = keras_resnet.backbone("resnet18d", weights="imagenet")
+    assert features.info.protocol == model.info.protocol
+
+
+def test_repository_of_the_hub_brings_the_protocol_of_its_settings(hub):
+    settings = {
+        "architecture": "resnet18d",
+        "pretrained_cfg": {
+            "mean": [0.1, 0.2, 0.3],
+            "std": [0.4, 0.5, 0.6],
+            "crop_pct": 0.9,
+            "test_crop_pct": 1.0,
+            "interpolation": "bilinear",
+            "input_size": [3, 160, 160],
+        },
+    }
+    hub("somebody/fine-tuned", checkpoint("timm/resnet18d"), settings)
+    model = keras_resnet.create("resnet18d", weights="hf://somebody/fine-tuned")
+    assert model.info.protocol == keras_resnet.Protocol(160, 1.0, "bilinear")
+    assert model.info.config.mean == (0.1, 0.2, 0.3)
+    assert model.info.config.std == (0.4, 0.5, 0.6)
+
+
+def test_offline_with_an_empty_cache_is_one_clear_line(hub):
+    with pytest.raises(WeightsError, match="with the file from elsewhere") as error:
+        keras_resnet.create("resnet18d", weights="ra2_in1k")
+    message = str(error.value)
+    assert "hf://timm/resnet18d.ra2_in1k" in message
+    assert "\n" not in message
+
+
+def test_unknown_tag_lists_the_variants_own(hub):
+    with pytest.raises(WeightsError, match=r"resnet18d has imagenet,.*ra2_in1k"):
+        keras_resnet.create("resnet18d", weights="ra3_in1k")
+    with pytest.raises(WeightsError, match="no such file"):
+        keras_resnet.create("resnet18d", weights="nowhere/x.safetensors")
+
+
+def test_damaged_download_is_not_kept(hub, tmp_path):
+    truth = checkpoint("timm/resnet18d")
+    del truth["fc.bias"]
+    hub("timm/resnet18d.ra2_in1k", truth)
+    with pytest.raises(WeightsError, match="unexpected: fc"):
+        keras_resnet.create("resnet18d", weights="ra2_in1k")
+    assert not list(tmp_path.glob("keras/**/*.safetensors"))
+
+
+def test_foreign_keras_file_is_refused(tmp_path):
+    other = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    other.save_weights(tmp_path / "other.weights.h5")
+    model = net()
+    before = values(model)
+    with pytest.raises(WeightsError, match=r"other\.weights\.h5: not of resnet18d"):
+        load_weights(model, tmp_path / "other.weights.h5")
+    assert_same(values(model), before)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m, p: load_weights(m, {}, dialect="jax"), "dialect='jax'.*timm"),
+        (lambda m, p: save_weights(m, p / "x.safetensors", "jax"), "dialect='jax'"),
+        (lambda m, p: save_weights(m, p / "x.pth"), "x.pth: must end in .safetensors"),
+        (
+            lambda m, p: save_weights(m, p / "x.weights.h5", "timm"),
+            "choose .safetensors",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(call, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        call(net(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dialect_without_a_name_for_attention_says_so(tmp_path):
+    with pytest.raises(
+        WeightsError, match="slim has no name for stage1_block0/attention"
+    ):
+        save_weights(net("seresnet50d"), tmp_path / "x.npz", dialect="slim")
+
+
+def test_command_converts_there_and_back(tmp_path):
+    command = Path(sys.executable).with_name("keras-resnet")
+    truth = checkpoint("timm/resnet18d")
+    save_file(truth, tmp_path / "timm.safetensors")
+
+    def run(*arguments):
+        return subprocess.run(
+            [command, "convert", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+
+    there = run("timm.safetensors", "ours.npz", "--model", "resnet18d")
+    assert there.returncode == 0, there.stderr
+    assert f"timm: {len(truth)} tensors loaded" in there.stdout
+    back = run(
+        *("ours.npz", "again.safetensors", "--model", "resnet18d", "--to", "timm"),
+        *("--from", "keras_resnet", "--json"),
+    )
+    assert back.returncode == 0, back.stderr
+    assert json.loads(back.stdout)["dialect"] == "keras_resnet"
+    assert_same(load_file(tmp_path / "again.safetensors"), truth)
+    wrong = run("timm.safetensors", "x.npz", "--model", "resnet34d")
+    assert wrong.returncode == 1
+    assert "it is of resnet18d" in wrong.stderr
+    assert not (tmp_path / "x.npz").exists()
