@@ -22,7 +22,7 @@ from hostile_files import ATTACKS, FAMILIES
 from weight_files import pickled
 
 SANDBOX = Path(__file__).with_name("sandbox_tensorflow.py")
-GROWTH = 200 * 2**20  # bytes that a refusal may cost
+GROWTH = 2**27  # bytes that a refusal may cost
 CASES = [(family, case) for family, cases in FAMILIES.items() for case in cases]
 
 
@@ -72,6 +72,14 @@ def test_the_attacks_are_real(attack, tmp_path):
         [sys.executable, "-c", program], input=body, cwd=tmp_path, check=True
     )
     assert (tmp_path / "canary").exists()
+
+
+def test_the_memory_that_reading_takes_is_seen(tmp_path):
+    """Negative control of the bound on memory."""
+    np.savez(tmp_path / "it.npz", x=np.ones(2**23, np.float32))
+    (answer,) = sandbox.attempt([tmp_path / "it.npz"]).values()
+    assert answer.outcome == "read"
+    assert 2**25 <= answer.grown < 2**26
 
 
 def keras_layer(kind, **config):
