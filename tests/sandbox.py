@@ -28,11 +28,7 @@ class Answer:
 
     outcome: str  # "read", "refused" (with a WeightsError) or "escaped" (anything else)
     said: str  # the names that were read, or the exception
-<<<<<<< HEAD
-    grown: int  # bytes by which the process's peak has grown
-=======
     grown: int  # bytes of memory that reading took at its peak
->>>>>>> readers
 
 
 def attempt(paths):
@@ -107,14 +103,6 @@ def _readers():
     return read, WeightsError
 
 
-<<<<<<< HEAD
-def _peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _attempt(path, read, refusal):
-    before = _peak()
-=======
 def _peak(reset=False):
     """Most bytes resident since the last reset. (ru_maxrss would be the parent's.)"""
     if reset:
@@ -125,7 +113,6 @@ def _peak(reset=False):
 
 def _attempt(path, read, refusal):
     before = _peak(reset=True)
->>>>>>> readers
     try:
         outcome, said = "read", " ".join(read(path))
     except refusal as error:
@@ -136,14 +123,8 @@ def _attempt(path, read, refusal):
 
 
 def _fuzz(path, read, refusal, count, seed):
-<<<<<<< HEAD
-    tally = {"read": 0, "refused": 0, "escaped": []}
-    data, target = Path(path).read_bytes(), f"{path}.mutated"
-    before = _peak()
-=======
     tally = {"read": 0, "refused": 0, "escaped": [], "grown": 0}
     data, target = Path(path).read_bytes(), f"{path}.mutated"
->>>>>>> readers
     for index in range(count):
         generator = random.Random(f"{seed} {index}")
         if data.startswith(b"PK") and index % 2:
@@ -152,20 +133,13 @@ def _fuzz(path, read, refusal, count, seed):
             Path(target).write_bytes(mutate(data, generator))
         start = time.process_time()
         answer = _attempt(target, read, refusal)
-<<<<<<< HEAD
-=======
         tally["grown"] = max(tally["grown"], answer["grown"])
->>>>>>> readers
         slow = time.process_time() - start > PER_FUZZ
         if slow or answer["outcome"] == "escaped":
             tally["escaped"].append([index, answer["said"][:200], slow])
         else:
             tally[answer["outcome"]] += 1
-<<<<<<< HEAD
-    return {**tally, "grown": _peak() - before}
-=======
     return tally
->>>>>>> readers
 
 
 def main():
