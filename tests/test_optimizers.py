@@ -13,8 +13,9 @@ from keras_resnet.optimizers import CoupledSGD, WarmupCosine, WarmupSteps
 
 
 @pytest.fixture
-def float64():
+def float64(policy):
     keras.config.set_floatx("float64")
+    policy("float64")
     yield
     keras.config.set_floatx("float32")
 
