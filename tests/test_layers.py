@@ -26,8 +26,8 @@ CASES = {
     "deep_stem": (layers.DeepStem, {"width": 4}, 8, 4),
     "tiered_stem": (layers.DeepStem, {"width": 8, "tiered": True}, 16, 4),
     "conv_stem": (layers.ConvStem, {"filters": 6}, 6, 4),
-    "avg_pool_shortcut": (layers.AvgPoolShortcut, {"filters": 12, "stride": 2}, 12, 2),
     "avg_pool_shortcut_stride_1": (layers.AvgPoolShortcut, {"filters": 12}, 12, 1),
+    "avg_pool_shortcut": (layers.AvgPoolShortcut, {"filters": 12, "stride": 2}, 12, 2),
     "projection_shortcut": (
         layers.ProjectionShortcut,
         {"filters": 12, "stride": 2},
@@ -233,7 +233,9 @@ def test_weights_can_be_set_before_the_first_call(case):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", {cls: case for case, (cls, *_) in CASES.items()}.values()
+)
 def test_output_is_finite_in_the_policys_compute_dtype(case, policy):
     layer = make(case, dtype=policy)
     for training in (False, True):
@@ -390,7 +392,6 @@ def test_efficient_channel_attention_scales_by_a_gate_of_neighbouring_means():
     np.testing.assert_allclose(layer(x), x * gate[:, None, None], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("attention", [None, "se", "eca"])
 @pytest.mark.parametrize(
     ("cls", "filters", "stride"),
@@ -401,15 +402,15 @@ def test_efficient_channel_attention_scales_by_a_gate_of_neighbouring_means():
         (layers.BottleneckBlock, 2, 2),
     ],
 )
-def test_fresh_block_is_its_shortcut(cls, filters, stride, attention, training):
+def test_fresh_block_is_its_shortcut(cls, filters, stride, attention):
     x = pictures(9, 9)
     block = cls(filters, stride, attention=attention)
-    outputs = run(block, x, training=training)
-    expected = np.maximum(run(block.shortcut, x, training=training), 0)
+    outputs = run(block, x, training=True)
+    expected = np.maximum(run(block.shortcut, x, training=True), 0)
     np.testing.assert_array_equal(outputs, expected)
     other = cls(filters, stride, attention=attention, zero_gamma=False)
-    outputs = run(other, x, training=training)
-    shortcut = np.maximum(run(other.shortcut, x, training=training), 0)
+    outputs = run(other, x, training=True)
+    shortcut = np.maximum(run(other.shortcut, x, training=True), 0)
     assert np.abs(outputs - shortcut).max() > 0.1
 
 
