@@ -166,8 +166,8 @@ def test_an_unknown_variant_is_told_those_that_there_are():
         find("resnet50", "imagenet")
 
 
-def test_the_table_in_models_is_what_the_tool_prints(capsys):
+def test_the_table_in_readme_is_what_the_tool_prints(capsys):
     runpy.run_path(str(ROOT / "tools" / "released_table.py"), run_name="__main__")
     printed = capsys.readouterr().out
-    assert (ROOT / "models" / "released.md").read_text(encoding="utf-8") == printed
+    assert printed in (ROOT / "README.md").read_text(encoding="utf-8")
     assert printed.count("create(") == len(ROWS)

@@ -1,6 +1,7 @@
 """Ratios and differences measured in one run, in turns, each in a process of its own.
 
     python tools/benchmark.py import     seconds that keras_resnet adds to keras
+    python tools/benchmark.py load       ResNet-50-D from safetensors against numpy.load
 
 Times depend on the machine and on its neighbours; what counts is the comparison of the
 two sides of one run.
@@ -11,6 +12,8 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 _IMPORTS = """
 import time
@@ -26,11 +29,8 @@ def measure_import(rounds):
     """Seconds of `import keras`, and of `import keras_resnet` after it."""
     keras_seconds, ours = [], []
     for turn in range(rounds + 1):
-        output = subprocess.check_output(
-            [sys.executable, "-c", _IMPORTS], text=True, stderr=subprocess.DEVNULL
-        )
+        first, second = map(float, _python(_IMPORTS).split())
         if turn:  # the first one warms the file cache
-            first, second = map(float, output.split())
             keras_seconds.append(first)
             ours.append(second)
     return {
@@ -40,13 +40,91 @@ def measure_import(rounds):
     }
 
 
+_WRITE = """
+import sys, numpy as np
+from safetensors.numpy import save_file
+from keras_resnet import VARIANTS
+from keras_resnet.complexity import variable_shapes
+from keras_resnet.weights.translate import to_theirs
+config = VARIANTS["resnet50d"]
+random = np.random.default_rng(0)
+shapes = variable_shapes(config)
+ours = {p: random.random(shape, np.float32) + 0.5 for p, shape in shapes.items()}
+theirs = to_theirs(ours, config, "timm")
+save_file(theirs, sys.argv[1])
+np.savez(sys.argv[2], **theirs)
+"""
+# peak: what the work adds to the memory of the process that has everything imported
+_LOAD = """
+import sys, time, numpy as np, keras_resnet
+from keras_resnet.weights.readers import read
+def memory(name):
+    line = next(x for x in open("/proc/self/status") if x.startswith(name))
+    return int(line.split()[1]) * 1024
+keras_resnet.create("resnet18d", width=8)  # starts the backend
+open("/proc/self/clear_refs", "w").write("5")  # the peak, from here on
+before, start = memory("VmRSS"), time.perf_counter()
+if sys.argv[1] == "numpy":
+    with np.load(sys.argv[3]) as arrays:
+        kept = dict(arrays)
+elif sys.argv[1] == "build":
+    kept = keras_resnet.create("resnet50d")
+elif sys.argv[1] == "read":
+    kept = read(sys.argv[2])
+else:
+    kept = keras_resnet.create("resnet50d", weights=sys.argv[2])
+print(time.perf_counter() - start, memory("VmHWM") - before)
+"""
+
+
+def measure_load(rounds):
+    """Loading a timm file of ResNet-50-D, against numpy.load and the bare build."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder, name)) for name in ("x.safetensors", "x.npz")]
+        _python(_WRITE, *files)
+        size = Path(files[0]).stat().st_size
+        seconds: dict[str, list[float]] = {
+            what: [] for what in ("numpy", "build", "read", "load")
+        }
+        peaks: dict[str, list[float]] = {what: [] for what in seconds}
+        for turn in range(rounds + 1):
+            for what in seconds:
+                first, peak = map(float, _python(_LOAD, what, *files).split())
+                if turn:  # the first round warms the file cache
+                    seconds[what].append(first)
+                    peaks[what].append(peak)
+    ratios = [
+        load / (numpy + build)
+        for load, numpy, build in zip(
+            seconds["load"], seconds["numpy"], seconds["build"]
+        )
+    ]
+    result = {f"{what}, s": statistics.median(them) for what, them in seconds.items()}
+    return result | {
+        "load / (numpy + build)": statistics.median(ratios),
+        "worst of it": max(ratios),
+        "peak of read / file": statistics.median(peaks["read"]) / size,
+        "peak of load / file": statistics.median(peaks["load"]) / size,
+        "peak of build / file": statistics.median(peaks["build"]) / size,
+    }
+
+
+def _python(program, *arguments):
+    return subprocess.check_output(
+        [sys.executable, "-c", program, *arguments],
+        text=True,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["import"])
+    parser.add_argument("what", choices=["import", "load"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    result = measure_import(arguments.rounds)
+    measure = {"import": measure_import, "load": measure_load}[arguments.what]
+    result = measure(arguments.rounds)
     if arguments.json:
         print(json.dumps(result))
     else:

@@ -1,14 +1,10 @@
-"""Prints models/released.md: every released checkpoint and the line that loads it."""
+"""Prints README's table of released checkpoints, and the lines that load them."""
 
 from keras_resnet import VARIANTS
 from keras_resnet.weights.released import find, released
 
 
 def main():
-    print(
-        "Printed by `python tools/released_table.py`: what others measured, in "
-        'percent; the bold tag of a variant is what `weights="imagenet"` loads.\n'
-    )
     print("| variant | tag | top-1 | top-5 | test size, crop | licence | load it |")
     print("|---|---|---:|---:|---|---|---|")
     for variant in VARIANTS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,15 +81,21 @@ def load_weights(model, source, dialect="auto", strict=True) -> LoadReport:
         if path.endswith((".h5", ".keras")):
             return _load_keras_file(model, path)
         info = read_info(path)
-        source = read(path)
+        source = read(path, on_disk=True)
+    elif not isinstance(source, Mapping):
+        raise TypeError(
+            f"weights={source!r}: must be {{name: array}}, a file, a released tag or "
+            "hf://owner/name"
+        )
     else:
-        check_values({name: np.asarray(value) for name, value in source.items()})
+        source = {name: np.asarray(value) for name, value in source.items()}
+        check_values(source)
     variables = {variable.path: variable for variable in model.weights}
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
     translated = to_ours(source, model.info.config, shapes, dialect, strict)
     _adopt(model, info, with_head=not translated.initial)
-    for path, value in translated.values.items():
-        variables[path].assign(value)
+    for path in translated.names:
+        variables[path].assign(translated.value(path))
     return _report(translated)
 
 
@@ -168,8 +175,8 @@ def _adopt(model, info, with_head=True):
     ):
         raise WeightsError(
             f"mean={ours.config.mean}, std={ours.config.std}: these weights want "
-            f"mean={mean}, std={std}; create the model with those, or with weights= and "
-            "neither"
+            f"mean={mean}, std={std}; create the model with those, or with weights= "
+            "and neither"
         )
     names = theirs.class_names if with_head and ours.include_top else ours.class_names
     model.info = ours.replace(protocol=theirs.protocol, class_names=names)

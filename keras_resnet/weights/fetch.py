@@ -16,6 +16,7 @@ from keras_resnet.weights.readers import read
 from keras_resnet.weights.released import find
 from keras_resnet.weights.translate import to_ours
 
+IMAGENET_CLASSES = 1000
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -37,7 +38,7 @@ def locate(source, variant: str) -> str:
     source = os.fspath(source)
     if re.fullmatch(r"hf://[^/]+/[^/]+", source):
         name = source.removeprefix("hf://").replace("/", "--")
-        return _converted(source, variant, name, protocol=None)
+        return _converted(source, variant, name)
     if _looks_like_a_file(source):
         return source
     entry = find(variant, source)
@@ -48,7 +49,9 @@ def locate(source, variant: str) -> str:
         "mean": entry.mean,
         "std": entry.std,
     }
-    return _converted(entry.origin, variant, f"{variant}.{entry.tag}", protocol)
+    return _converted(
+        entry.origin, variant, f"{variant}.{entry.tag}", protocol, IMAGENET_CLASSES
+    )
 
 
 def cache_folder() -> Path:
@@ -70,7 +73,7 @@ def _looks_like_a_file(source):
     )
 
 
-def _converted(origin, variant, name, protocol):
+def _converted(origin, variant, name, protocol=None, classes=None):
     path = cache_folder() / f"{name}.safetensors"
     if path.is_file():
         return str(path)
@@ -88,7 +91,7 @@ def _converted(origin, variant, name, protocol):
         ) from error
     tensors = read(file)
     config = VARIANTS[variant].replace(mean=protocol["mean"], std=protocol["std"])
-    classes = _classes(tensors)
+    classes = _classes(tensors) if classes is None else classes
     translated = to_ours(tensors, config, variable_shapes(config, classes))
     info = {
         "variant": variant,

@@ -25,13 +25,24 @@ _LISTED = 20  # names of one kind in a message
 
 @dataclass(frozen=True)
 class Translation:
-    """A checkpoint in our names and layouts."""
+    """A checkpoint in our names and layouts, each tensor when it is asked for."""
 
     dialect: str
-    values: dict[str, np.ndarray]  # by our path
     names: dict[str, str]  # our path -> the source's name
     ignored: tuple[str, ...]  # names of the source that are no part of the net
     initial: tuple[str, ...]  # our paths that the source does not fill
+    tensors: Mapping[str, np.ndarray]
+    scheme: Dialect | None
+
+    def value(self, path: str) -> np.ndarray:
+        """One of our variables' value."""
+        tensor = np.asarray(self.tensors[self.names[path]])
+        return _ours(self.scheme, path, tensor)
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """{our path: value} of all."""
+        return {path: self.value(path) for path in self.names}
 
 
 def to_ours(
@@ -56,18 +67,18 @@ def to_ours(
     """
     names = {_without_scope(name): name for name in tensors}
     dialect, scheme = _recognise(names, config, shapes, dialect)
-    source = {path: names.get(_name(scheme, path, config)) for path in shapes}
-    values = {
-        path: _ours(scheme, path, np.asarray(tensors[name]))
-        for path, name in source.items()
-        if name is not None
+    table = {path: _name(scheme, path, config) for path in shapes}
+    source = {path: names[name] for path, name in table.items() if name in names}
+    ours = {
+        path: _shape(scheme, path, tensors[name].shape) for path, name in source.items()
     }
-    missing = [path for path in shapes if path not in values]
-    misshaped = [path for path in values if values[path].shape != tuple(shapes[path])]
+    missing = [path for path in shapes if path not in source]
+    misshaped = [path for path in source if ours[path] != tuple(shapes[path])]
+    used = dict(source)
     initial: tuple[str, ...] = ()
     if not strict and set(HEAD) & {*missing, *misshaped}:
         initial = tuple(path for path in HEAD if path in shapes)
-        values = {path: value for path, value in values.items() if path not in HEAD}
+        used = {path: name for path, name in source.items() if path not in HEAD}
         missing, misshaped = (
             [path for path in paths if path not in HEAD]
             for paths in (missing, misshaped)
@@ -78,12 +89,11 @@ def to_ours(
     ignored = tuple(n for n in extra if n in heads or _BOOKKEEPING.fullmatch(n))
     unexpected = [name for name in extra if name not in ignored]
     if missing or misshaped or unexpected:
-        label = {path: _name(scheme, path, config) or path for path in shapes}
         problems = {
-            "missing": [label[path] for path in missing],
+            "missing": [table[path] or path for path in missing],
             "unexpected": unexpected,
             "misshaped, in our layout": [
-                f"{label[path]} {values[path].shape}, not {tuple(shapes[path])}"
+                f"{table[path]} {ours[path]}, not {tuple(shapes[path])}"
                 for path in misshaped
             ],
         }
@@ -93,8 +103,7 @@ def to_ours(
             fitting = _fitting_variants(scheme, tensors, names)
             remedy = f"it is of {' or '.join(fitting)}" if fitting else ""
         raise WeightsError(_message(dialect, problems, remedy))
-    used = {path: str(source[path]) for path in values}
-    return Translation(dialect, values, used, ignored, initial)
+    return Translation(dialect, used, ignored, initial, tensors, scheme)
 
 
 def to_theirs(
@@ -126,6 +135,11 @@ def _ours(scheme: Dialect | None, path, value):
     if path == HEAD[0] and value.ndim == 4 and value.shape[:2] == (1, 1):
         return value[0, 0]  # slim.conv2d as the classifier
     return scheme.to_ours(value)
+
+
+def _shape(scheme, path, shape):
+    """The shape in our layout of a tensor of theirs, of which only that is known."""
+    return _ours(scheme, path, np.broadcast_to(np.float32(0), shape)).shape
 
 
 def _without_scope(name):
@@ -173,7 +187,7 @@ def _fitting_variants(scheme, tensors, names):
         table = {_name(scheme, path, config): path for path in shapes}
         heads = {_name(scheme, path, config) for path in HEAD}
         if table.keys() == present - heads and all(
-            _ours(scheme, path, np.asarray(tensors[names[name]])).shape == shapes[path]
+            _shape(scheme, path, tensors[names[name]].shape) == shapes[path]
             for name, path in table.items()
         ):
             fitting.append(variant)

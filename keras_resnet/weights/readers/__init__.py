@@ -17,7 +17,7 @@ from keras_resnet.weights.readers.archive import allowance
 _MAX_LISTED = 100  # problems in one message
 
 
-def read(path, check=True) -> dict[str, np.ndarray]:
+def read(path, check=True, on_disk=False) -> dict[str, np.ndarray]:
     """Every tensor of a weights file, told by its first bytes and not by its name.
 
     Args:
@@ -25,6 +25,8 @@ def read(path, check=True) -> dict[str, np.ndarray]:
             Paddle .pdparams, an .npz, an .h5, .weights.h5 or .keras, or the prefix of a
             TensorFlow checkpoint (which is at PREFIX.index and PREFIX.data-*).
         check: whether to pass the tensors through `check_values`.
+        on_disk: where the format allows, give objects with a shape that numpy.asarray
+            reads, rather than arrays, so that not all are in memory at a time.
 
     Returns:
         {name: array} with the file's own names, layout and numbers, but bfloat16 as
@@ -40,7 +42,7 @@ def read(path, check=True) -> dict[str, np.ndarray]:
         kind = formats.recognise(path)
         remedy = f"\nNot read as {kind.title}: fetch it again, or write it anew with "
         remedy += kind.remedy
-        tensors = kind.read(path)
+        tensors = ((on_disk and kind.on_disk) or kind.read)(path)
         _check_size(path, tensors)
         if check:
             check_values(tensors)
@@ -63,7 +65,8 @@ def check_values(tensors):
             variance (named ...running_var or ..._variance) that is not positive.
     """
     problems = []
-    for name, value in tensors.items():
+    for name, tensor in tensors.items():
+        value = np.asarray(tensor)
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             problems.append(f"{name!r} has NaN or infinite values")
         elif _is_variance(name) and not (value > 0).all():
@@ -82,6 +85,7 @@ def _check_size(path, tensors):
     """Many views of few bytes take no memory yet; whoever copies them would."""
     if not tensors:
         raise WeightsError("it holds no tensors")
-    total = sum(value.nbytes for value in tensors.values())
+    # what is on disk takes its own size at most
+    total = sum(getattr(value, "nbytes", 0) for value in tensors.values())
     if os.path.isfile(path) and total > allowance(size := os.path.getsize(path)):
         raise WeightsError(f"{size} bytes unfold into {total} bytes of tensors")

@@ -31,6 +31,7 @@ class Format:
     title: str
     read: Callable[[str], dict[str, np.ndarray]]  # of its path
     remedy: str  # the call that writes a good one
+    on_disk: Callable[[str], dict] | None = None  # `read`, but each when asked for
 
 
 def recognise(path: str) -> Format:
@@ -94,7 +95,10 @@ def _opened(reader, wrap):
 
 
 _SAFETENSORS = Format(
-    "safetensors", safetensors_file.read, "safetensors.numpy.save_file(tensors, path)"
+    "safetensors",
+    safetensors_file.read,
+    "safetensors.numpy.save_file(tensors, path)",
+    safetensors_file.on_disk,
 )
 _TORCH = Format(
     "a torch zip",

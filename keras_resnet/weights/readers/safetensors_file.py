@@ -21,8 +21,31 @@ _DTYPES = {
 }
 
 
+class OnDisk:
+    """A tensor that is read when numpy asks for it, so that not all are in memory."""
+
+    def __init__(self, path, start, entry, name):
+        if entry["dtype"] not in _DTYPES:
+            raise WeightsError(f"tensor {name!r} is of dtype {entry['dtype']}")
+        self._path, self._start, self._name = path, start, entry["dtype"]
+        self.shape = tuple(entry["shape"])
+
+    def __array__(self, dtype=None, copy=None):
+        with open(self._path, "rb") as file:
+            stream = Stream(file)
+            stream.skip(self._start)
+            values = stream.array(_DTYPES[self._name], self.shape)
+        values = bfloat16(values) if self._name == "BF16" else values
+        return values if dtype is None else values.astype(dtype)
+
+
 def read(path) -> dict[str, np.ndarray]:
-    """The tensors, bfloat16 as float32.
+    """The tensors, bfloat16 as float32: `on_disk`, read."""
+    return {name: np.asarray(tensor) for name, tensor in on_disk(path).items()}
+
+
+def on_disk(path) -> dict[str, OnDisk]:
+    """The tensors of a checked file, not read yet.
 
     The library refuses gaps, overlaps, and sizes that shapes do not bear out. It passes
     two tensors of one name and outsize headers. Its own arrays are not used: they are
@@ -39,8 +62,12 @@ def read(path) -> dict[str, np.ndarray]:
             raise WeightsError(f"a header of {length} bytes is declared")
         header = json.loads(stream.read(length), object_pairs_hook=_once)
         with safe_open(path, "np") as checked:
-            names = checked.offset_keys()  # without gaps: each begins where one ended
-        return {name: _tensor(stream, name, header[name]) for name in names}
+            names = checked.offset_keys()
+        start = stream.tell()
+    return {
+        name: OnDisk(path, start + header[name]["data_offsets"][0], header[name], name)
+        for name in names
+    }
 
 
 def _once(pairs):
@@ -51,11 +78,3 @@ def _once(pairs):
             raise WeightsError(f"its header holds {key!r} twice")
         entries[key] = value
     return entries
-
-
-def _tensor(stream, name, entry):
-    dtype = entry["dtype"]
-    if dtype not in _DTYPES:
-        raise WeightsError(f"tensor {name!r} is of dtype {dtype}")
-    values = stream.array(_DTYPES[dtype], tuple(entry["shape"]))
-    return bfloat16(values) if dtype == "BF16" else values

@@ -38,6 +38,11 @@ class Stream:
         self._take(count)
         return self._file.read(count)
 
+    def skip(self, count: int) -> None:
+        """Passes over the next `count` bytes."""
+        self._take(count)
+        self._file.seek(count, os.SEEK_CUR)
+
     def readline(self) -> bytes:
         """The next line, with its line feed."""
         line = self._file.readline(_MAX_LINE)
