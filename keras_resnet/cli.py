@@ -264,7 +264,7 @@ def convert(source, destination, model, dialect, to, classes, as_json):
             f"{model!r}: see `keras-resnet list`", param_hint="--model"
         )
     for name, value in (("--from", dialect), ("--to", to)):
-        if value not in ("auto", weights.OURS, *weights.DIALECTS) or to == "auto":
+        if value not in ("auto", *weights.DIALECTS) or to == "auto":
             raise click.BadParameter(f"{value!r}: no dialect", param_hint=name)
     config = keras_resnet.VARIANTS[model]
     report = weights.convert(source, destination, config, classes, dialect, to)

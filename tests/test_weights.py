@@ -76,6 +76,29 @@ def test_every_variant_goes_out_and_comes_back_bit_for_bit(variant, dialect):
     assert_same(again.values, ours)
 
 
+@pytest.mark.parametrize("variant", ["resnet18b", "ecaresnet50d", "resnext50d_32x4d"])
+@pytest.mark.parametrize("kind", ["weights.h5", "keras"])
+def test_files_that_keras_writes_are_read_without_keras(kind, variant, tmp_path):
+    arguments = {"width": 16, "drop_path": 0.1, "dropout": 0.1}
+    model = randomised(net(variant, **arguments))
+    model.compile("adam", "categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    path = tmp_path / f"x.{kind}"
+    (model.save_weights if kind == "weights.h5" else model.save)(path)
+    again = net(variant, **arguments)
+    report = load_weights(again, path)
+    assert report.dialect == "keras_resnet"
+    assert all("optimizer" in n or "seed_generator" in n for n in report.ignored)
+    assert_same(values(again), values(model))
+    other = net(variant, **{**arguments, "classes": 3})
+    with pytest.raises(WeightsError, match="strict=False"):
+        load_weights(other, path)
+    assert load_weights(other, path, strict=False).initial == (
+        "head/kernel",
+        "head/bias",
+    )
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "npz", "weights.h5"])
 def test_own_file_round_trip_is_bit_exact(kind, tmp_path):
     model = randomised(net("seresnet50d"))
@@ -104,7 +127,7 @@ def schemes():
         (dialect, number)
         for dialect, them in DIALECTS.items()
         for number in range(len(them))
-        if dialect != "torchvision"
+        if dialect not in ("torchvision", "keras_resnet")
     ]
 
 
@@ -242,6 +265,7 @@ def test_file_of_ours_brings_protocol_classes_and_normalisation(kind, tmp_path):
     )
     again.save(tmp_path / "mine.keras")
     assert open_model(tmp_path / "mine.keras").info == model.info
+    assert net(weights=tmp_path / "mine.keras").info == model.info
     with pytest.raises(WeightsError, match=r"these weights want mean=\(0\.5, 0\.5"):
         load_weights(net(), path)
 
@@ -334,7 +358,7 @@ def test_foreign_keras_file_is_refused(tmp_path):
     other.save_weights(tmp_path / "other.weights.h5")
     model = net()
     before = values(model)
-    with pytest.raises(WeightsError, match=r"other\.weights\.h5: not of resnet18d"):
+    with pytest.raises(WeightsError, match="does not fit the net"):
         load_weights(model, tmp_path / "other.weights.h5")
     assert_same(values(model), before)
 
@@ -392,3 +416,12 @@ def test_command_converts_there_and_back(tmp_path):
     assert wrong.returncode == 1
     assert "it is of resnet18d" in wrong.stderr
     assert not (tmp_path / "x.npz").exists()
+
+
+@pytest.mark.network
+def test_the_hub_itself_has_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    model = keras_resnet.create("resnet18d", weights="ra2_in1k")
+    assert model.info.protocol == keras_resnet.Protocol(288, 0.95, "bicubic")
+    stem = model.get_layer("stem").conv1.conv.kernel.numpy()
+    assert 0 < np.abs(stem).mean() < 1

@@ -59,8 +59,8 @@ def load_weights(model, source, dialect="auto", strict=True) -> LoadReport:
         source: {name: array} in the dialect's names and layout, or a file:
             .safetensors, .pth, .pt, .bin, .npz, .params, .pdparams, a TensorFlow
             checkpoint's prefix, or .weights.h5 and .keras of such a model; or a
-            released tag, or hf://owner/name. Files are read as data; nothing in them
-            is run.
+            released tag, or hf://owner/name. Files are read as data, Keras's too;
+            nothing in them is run.
         dialect: "timm", "torchvision", "gluon", "paddle", "slim", "keras_resnet", or
             "auto" for the one whose names the source has.
         strict: False leaves the head at its initial values where the source has none
@@ -78,8 +78,6 @@ def load_weights(model, source, dialect="auto", strict=True) -> LoadReport:
     info = None
     if isinstance(source, str | os.PathLike):
         path = locate(source, model.info.variant)
-        if path.endswith((".h5", ".keras")):
-            return _load_keras_file(model, path)
         info = read_info(path)
         source = read(path, on_disk=True)
     elif not isinstance(source, Mapping):
@@ -156,10 +154,8 @@ def _report(translated: Translation) -> LoadReport:
 
 
 def _known(dialect):
-    if dialect != OURS and dialect not in DIALECTS:
-        raise ValueError(
-            f"dialect={dialect!r}: must be one of {OURS}, {', '.join(DIALECTS)}"
-        )
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect={dialect!r}: must be one of {', '.join(DIALECTS)}")
     return dialect
 
 
@@ -180,21 +176,3 @@ def _adopt(model, info, with_head=True):
         )
     names = theirs.class_names if with_head and ours.include_top else ours.class_names
     model.info = ours.replace(protocol=theirs.protocol, class_names=names)
-
-
-def _load_keras_file(model, path):
-    """Keras's own files of such a model: read within bounds, then loaded by Keras."""
-    read(path)
-    info = read_info(path)
-    before = model.get_weights()
-    try:
-        model.load_weights(path)
-    except Exception as error:
-        model.set_weights(before)
-        first = str(error).strip().partition("\n")[0]
-        raise WeightsError(
-            f"{path}: not of {model.info.variant} with {model.info.classes} classes: "
-            f"{first}"
-        ) from error
-    _adopt(model, info)
-    return LoadReport(OURS, tuple(v.path for v in model.weights), (), ())

@@ -77,6 +77,43 @@ class Dialect:
         return value
 
 
+class Own:
+    """Our own paths and layouts, as a .safetensors file of ours has them."""
+
+    def name(self, path: str, config: ResNetConfig) -> str | None:
+        """The path itself."""
+        return path
+
+    def to_ours(self, value: np.ndarray) -> np.ndarray:
+        """The value itself."""
+        return value
+
+    def to_theirs(self, value: np.ndarray) -> np.ndarray:
+        """The value itself."""
+        return value
+
+
+class KerasFile(Own):
+    """Where Keras keeps our variables in a .weights.h5, and so in a .keras."""
+
+    def name(self, path: str, config: ResNetConfig) -> str | None:
+        """As layers/bottleneck_block_3/conv1/norm/vars/0: counted by class of layer."""
+        module, _, leaf = path.rpartition("/")
+        layer, _, inner = module.partition("/")
+        order = _NORM if inner.endswith("/norm") else ("kernel", "bias")
+        if layer == "head":
+            layer = "dense"
+        elif layer == "stem":
+            layer = "conv_stem" if config.stem == "conv7" else "deep_stem"
+        else:
+            stage, index = map(int, re.findall(r"\d+", layer))
+            count = sum(config.depths[: stage - 1]) + index
+            layer = f"{config.block}_block" + (f"_{count}" if count else "")
+        return "/".join(filter(None, ("layers", layer, inner, "vars"))) + (
+            f"/{order.index(leaf)}"
+        )
+
+
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
@@ -168,7 +205,7 @@ def _numbered(dialect: Dialect) -> Dialect:
 
 
 # a dialect's schemes: those that its framework has used in the course of time
-DIALECTS: dict[str, tuple[Dialect, ...]] = {
+DIALECTS: dict[str, tuple[Dialect | Own, ...]] = {
     "timm": (_TIMM,),
     "torchvision": (_TIMM,),  # timm kept its names
     "gluon": (
@@ -208,4 +245,5 @@ DIALECTS: dict[str, tuple[Dialect, ...]] = {
             dense_transposed=False,
         ),
     ),
+    "keras_resnet": (Own(), KerasFile()),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from keras_resnet.weights.errors import WeightsError
 
 _INFO = "keras_resnet"  # the metadata or attribute that holds a ModelInfo as JSON
+_MAX_CONFIG = 2**24  # bytes of a .keras file's config.json
 
 
 @contextlib.contextmanager
@@ -60,7 +62,7 @@ def stamp(path, info: dict) -> None:
 
 
 def read_info(path) -> dict | None:
-    """The info in a .safetensors or .weights.h5 of ours; None in any other file."""
+    """The info in a .safetensors, .weights.h5 or .keras of ours; None elsewhere."""
     path = os.fspath(path)
     try:
         if path.endswith(".safetensors"):
@@ -73,6 +75,13 @@ def read_info(path) -> dict | None:
 
             with h5py.File(path, "r") as file:
                 text = file.attrs.get(_INFO)
+        elif path.endswith(".keras"):
+            with zipfile.ZipFile(path) as file:
+                if file.getinfo("config.json").file_size > _MAX_CONFIG:
+                    return None
+                text = json.dumps(
+                    json.loads(file.read("config.json"))["config"]["info"]
+                )
         else:
             return None
         info = json.loads(text) if isinstance(text, str) else None

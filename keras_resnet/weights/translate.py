@@ -10,15 +10,16 @@ import numpy as np
 
 from keras_resnet.complexity import variable_shapes
 from keras_resnet.config import VARIANTS, ResNetConfig
-from keras_resnet.weights.dialects import DIALECTS, Dialect
+from keras_resnet.weights.dialects import DIALECTS, Dialect, Own
 from keras_resnet.weights.errors import WeightsError
 
-OURS = "keras_resnet"  # the dialect of our own paths and layouts
+OURS = "keras_resnet"  # our own dialect
 HEAD = ("head/kernel", "head/bias")
 # what frameworks keep beside the weights, and no net of this family computes with
 _BOOKKEEPING = re.compile(
     r"(.*\.)?num_batches_tracked|StructuredToParameterName@@|global_step"
     r"|.*/(Momentum|ExponentialMovingAverage|Adam|Adam_1)"
+    r"|optimizer/.*|.*/seed_generator/.*"
 )
 _LISTED = 20  # names of one kind in a message
 
@@ -32,7 +33,7 @@ class Translation:
     ignored: tuple[str, ...]  # names of the source that are no part of the net
     initial: tuple[str, ...]  # our paths that the source does not fill
     tensors: Mapping[str, np.ndarray]
-    scheme: Dialect | None
+    scheme: Dialect | Own
 
     def value(self, path: str) -> np.ndarray:
         """One of our variables' value."""
@@ -67,7 +68,7 @@ def to_ours(
     """
     names = {_without_scope(name): name for name in tensors}
     dialect, scheme = _recognise(names, config, shapes, dialect)
-    table = {path: _name(scheme, path, config) for path in shapes}
+    table = {path: scheme.name(path, config) for path in shapes}
     source = {path: names[name] for path, name in table.items() if name in names}
     ours = {
         path: _shape(scheme, path, tensors[name].shape) for path, name in source.items()
@@ -84,7 +85,7 @@ def to_ours(
             for paths in (missing, misshaped)
         )
     # a net without a head has no use for the file's
-    heads = {names.get(_name(scheme, path, config)) for path in HEAD}
+    heads = {names.get(scheme.name(path, config)) for path in HEAD}
     extra = [name for name in tensors if name not in source.values()]
     ignored = tuple(n for n in extra if n in heads or _BOOKKEEPING.fullmatch(n))
     unexpected = [name for name in extra if name not in ignored]
@@ -114,24 +115,17 @@ def to_theirs(
     Raises:
         WeightsError: where the dialect has no name for a variable, such as attention's.
     """
-    scheme = None if dialect == OURS else DIALECTS[dialect][0]
+    scheme = DIALECTS[dialect][0]
     theirs = {}
     for path, value in values.items():
-        name = _name(scheme, path, config)
+        name = scheme.name(path, config)
         if name is None:
             raise WeightsError(f"{dialect} has no name for {path}")
-        value = value if scheme is None else scheme.to_theirs(value)
-        theirs[name] = np.ascontiguousarray(value)
+        theirs[name] = np.ascontiguousarray(scheme.to_theirs(value))
     return theirs
 
 
-def _name(scheme: Dialect | None, path, config):
-    return path if scheme is None else scheme.name(path, config)
-
-
-def _ours(scheme: Dialect | None, path, value):
-    if scheme is None:
-        return value
+def _ours(scheme, path, value):
     if path == HEAD[0] and value.ndim == 4 and value.shape[:2] == (1, 1):
         return value[0, 0]  # slim.conv2d as the classifier
     return scheme.to_ours(value)
@@ -150,21 +144,19 @@ def _without_scope(name):
 
 def _recognise(names, config, shapes, dialect):
     """The dialect, and of its schemes the one, whose names the source has most of."""
-    if dialect not in ("auto", OURS, *DIALECTS):
+    if dialect not in ("auto", *DIALECTS):
         raise ValueError(
-            f"dialect={dialect!r}: must be one of auto, {OURS}, {', '.join(DIALECTS)}"
+            f"dialect={dialect!r}: must be one of auto, {', '.join(DIALECTS)}"
         )
-    candidates: list[tuple[str, Dialect | None]] = [
+    candidates = [
         (key, scheme)
         for key, schemes in DIALECTS.items()
         for scheme in schemes
         if dialect in ("auto", key)
     ]
-    if dialect in ("auto", OURS):
-        candidates.append((OURS, None))
 
     def overlap(candidate):
-        return sum(_name(candidate[1], path, config) in names for path in shapes)
+        return sum(candidate[1].name(path, config) in names for path in shapes)
 
     return max(candidates, key=overlap)
 
@@ -184,8 +176,8 @@ def _fitting_variants(scheme, tensors, names):
     present = {name for name in names if not _BOOKKEEPING.fullmatch(name)}
     for variant, config in VARIANTS.items():
         shapes = variable_shapes(config, classes=0)
-        table = {_name(scheme, path, config): path for path in shapes}
-        heads = {_name(scheme, path, config) for path in HEAD}
+        table = {scheme.name(path, config): path for path in shapes}
+        heads = {scheme.name(path, config) for path in HEAD}
         if table.keys() == present - heads and all(
             _shape(scheme, path, tensors[names[name]].shape) == shapes[path]
             for name, path in table.items()
