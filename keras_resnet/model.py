@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model of ours knows of itself; it is part of its `.keras` file."""
+    """What a model of ours knows of itself; it is part of its files."""
 
     variant: str
     config: ResNetConfig
@@ -39,6 +38,8 @@ class ModelInfo:
     classes: int = 1000
     classifier_activation: str | None = "softmax"
     include_preprocessing: bool = True
+    input_shape: tuple[int | None, ...] | None = None  # None: any size, RGB
+    dtype_policy: str = "float32"  # that it was built under
     class_names: tuple[str, ...] | None = None
     protocol: Protocol = Protocol()
 
@@ -48,12 +49,13 @@ class ModelInfo:
 
     @classmethod
     def from_json(cls, info: dict) -> ModelInfo:
-        names = info["class_names"]
         parts = {
             "config": ResNetConfig(**info["config"]),
-            "class_names": None if names is None else tuple(names),
             "protocol": Protocol(**info["protocol"]),
         }
+        for name in ("class_names", "input_shape"):  # JSON has lists
+            if info.get(name) is not None:
+                parts[name] = tuple(info[name])
         return cls(**{**info, **parts})
 
 
@@ -85,10 +87,19 @@ class ResNet(keras.Model):
         }
 
 
-def assemble(info: ModelInfo, input_shape=None) -> ResNet:
+def assemble(info: ModelInfo) -> ResNet:
     """The functional model that `info` describes, freshly initialised."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(info.dtype_policy)
+    try:
+        return _assemble(info)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _assemble(info):
     config = info.config
-    inputs = keras.Input(_checked_input_shape(info, input_shape), name="images")
+    inputs = keras.Input(_checked_input_shape(info), name="images")
     x = inputs
     # pixels are exact in float32 only, and logits of half precision cost accuracy
     wide = "float64" if _compute_dtype() == "float64" else "float32"
@@ -122,13 +133,9 @@ def assemble(info: ModelInfo, input_shape=None) -> ResNet:
     return ResNet(inputs=inputs, outputs=x, name=info.variant, info=info)
 
 
-def rebuild(model: ResNet, dtype_policy="float32", **changes) -> ResNet:
+def rebuild(model: ResNet, dtype_policy: str = "float32", **changes) -> ResNet:
     """The same net and weights under another dtype policy, or with other `info`."""
-    before = keras.config.dtype_policy()
-    with contextlib.ExitStack() as stack:
-        stack.callback(keras.config.set_dtype_policy, before)
-        keras.config.set_dtype_policy(dtype_policy)
-        other = assemble(model.info.replace(**changes), model.input_shape[1:])
+    other = assemble(model.info.replace(dtype_policy=dtype_policy, **changes))
     other.set_weights(model.get_weights())
     return other
 
@@ -188,7 +195,8 @@ def _compute_dtype():
     return keras.config.dtype_policy().compute_dtype
 
 
-def _checked_input_shape(info, input_shape):
+def _checked_input_shape(info):
+    input_shape = info.input_shape
     channels = len(info.config.mean)
     try:
         shape = (None, None, channels) if input_shape is None else tuple(input_shape)

@@ -73,7 +73,7 @@ def fit(recipe: Recipe, data, run, progress: keras.callbacks.Callback | None = N
                 shuffle=False,
                 verbose=0,
             )
-    final = rebuild(model, model.dtype_policy, classifier_activation="softmax")
+    final = rebuild(model, model.info.dtype_policy, classifier_activation="softmax")
     write_whole(run / CURVES, _curves(recipe, history))
     with aside(run / RUN_MODEL) as partial:
         final.save(partial)
@@ -149,13 +149,9 @@ def _trainable_model(recipe, source, steps):
         classifier_activation=None,  # the loss takes logits
         class_names=source.class_names,
         protocol=recipe.protocol,
+        dtype_policy=precision_policy(recipe),
     )
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision_policy(recipe))
-    try:
-        model = assemble(info)
-    finally:
-        keras.config.set_dtype_policy(before)
+    model = assemble(info)
     model.compile(
         optimizer=optimizer(recipe, steps),
         loss=loss(recipe),

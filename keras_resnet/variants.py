@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import zipfile
 from pathlib import Path
 
 import keras
 
+from keras_resnet.complexity import complexity
 from keras_resnet.config import VARIANTS
 from keras_resnet.model import ModelError, ModelInfo, ResNet, assemble
 from keras_resnet.weights import load_weights, locate, read_info
 
 RUN_MODEL = "model.keras"  # in a run directory
+_MOST_BLOCKS = 1000  # in a file's description; ResNet-200 has 66
 
 
 def create(
@@ -73,8 +74,10 @@ def create(
         classes=classes,
         classifier_activation=classifier_activation,
         include_preprocessing=include_preprocessing,
+        input_shape=input_shape,
+        dtype_policy=keras.config.dtype_policy().name,
     )
-    model = assemble(info, input_shape)
+    model = assemble(info)
     if weights is not None:
         load_weights(model, weights)
     return model
@@ -105,11 +108,14 @@ def backbone(
     )
 
 
-def open_model(name) -> keras.Model:
+def open_model(name) -> ResNet:
     """The model of a run directory, a .keras file of ours, or "variant[:weights]".
 
+    A file is read as data: the net is built from what it says of itself, by this
+    package alone, and its tensors are loaded.
+
     Raises:
-        ModelError: naming what was given and what is wrong with it.
+        ModelError, WeightsError: naming what was given and what is wrong with it.
     """
     path = Path(name)
     if path.is_dir():
@@ -117,18 +123,7 @@ def open_model(name) -> keras.Model:
             raise ModelError(f"{path}: no {RUN_MODEL} in it; train there first")
         path = path / RUN_MODEL
     if path.suffix == ".keras":
-        if not path.is_file():
-            raise ModelError(f"{path}: no such file")
-        try:
-            model = keras.models.load_model(path, compile=False)
-        except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise ModelError(f"{path}: not a whole .keras file: {first}") from error
-        if not isinstance(model, ResNet):
-            raise ModelError(
-                f"{path}: holds a {type(model).__name__}, not a net of ours"
-            )
-        return model
+        return _open_keras(path)
     variant, _, weights = str(name).partition(":")
     if variant not in VARIANTS:
         raise ModelError(
@@ -136,6 +131,26 @@ def open_model(name) -> keras.Model:
             "weights, such as resnet50d:my.weights.h5"
         )
     return create(variant, weights=weights or None)
+
+
+def _open_keras(path):
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    said = read_info(path)
+    if said is None:
+        raise ModelError(f"{path}: not a whole .keras file of a net of ours")
+    try:
+        info = ModelInfo.from_json(said)
+        # before any memory is taken for it
+        deep = sum(info.config.depths) > _MOST_BLOCKS
+        parameters = 0 if deep else complexity(info.config, classes=info.classes)[0]
+        if deep or 4 * parameters > 2 * path.stat().st_size:
+            raise ValueError(f"depths={info.config.depths}, width={info.config.width}")
+        model = assemble(info)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: describes no net of ours ({error})") from error
+    load_weights(model, path)
+    return model
 
 
 def _suggest(name):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -320,12 +321,39 @@ def test_model_that_is_not_there_is_named(name, words, tmp_path, monkeypatch):
 
 def test_file_that_is_no_model_is_named(tmp_path):
     (tmp_path / "bad.keras").write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(ModelError, match=r"bad.keras: not a whole .keras file"):
+    with pytest.raises(ModelError, match=r"bad\.keras: not a whole \.keras file"):
         open_model(tmp_path / "bad.keras")
     other = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     other.save(tmp_path / "other.keras")
-    with pytest.raises(ModelError, match="holds a Sequential, not a net of ours"):
+    with pytest.raises(ModelError, match="of a net of ours"):
         open_model(tmp_path / "other.keras")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"depths": [10**9, 1, 1, 1]},
+        {"width": 4096},
+        {"depths": "many"},
+        {"stem": "trojan"},
+        {"extra": 1},
+    ],
+)
+def test_lying_description_is_refused_before_memory_is_taken(lie, trained, tmp_path):
+    path = tmp_path / "lying.keras"
+    with (
+        zipfile.ZipFile(trained[0] / "model.keras") as source,
+        zipfile.ZipFile(path, "w") as target,
+    ):
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                config["config"]["info"]["config"].update(lie)
+                content = json.dumps(config)
+            target.writestr(name, content)
+    with pytest.raises(ModelError, match=r"lying\.keras: describes no net of ours"):
+        open_model(path)
 
 
 def test_serving_difference_sees_a_difference(trained, folder, tmp_path):
