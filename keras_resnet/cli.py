@@ -71,7 +71,8 @@ def main():
 
 
 def _complain(problem):
-    click.echo(f"keras-resnet: {problem}", err=True)
+    one_line = " ".join(str(problem).split())
+    click.echo(f"keras-resnet: {one_line}", err=True)
 
 
 @click.group()

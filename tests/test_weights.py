@@ -415,6 +415,7 @@ def test_command_converts_there_and_back(tmp_path):
     wrong = run("timm.safetensors", "x.npz", "--model", "resnet34d")
     assert wrong.returncode == 1
     assert "it is of resnet18d" in wrong.stderr
+    assert len(wrong.stderr.splitlines()) == 1
     assert not (tmp_path / "x.npz").exists()
 
 
