@@ -227,6 +227,13 @@ def _checked_input_shape(info):
         or info.classes < 1
     ):
         raise ValueError(f"classes={info.classes!r}: must be a positive integer")
+    try:
+        keras.activations.get(info.classifier_activation)
+    except ValueError as error:
+        raise ValueError(
+            f"classifier_activation={info.classifier_activation!r}: must be 'softmax', "
+            "None for logits, or another of Keras's activations"
+        ) from error
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(
             "image_data_format='channels_first': these nets are channels_last; call "

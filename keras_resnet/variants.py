@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_resnet.complexity import complexity
 from keras_resnet.config import VARIANTS
@@ -71,7 +72,7 @@ def create(
         config=config,
         include_top=include_top,
         pooling=pooling,
-        classes=classes,
+        classes=classes.item() if isinstance(classes, np.integer) else classes,
         classifier_activation=classifier_activation,
         include_preprocessing=include_preprocessing,
         input_shape=input_shape,

@@ -435,6 +435,7 @@ def test_stochastic_depth_grows_linearly_from_zero():
         ({"classes": -1}, ValueError, "classes=-1: .*positive integer"),
         ({"classes": 10.0}, ValueError, r"classes=10\.0: .*positive integer"),
         ({"classes": True}, ValueError, "classes=True: .*positive integer"),
+        ({"classifier_activation": "sotfmax"}, ValueError, "classifier_activation='so"),
         ({"classes": "ten"}, ValueError, "classes='ten': .*positive integer"),
         ({"pooling": "avg"}, ValueError, "pooling='avg': .*include_top"),
         (
@@ -579,3 +580,9 @@ def test_logits_are_the_same_on_jax(on_both):
 def test_tensorflow_stays_out_where_the_backend_is_another(on_both):
     _, theirs = on_both
     assert not theirs["tensorflow"]
+
+
+def test_number_of_classes_may_be_numpys(tmp_path):
+    model = small(classes=np.int64(5))
+    model.save(tmp_path / "five.keras")
+    assert keras.models.load_model(tmp_path / "five.keras").info.classes == 5
