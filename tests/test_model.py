@@ -583,6 +583,6 @@ def test_tensorflow_stays_out_where_the_backend_is_another(on_both):
 
 
 def test_number_of_classes_may_be_numpys(tmp_path):
-    model = small(classes=np.int64(5))
+    model = small("resnet18d", classes=np.int64(5))
     model.save(tmp_path / "five.keras")
     assert keras.models.load_model(tmp_path / "five.keras").info.classes == 5
