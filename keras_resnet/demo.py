@@ -23,6 +23,7 @@ TOLERANCE = 1e-5  # between model.predict and the served answers
 
 LEFT = {  # in the run directory
     train.RECIPE: "every number of the run",
+    train.DATA: "of which data it is",
     train.HISTORY: "the log: loss and accuracy of each epoch",
     train.CURVES: "the same as a picture",
     evaluate.GRID: "the least certain predictions",

@@ -18,7 +18,8 @@ from keras_resnet.recipe import Recipe, RecipeError, loss, metrics, optimizer
 from keras_resnet.variants import RUN_MODEL, open_model
 from keras_resnet.weights import aside
 
-RECIPE = "recipe.json"
+RECIPE = "recipe.json"  # `Recipe.read` reads it
+DATA = "data.json"  # of which data the run is
 HISTORY = "history.json"
 CURVES = "curves.png"
 CHECKPOINT = "checkpoint.npz"
@@ -31,11 +32,11 @@ class RunError(ValueError):
 def fit(recipe: Recipe, data, run, progress: keras.callbacks.Callback | None = None):
     """Trains a recipe on data into a run directory.
 
-    The directory gets recipe.json, history.json, checkpoint.npz (all variables of model
-    and optimizer, rewritten after each epoch), and at the end model.keras and
-    curves.png. Each file is written aside and renamed. The same call again resumes
-    after the last whole epoch, with the results of an uninterrupted run, or returns
-    the finished model.
+    The directory gets recipe.json and data.json, history.json and checkpoint.npz (all
+    variables of model and optimizer, rewritten after each epoch), and at the end
+    model.keras and curves.png. Each file is written aside and renamed. The same call
+    again resumes after the last whole epoch, with the results of an uninterrupted run,
+    or returns the finished model.
 
     Args:
         recipe: a Recipe.
@@ -59,7 +60,8 @@ def fit(recipe: Recipe, data, run, progress: keras.callbacks.Callback | None = N
     keras.utils.set_random_seed(recipe.seed)
     model = _trainable_model(recipe, source, steps)
     run.mkdir(parents=True, exist_ok=True)
-    write_whole(run / RECIPE, _identity(recipe, source))
+    for name, facts in reversed(_identity(recipe, source).items()):  # recipe.json last
+        write_whole(run / name, json.dumps(facts, indent=1))
     epoch, history = _restore(model, run / CHECKPOINT)
     if epoch < recipe.epochs:
         with pictures.blame_pictures(source):
@@ -89,32 +91,26 @@ def is_finished(recipe, data, run) -> bool:
         if run.is_dir() and any(run.iterdir()):
             raise RunError(f"{run}: holds files but no run; choose an empty directory")
         return False
-    try:
-        theirs = json.loads((run / RECIPE).read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{run / RECIPE}: unreadable ({error}); choose another"
-        ) from error
-    ours = json.loads(_identity(recipe, pictures.open_source(data)))
-    differing = [
-        f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
-        for key in sorted(theirs.keys() | ours.keys())
-        if theirs.get(key) != ours.get(key)
-    ]
+    differing = []
+    for name, ours in _identity(recipe, pictures.open_source(data)).items():
+        try:
+            theirs = json.loads((run / name).read_text())
+            keys = (theirs.keys() | ours.keys()) - {"path"}  # data may move
+        except (AttributeError, OSError, ValueError) as error:
+            raise RunError(
+                f"{run / name}: unreadable ({error}); choose another directory"
+            ) from error
+        differing += [
+            f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
+            for key in sorted(keys)
+            if theirs.get(key) != ours.get(key)
+        ]
     if differing:
         raise RunError(
             f"{run}: belongs to another run: {'; '.join(differing)}. Choose another "
             "directory, or the same recipe and data"
         )
     return (run / RUN_MODEL).is_file()
-
-
-def read_recipe(run) -> Recipe:
-    """The recipe of a run directory."""
-    values = json.loads((Path(run) / RECIPE).read_text())
-    return Recipe.from_dict(
-        {k: v for k, v in values.items() if not k.startswith("data")}
-    )
 
 
 def precision_policy(recipe: Recipe) -> str:
@@ -131,8 +127,13 @@ def write_whole(path: Path, content: str | bytes):
 
 
 def _identity(recipe, source):
-    facts = {**recipe.to_dict(), "data": source.path, "data_hash": source.fingerprint}
-    return json.dumps(facts, indent=1)
+    """{file: what it says} of the files that tell one run from another."""
+    data = {
+        "path": source.path,
+        "data_hash": source.fingerprint,
+        "class_names": list(source.class_names),
+    }
+    return {RECIPE: recipe.to_dict(), DATA: data}
 
 
 def _trainable_model(recipe, source, steps):

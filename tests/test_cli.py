@@ -77,6 +77,7 @@ def test_run_directory_is_whole_after_training(place):
     assert names == {
         "checkpoint.npz",
         "curves.png",
+        "data.json",
         "history.json",
         "metrics.json",
         "model.keras",
@@ -232,7 +233,7 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(place, tmp_path)
     assert len(err.splitlines()) == 1
     assert "the same command again" in err
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    whole = {"recipe.json", "checkpoint.npz", "history.json"}
+    whole = {"recipe.json", "data.json", "checkpoint.npz", "history.json"}
     # a file caught in the middle of being written is hidden, and replaced next time
     assert {name for name in names if not name.startswith(".")} == whole
     done_before = len(json.loads((tmp_path / "run" / "history.json").read_text()))

@@ -13,10 +13,18 @@ from conftest import write_picture
 import keras_resnet
 from keras_resnet import data, demo, evaluate, export, train
 from keras_resnet.model import ModelError
+from keras_resnet.recipe import Recipe
 from keras_resnet.savedmodel import SavedModel
 from keras_resnet.variants import open_model
 
-FILES = {"recipe.json", "history.json", "checkpoint.npz", "curves.png", "model.keras"}
+FILES = {
+    "recipe.json",
+    "data.json",
+    "history.json",
+    "checkpoint.npz",
+    "curves.png",
+    "model.keras",
+}
 
 
 class Stop(keras.callbacks.Callback):
@@ -46,7 +54,6 @@ def test_run_directory_holds_its_files_and_nothing_half_written(trained):
     history = json.loads((run / "history.json").read_text())
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert history[-1]["loss"] < history[0]["loss"]
-    assert train.read_recipe(run).name == "tiny"
 
 
 def test_trained_model_carries_classes_protocol_and_softmax(trained, tiny):
@@ -67,7 +74,7 @@ def test_interrupted_run_resumes_to_the_very_same_result(
     with pytest.raises(KeyboardInterrupt):
         train.fit(tiny, folder, tmp_path / "run", Stop(*where))
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left == {"recipe.json"} | (
+    assert left == {"recipe.json", "data.json"} | (
         {"history.json", "checkpoint.npz"} if where[0] else set()
     )
     resumed = train.fit(tiny, folder, tmp_path / "run")
@@ -95,8 +102,17 @@ def test_run_of_another_recipe_or_other_data_is_refused(
     run, _ = trained
     with pytest.raises(train.RunError, match=r"tiny: belongs.*epochs is 3 there and 4"):
         train.fit(tiny.replace(epochs=4), folder, run)
-    with pytest.raises(train.RunError, match=r"belongs to another run: data"):
+    with pytest.raises(train.RunError, match=r"another run: class_names|data_hash"):
         train.fit(tiny, own_folder, run)
+
+
+def test_recipe_file_of_a_run_reproduces_it(trained, tiny):
+    assert Recipe.read(trained[0] / "recipe.json") == tiny
+
+
+def test_data_may_move(trained, folder, tiny, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    assert train.is_finished(tiny, folder.name, trained[0])
 
 
 def test_foreign_directory_is_left_alone(folder, tiny, tmp_path):
