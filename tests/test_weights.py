@@ -1,6 +1,7 @@
 """Checkpoints load whole or not at all, both ways, and bring their protocol along."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -400,6 +401,7 @@ def test_command_converts_there_and_back(tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
+            env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
         )
 
     there = run("timm.safetensors", "ours.npz", "--model", "resnet18d")
