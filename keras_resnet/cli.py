@@ -176,11 +176,12 @@ def train(data, run, recipe, as_json, **fields):
     for key in given.keys() & {"overrides", "boundaries"}:
         given[key] = yaml.safe_load(given[key])
     chosen = chosen.replace(**given)
-    if training.is_finished(chosen, data, run) and not as_json:
+    source = pictures.open_source(data)  # once: it looks at every file
+    if training.is_finished(chosen, source, run) and not as_json:
         out.print(f"{run} is trained already")
     with _training_bar(chosen, as_json) as bar:
-        model = training.fit(chosen, data, run, bar)
-    metrics = _measure(model, data, "val", as_json, Path(run))
+        model = training.fit(chosen, source, run, bar)
+    metrics = _measure(model, source, "val", as_json, Path(run))
     _print(metrics, as_json, _metrics_table(metrics), f"everything is in {run}")
 
 
@@ -192,7 +193,8 @@ def train(data, run, recipe, as_json, **fields):
 def evaluate(model, data, split, as_json):
     """Top-1, top-5 and loss of MODEL on DATA, each picture once."""
     run = Path(model) if Path(model).is_dir() and split == "val" else None
-    metrics = _measure(open_model(model), data, split, as_json, run)
+    source = pictures.open_source(data)
+    metrics = _measure(open_model(model), source, split, as_json, run)
     _print(metrics, as_json, _metrics_table(metrics))
 
 

@@ -141,8 +141,7 @@ def serving_difference(model, source, exported) -> float:
     expected = model.predict(images, batch_size=64, verbose=0)
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npz")
-        packed = savedmodel.pack_bytes(encoded)
-        np.savez(inputs, **{f"image_bytes.{key}": a for key, a in packed.items()})
+        savedmodel.write_npz(inputs, {"image_bytes": np.array(encoded, object)})
         # by its path, so that neither keras nor keras_resnet is imported there
         command = [sys.executable, savedmodel.__file__, exported, "serving_bytes"]
         done = subprocess.run(
@@ -150,6 +149,5 @@ def serving_difference(model, source, exported) -> float:
         )
         if done.returncode:
             raise DemoError(f"{exported}: not servable: {done.stderr.strip()[-500:]}")
-        with np.load(outputs) as answers:
-            served = answers["probabilities"]
+        served = savedmodel.read_npz(outputs)["probabilities"]
     return float(np.abs(served - expected).max())

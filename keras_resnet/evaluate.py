@@ -137,10 +137,13 @@ def picture_grid(model, data, path, count=24, split="val") -> None:
     rows: list[tuple] = []
     for images, labels in pictures.eval_batches(source, model.info.protocol, split, 64):
         probabilities = predict_probabilities(model, images.numpy(), 64)
-        rows += zip(images.numpy(), labels.numpy().argmax(1), probabilities)
-    rows.sort(key=lambda row: row[2][row[1]])
+        rows += zip(
+            map(np.copy, images.numpy()), labels.numpy().argmax(1), probabilities
+        )
+        # no more than are shown: a validation set does not fit in memory
+        rows = sorted(rows, key=lambda row: row[2][row[1]])[:count]
     figure = Figure(figsize=(12, 1.9 * -(-count // 8)), layout="constrained")
-    for place, (image, truth, probabilities) in enumerate(rows[:count], start=1):
+    for place, (image, truth, probabilities) in enumerate(rows, start=1):
         guess = int(probabilities.argmax())
         axes = figure.add_subplot(-(-count // 8), 8, place)
         axes.imshow(image, interpolation="nearest")
@@ -151,9 +154,7 @@ def picture_grid(model, data, path, count=24, split="val") -> None:
             color="black" if guess == truth else "crimson",
             fontsize=9,
         )
-    figure.suptitle(
-        f"{source.path}: the {min(count, len(rows))} least certain of {split}"
-    )
+    figure.suptitle(f"{source.path}: the {len(rows)} least certain of {split}")
     figure.savefig(path, dpi=110)
 
 

@@ -58,23 +58,19 @@ class Dialect:
 
     def to_ours(self, value: np.ndarray) -> np.ndarray:
         """Their kernel in our layout: HWIO, [size, I, O] or [channels, classes]."""
-        if self.torch_layout and value.ndim == 4:
-            return value.transpose(2, 3, 1, 0)
-        if self.torch_layout and value.ndim == 3:
-            return value.transpose(2, 1, 0)
-        if self.dense_transposed and value.ndim == 2:
-            return value.transpose(1, 0)
-        return value
+        return value.transpose(self._axes(value.ndim))
 
     def to_theirs(self, value: np.ndarray) -> np.ndarray:
         """The opposite."""
-        if self.torch_layout and value.ndim == 4:
-            return value.transpose(3, 2, 0, 1)
-        if self.torch_layout and value.ndim == 3:
-            return value.transpose(2, 1, 0)
-        if self.dense_transposed and value.ndim == 2:
-            return value.transpose(1, 0)
-        return value
+        return value.transpose(np.argsort(self._axes(value.ndim)))
+
+    def _axes(self, rank):
+        """Which of their axes each of ours is."""
+        if self.torch_layout and rank in (3, 4):
+            return (2, 3, 1, 0) if rank == 4 else (2, 1, 0)
+        if self.dense_transposed and rank == 2:
+            return (1, 0)
+        return tuple(range(rank))
 
 
 class Own:
