@@ -1,0 +1,117 @@
+"""Pillow's resize, to the last bit, as banded matrix products, in a graph too."""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+INTERPOLATIONS = ("bicubic", "bilinear")
+_BLOCK = 32  # columns or rows of one product; a wider one multiplies more zeros
+_ONE = 2**22  # Pillow's weights are whole numbers of 1 / _ONE
+
+
+def resize_as_pillow(image, height, width, interpolation="bicubic", window=None):
+    """Resizes with antialias, columns then rows, each pass rounded to 8 bits.
+
+    Weights are rounded as Pillow rounds them, and products and sums of float64 are
+    exact: so are the results. (In float32 one pixel in 10,000 is off by a level, and
+    where ties abound, as in enlarging small pictures, 6 %.)
+
+    Args:
+        image: uint8 [H, W, 3].
+        height, width: of the result, in pixels; may be tensors.
+        interpolation: "bicubic" (Keys, a = -1/2) or "bilinear" (triangle).
+        window: (top, left, rows, columns) of the result, to compute no more than that.
+            Where the last two are plain integers the graph has no loop.
+
+    Returns:
+        uint8 [rows, columns, 3], the pixels of Pillow's `Image.resize`.
+    """
+    if interpolation not in INTERPOLATIONS:
+        raise ValueError(
+            f"interpolation={interpolation!r}: must be one of {INTERPOLATIONS}"
+        )
+    top, left, rows, columns = window or (0, 0, height, width)
+    shape = tf.shape(image)
+    down = _bands(shape[0], height, top, rows, interpolation)
+    across = _bands(shape[1], width, left, columns, interpolation)
+    first, last = down.starts[0], down.starts[-1] + down.length
+    left, right = across.starts[0], across.starts[-1] + across.length
+    image = tf.transpose(image[first:last, left:right], [2, 0, 1])
+    image = tf.cast(image, tf.float64)
+
+    def resize_columns(block):
+        start = across.starts[block] - left
+        taps = image[:, :, start : start + across.length]
+        taps = tf.reshape(taps, [-1, across.length])  # one product for all channels
+        return tf.linalg.matmul(taps, across.weights[block], transpose_b=True)
+
+    image = _round(_join(resize_columns, columns)[:, :columns])
+    image = tf.reshape(image, [3, last - first, columns])
+
+    def resize_rows(block):
+        start = down.starts[block] - first
+        taps = image[:, start : start + down.length]
+        return tf.linalg.matmul(down.weights[block][None], taps)
+
+    image = _round(_join(resize_rows, rows)[:, :rows])
+    image = tf.transpose(tf.cast(image, tf.uint8), [1, 2, 0])
+    return tf.reshape(image, [rows, columns, 3])
+
+
+class _Bands(NamedTuple):
+    """What each block of an axis of the result takes from the picture."""
+
+    weights: Any  # float64 [blocks, _BLOCK, length]
+    starts: Any  # int32 [blocks], pixels
+    length: Any  # int32, taps of a block
+
+
+def _bands(before, after, first, count, interpolation):
+    """Pillow's weights for pixels `first` to `first` + `count` of the resized axis."""
+    radius = {"bicubic": 2.0, "bilinear": 1.0}[interpolation]
+    scale = tf.cast(before, tf.float64) / tf.cast(after, tf.float64)
+    stretch = tf.maximum(scale, 1.0)  # antialias: the filter spans source pixels
+    length = tf.cast(tf.math.ceil(_BLOCK * scale + 2 * radius * stretch), tf.int32) + 2
+    length = tf.minimum(length, before)
+    pixels = first + tf.range(_blocks(count) * _BLOCK)
+    # the last block may reach beyond the result
+    pixels = tf.reshape(tf.minimum(pixels, after - 1), [-1, _BLOCK, 1])
+    centres = (tf.cast(pixels, tf.float64) + 0.5) * scale
+    starts = tf.cast(tf.floor(centres[:, 0, 0] - radius * stretch + 0.5), tf.int32)
+    starts = tf.clip_by_value(starts, 0, before - length)
+    taps = tf.cast(starts[:, None] + tf.range(length), tf.float64) + 0.5
+    distances = tf.abs(taps[:, None] - centres) * (1 / stretch)
+    weights = _cubic(distances) if radius == 2 else tf.nn.relu(1 - distances)
+    weights /= tf.reduce_sum(weights, -1, keepdims=True)
+    whole = tf.sign(weights) * tf.floor(tf.abs(weights) * _ONE + 0.5)
+    return _Bands(whole / _ONE, starts, length)
+
+
+def _cubic(x):
+    """Keys's kernel of x >= 0 with a = -1/2."""
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return tf.where(x < 1, near, tf.where(x < 2, far, tf.zeros_like(x)))
+
+
+def _round(levels):
+    """Halves up, then clipped: what Pillow's fixed point does."""
+    return tf.clip_by_value(tf.floor(levels + 0.5), tf.zeros([], tf.float64), 255)
+
+
+def _blocks(count):
+    return -(-count // _BLOCK)
+
+
+def _join(product, count):
+    """The products of all blocks, side by side along the second axis."""
+    if isinstance(count, int):
+        return tf.concat([product(block) for block in range(_blocks(count))], 1)
+    # blocks of one size stacked along the first axis, which moves to where they join
+    stacked = tf.map_fn(
+        product, tf.range(_blocks(count)), fn_output_signature=tf.float64
+    )
+    shape = tf.shape(stacked)
+    order = [1, 0, *range(2, stacked.shape.rank)]
+    joined = [shape[1], shape[0] * shape[2], *tf.unstack(shape[3:])]
+    return tf.reshape(tf.transpose(stacked, order), joined)

@@ -1,0 +1,237 @@
+"""Crops: evaluation's are Pillow's, training's are drawn as the paper's code draws."""
+
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from checkpoints import GOLDENS
+from conftest import load_one
+from PIL import Image
+from scipy import stats
+
+from keras_resnet import data
+from keras_resnet.data.crop import draw_crops, random_window
+from keras_resnet.data.resize import resize_as_pillow
+
+CROPS = sorted((GOLDENS / "pictures" / "eval").glob("*.eval_*"))
+
+
+def noise(height, width, seed=0):
+    shape = (height, width, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def levels_apart(ours, theirs):
+    return np.abs(np.asarray(ours).astype(int) - np.asarray(theirs).astype(int))
+
+
+@pytest.mark.parametrize("path", CROPS, ids=lambda path: path.name)
+def test_evaluation_crop_is_timms_on_pillow(path):
+    source, size, crop_pct, interpolation = re.fullmatch(
+        r"(.*)\.eval_(\d+)_([\d.]+)_(\w+)\.png", path.name
+    ).groups()
+    image = data.decode_image(tf.io.read_file(str(path.with_name(source))))
+    ours = data.eval_crop(image, int(size), float(crop_pct), interpolation)
+    np.testing.assert_array_equal(ours, Image.open(path))
+
+
+def test_there_are_crops_to_compare_with():
+    assert len(CROPS) == 19
+
+
+# from to: smaller, larger, to one side only, beyond the filter, a single pixel
+SIZES = [
+    ((375, 500), (256, 341)),
+    ((40, 36), (300, 270)),
+    ((375, 500), (20, 9)),
+    ((50, 70), (50, 31)),
+    ((1, 500), (32, 16000)),
+    ((1, 1), (5, 7)),
+    ((32, 32), (224, 256)),
+    ((2, 3), (50, 40)),
+]
+RESIZE = tf.function(
+    resize_as_pillow,
+    input_signature=[
+        tf.TensorSpec([None, None, 3], tf.uint8),
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec([], tf.int32),
+    ],
+)
+
+
+@pytest.mark.parametrize(("before", "after"), SIZES)
+def test_resize_is_pillows(before, after):
+    image = noise(*before)
+    for interpolation in ("bicubic", "bilinear"):
+        expected = Image.fromarray(image).resize(
+            after[::-1], Image.Resampling[interpolation.upper()]
+        )
+        ours = resize_as_pillow(image, *after, interpolation)
+        np.testing.assert_array_equal(ours, expected)
+    # the loop for sizes known only to the graph gives what the unrolled one does
+    np.testing.assert_array_equal(
+        RESIZE(image, *after), resize_as_pillow(image, *after)
+    )
+
+
+def test_window_of_a_resize_is_that_window():
+    image = noise(90, 120)
+    whole = resize_as_pillow(image, 61, 80).numpy()
+    part = resize_as_pillow(image, 61, 80, window=(7, 13, 33, 50))
+    np.testing.assert_array_equal(part, whole[7:40, 13:63])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 3), (31, 33)])
+def test_evaluation_crop_takes_any_shape(shape):
+    image = np.full((*shape, 3), 77, np.uint8)
+    np.testing.assert_array_equal(
+        data.eval_crop(image, 32, 0.9), np.full((32, 32, 3), 77)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"crop_pct": 0.0}, "crop_pct=0.0"),
+        ({"crop_pct": 1.5}, "crop_pct=1.5"),
+        ({"interpolation": "nearest"}, "interpolation='nearest'.*bicubic"),
+    ],
+)
+def test_evaluation_crop_names_a_bad_argument(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        data.eval_crop(np.zeros((8, 8, 3), np.uint8), 8, **arguments)
+
+
+@pytest.mark.parametrize("shape", [(60, 83), (83, 60), (64, 64)])
+def test_ten_crops_are_the_corners_and_the_middle_and_their_mirrors(shape):
+    image = noise(*shape)
+    crops = data.ten_crop(image, 32, 0.8).numpy()
+    height, width = (40, 40 * shape[1] // shape[0])
+    if shape[0] > shape[1]:
+        height, width = 40 * shape[0] // shape[1], 40
+    resized = np.asarray(Image.fromarray(image).resize((width, height), Image.BICUBIC))
+    middle = round((height - 32) / 2), round((width - 32) / 2)
+    corners = [(0, 0), (0, width - 32), (height - 32, 0), (height - 32, width - 32)]
+    for crop, mirror, (top, left) in zip(crops, crops[5:], [*corners, middle]):
+        expected = resized[top : top + 32, left : left + 32]
+        np.testing.assert_array_equal(crop, expected)
+        np.testing.assert_array_equal(mirror, crop[:, ::-1])
+    np.testing.assert_array_equal(crops[4], data.eval_crop(image, 32, 0.8))
+
+
+def windows(shape, recipe, count=2000):
+    """[count, 4] windows, from draws that the seed 0 determines."""
+    crops = draw_crops(recipe, count, [0, 0])
+    draw = tf.function(lambda crop: random_window(tf.constant(shape), recipe, crop))
+    return tf.map_fn(draw, crops, fn_output_signature=tf.int32).numpy()
+
+
+def reference_window(shape, recipe, random):
+    """The same distribution, said plainly, in whole float64."""
+    height, width = shape
+    for _ in range(10):
+        area = random.uniform(recipe.min_area, 1) * height * width
+        aspect = random.uniform(1 / recipe.max_aspect, recipe.max_aspect)
+        if random.random() < 0.5:
+            aspect = 1 / aspect
+        h, w = round((area / aspect) ** 0.5), round((area * aspect) ** 0.5)
+        if 0 < h <= height and 0 < w <= width:
+            return (
+                random.integers(height - h + 1),
+                random.integers(width - w + 1),
+                h,
+                w,
+            )
+    h = min(height, int(width * recipe.max_aspect))
+    w = min(width, int(height * recipe.max_aspect))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize("shape", [(375, 500), (800, 300), (1000, 90)])
+def test_random_crops_are_distributed_as_the_papers_code_draws_them(shape, tiny):
+    recipe = tiny.replace(min_area=0.08, max_aspect=4 / 3)
+    ours = windows(shape, recipe)
+    random = np.random.default_rng(1)
+    theirs = np.array([reference_window(shape, recipe, random) for _ in range(2000)])
+    for crops in (ours, theirs):
+        assert (crops[:, 2:] > 0).all()
+        assert (crops[:, :2] >= 0).all()
+        assert (crops[:, :2] + crops[:, 2:] <= shape).all()
+
+    def measures(crops):
+        yield crops[:, 2] * crops[:, 3]  # area
+        yield crops[:, 3] / crops[:, 2]  # aspect
+        yield from crops.T[:2]  # place
+
+    for a, b in zip(measures(ours), measures(theirs)):
+        assert stats.ks_2samp(a, b).pvalue > 0.01
+
+
+def test_area_of_a_crop_that_fits_at_once_is_uniform(tiny):
+    recipe = tiny.replace(min_area=0.08, max_aspect=1.0)
+    areas = np.prod(windows((4000, 4000), recipe)[:, 2:] / 4000.0, axis=1)
+    assert stats.kstest(areas, stats.uniform(0.08, 0.92).cdf).pvalue > 0.01
+
+
+def test_scale_augmentation_draws_short_sides_uniformly(tiny):
+    recipe = tiny.replace(train_size=224, scales=(256, 480))
+    crops = windows((3000, 4000), recipe)
+    np.testing.assert_array_equal(crops[:, 2], crops[:, 3])
+    short = 224 * 3000 / crops[:, 2]
+    assert stats.kstest(short, stats.uniform(255.5, 225).cdf).pvalue > 0.01
+    assert (crops[:, :2] + crops[:, 2:] <= (3000, 4000)).all()
+    free = (4000 - crops[:, 3]).astype(float)
+    assert stats.kstest(crops[:, 1] / free, "uniform").pvalue > 0.01
+
+
+def test_crop_of_a_jpeg_alone_equals_the_crop_of_the_whole(tiny):
+    # the fused path decodes whole blocks around the window: chroma may differ there
+    still = tiny.replace(min_area=0.3)
+    grey = np.repeat(noise(64, 96, 3)[..., :1], 3, 2)
+    encoded = tf.io.encode_jpeg(grey, quality=95)
+    as_png = tf.io.encode_png(tf.io.decode_jpeg(encoded, dct_method="INTEGER_ACCURATE"))
+    for index in range(5):
+        seed = tf.constant([0, index], tf.int64)
+        np.testing.assert_array_equal(
+            load_one(encoded, still, seed), load_one(as_png, still, seed)
+        )
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_antialiased_training_crop_is_pillows_resize(interpolation, tiny):
+    recipe = tiny.replace(
+        min_area=1.0,
+        max_aspect=1.0,
+        train_antialias=True,
+        train_interpolation=interpolation,
+    )
+    image = noise(90, 90)
+    ours = load_one(tf.io.encode_png(image), recipe, tf.constant([0, 0], tf.int64))
+    expected = Image.fromarray(image).resize(
+        (32, 32), Image.Resampling[interpolation.upper()]
+    )
+    np.testing.assert_array_equal(ours, expected)
+
+
+def test_training_crop_without_antialias_interpolates_four_pixels(tiny):
+    # what OpenCV's INTER_LINEAR computes, half-pixel centres
+    image = noise(70, 70)
+    recipe = tiny.replace(min_area=1.0, max_aspect=1.0)
+    ours = load_one(tf.io.encode_png(image), recipe, tf.constant([0, 0], tf.int64))
+    place = (np.arange(32) + 0.5) * 70 / 32 - 0.5
+    low, share = np.floor(place).astype(int), (place % 1)[:, None]
+    rows = image[low] * (1 - share[..., None]) + image[low + 1] * share[..., None]
+    both = rows[:, low] * (1 - share) + rows[:, low + 1] * share
+    assert levels_apart(ours, np.floor(both + 0.5)).max() <= 1
+    assert levels_apart(ours, np.floor(both + 0.5)).mean() < 0.001
+
+
+def test_pixels_are_cropped_as_their_encoding_is(tiny):
+    image = noise(40, 50)
+    seed = tf.constant([3, 4], tf.int64)
+    np.testing.assert_array_equal(
+        load_one(tf.constant(image), tiny, seed),
+        load_one(tf.io.encode_png(image), tiny, seed),
+    )
