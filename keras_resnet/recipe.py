@@ -35,13 +35,22 @@ class Recipe:
     precision: str = "auto"  # mixed_float16 on a CUDA GPU, else float32; or a policy
     # training pictures (2.1)
     train_size: int = 224  # pixels
-    train_interpolation: str = "bilinear"  # or "bicubic"; antialiased
+    train_interpolation: str = "bilinear"  # or "bicubic"
+    train_antialias: bool = False  # as Pillow; the paper's OpenCV has none
     min_area: float = 0.08  # of the picture, the smallest random crop; 1: no crop
     max_aspect: float = 4 / 3  # width over height of that crop, and its inverse
+    scales: tuple[int, ...] = ()  # (256, 480): the short sides of arXiv 1409.1556
     flip: float = 0.5  # probability
-    colour: float = 0.4  # hue, saturation, brightness factors from 1 - it to 1 + it
+    colour: float = 0.4  # colour factors from 1 - it to 1 + it
+    colours: str = "hue-saturation-brightness"  # or "brightness-contrast-saturation"
     lighting: float = 0.1  # standard deviation of the PCA noise's coefficients
     mixup: float = 0.2  # alpha of Beta(alpha, alpha) (5.4)
+    # above the paper
+    rand_augment: float = 0.0  # magnitude, to 10 (arXiv 1909.13719, timm's "inc1" set)
+    rand_augment_ops: int = 2  # operations a picture
+    rand_augment_std: float = 0.5  # standard deviation of the magnitude
+    erasing: float = 0.0  # probability of a rectangle of noise (arXiv 1708.04896)
+    cutmix: float = 0.0  # alpha (arXiv 1905.04899); with mixup, half of the batches
     # evaluation pictures
     test_size: int = 224  # pixels
     crop_pct: float = 0.875  # of the resized short side
@@ -58,10 +67,12 @@ class Recipe:
     weight_decay: float = 1e-4  # times w, in the gradient
     decay: str = "kernels"  # "all": biases, gammas and betas too
     label_smoothing: float = 0.1  # share spread evenly over all classes
+    max_bad_examples: int = 0  # pictures that cannot be decoded and may be left out
     seed: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        for name in ("boundaries", "scales"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         hints = typing.get_type_hints(Recipe)
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
@@ -79,6 +90,14 @@ class Recipe:
                 raise RecipeError(
                     f"{f.name}={getattr(self, f.name)!r}: must be one of {choices}"
                 )
+        if self.scales and not (
+            len(self.scales) == 2
+            and self.train_size <= self.scales[0] <= self.scales[1]
+        ):
+            raise RecipeError(
+                f"scales={self.scales}: must be empty, or the least and the most "
+                f"pixels of the short side, from train_size={self.train_size} on"
+            )
 
     @property
     def protocol(self) -> Protocol:
@@ -117,16 +136,19 @@ _CHOICES = {
     "precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     "train_interpolation": ("bilinear", "bicubic"),
     "interpolation": ("bilinear", "bicubic"),
+    "colours": ("hue-saturation-brightness", "brightness-contrast-saturation"),
     "schedule": ("cosine", "steps"),
     "decay": ("kernels", "all"),
 }
 _ALLOWED: dict[str, dict] = {
-    "train_size test_size batch_size epochs": {"low": 1},
+    "train_size test_size batch_size epochs rand_augment_ops": {"low": 1},
     "min_area crop_pct": {"low": 0, "high": 1, "open_low": True},
     "max_aspect": {"low": 1},
-    "flip colour": {"low": 0, "high": 1},
+    "flip colour erasing": {"low": 0, "high": 1},
+    "rand_augment": {"low": 0, "high": 10},
     "label_smoothing momentum": {"low": 0, "high": 1, "open_high": True},
-    "lighting mixup base_rate warmup_epochs weight_decay seed": {"low": 0},
+    "lighting mixup cutmix rand_augment_std base_rate warmup_epochs": {"low": 0},
+    "weight_decay max_bad_examples seed": {"low": 0},
 }
 
 

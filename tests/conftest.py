@@ -40,6 +40,13 @@ def write_folder(root, train=12, val=4):
     return root
 
 
+def load_one(encoded, recipe, seed):
+    """A training picture, its crop of the same seed."""
+    from keras_resnet.data.crop import draw_crops, load_train
+
+    return load_train(encoded, recipe, draw_crops(recipe, 1, seed)[0], seed)
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A folder of three classes, 12 training and 4 validation pictures each."""

@@ -2,25 +2,22 @@
 
 import io
 import json
-import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from checkpoints import GOLDENS
-from conftest import write_folder, write_picture
+from conftest import write_picture
 from PIL import Image
+from scipy import stats
 
 from keras_resnet import data
-from keras_resnet.data.crop import load_train
 from keras_resnet.data.decode import picture_size
-from keras_resnet.data.pipeline import mixup
 from keras_resnet.model import Protocol
 
 PICTURES = GOLDENS / "pictures"
 GOOD = sorted(path.name for path in (PICTURES / "ok").iterdir())
 BAD = sorted(path.name for path in (PICTURES / "bad").iterdir())
-CROPS = sorted((PICTURES / "eval").glob("*.eval_*"))
 
 
 def pillow(path):
@@ -32,7 +29,7 @@ def pillow(path):
 
 
 def test_the_catalogue_of_pictures_is_here():
-    assert (len(GOOD), len(BAD), len(CROPS)) == (18, 10, 8)
+    assert (len(GOOD), len(BAD)) == (18, 10)
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -68,39 +65,6 @@ def test_picture_beyond_the_limit_is_refused_before_it_is_decoded():
     assert data.decode_image(encoded, max_pixels=160 * 120).shape == (120, 160, 3)
     with pytest.raises(tf.errors.InvalidArgumentError, match="19199"):
         data.decode_image(encoded, max_pixels=160 * 120 - 1)
-
-
-@pytest.mark.parametrize("path", CROPS, ids=lambda path: path.name)
-def test_evaluation_crop_is_timms_on_pillow(path):
-    source, size, crop_pct, interpolation = re.fullmatch(
-        r"(.*)\.eval_(\d+)_([\d.]+)_(\w+)\.png", path.name
-    ).groups()
-    image = data.decode_image(tf.io.read_file(str(path.with_name(source))))
-    ours = data.eval_crop(image, int(size), float(crop_pct), interpolation).numpy()
-    difference = np.abs(ours.astype(int) - pillow(path).astype(int))
-    assert difference.max() <= 1
-    assert (difference > 0).mean() < 0.002
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (2, 3), (31, 33)])
-def test_evaluation_crop_takes_any_shape(shape):
-    image = np.full((*shape, 3), 77, np.uint8)
-    np.testing.assert_array_equal(
-        data.eval_crop(image, 32, 0.9), np.full((32, 32, 3), 77)
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"crop_pct": 0.0}, "crop_pct=0.0"),
-        ({"crop_pct": 1.5}, "crop_pct=1.5"),
-        ({"interpolation": "nearest"}, "interpolation='nearest'.*bicubic"),
-    ],
-)
-def test_evaluation_crop_names_a_bad_argument(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        data.eval_crop(np.zeros((8, 8, 3), np.uint8), 8, **arguments)
 
 
 def test_evaluation_shows_each_picture_once(folder, tiny):
@@ -143,165 +107,106 @@ def test_epoch_shows_different_pictures_in_full_batches(kind, folder, tiny, tmp_
     assert first != second
 
 
-@pytest.mark.parametrize("kind", ["folder", "records"])
-def test_training_is_a_function_of_seed_epoch_and_position(
-    kind, folder, tiny, tmp_path
-):
-    source = folder if kind == "folder" else data.prepare(folder, tmp_path / "records")
-    recipe = tiny.replace(mixup=0.2)
+@pytest.mark.parametrize("kind", ["folder", "records", "arrays"])
+def test_training_starts_at_any_position(kind, folder, tiny, tmp_path):
+    source = {
+        "folder": lambda: folder,
+        "records": lambda: data.prepare(folder, tmp_path / "records"),
+        "arrays": lambda: (
+            np.random.default_rng(0).integers(0, 256, (36, 40, 36, 3), dtype=np.uint8),
+            np.arange(36) % 3,
+        ),
+    }[kind]()
+    source = data.open_source(source)
+    recipe = tiny.replace(mixup=0.2, cutmix=1.0)
+    if kind == "folder":
+        recipe = recipe.replace(rand_augment=5.0, erasing=0.3)
+    steps = data.steps_per_epoch(source, recipe)
 
-    def batches(recipe, epoch, count):
-        pairs = data.train_batches(source, recipe, epoch).take(count)
-        return [pair for batch in pairs.as_numpy_iterator() for pair in batch]
+    def batches(epoch, step, count, recipe=recipe):
+        pairs = data.train_batches(source, recipe, epoch, step).take(count)
+        return list(pairs.as_numpy_iterator())
 
     tf.random.set_seed(1)
-    whole = batches(recipe, 0, 8)
+    whole = batches(0, 0, 2 * steps + 1)
     tf.random.set_seed(2)  # the process's own seed has no say
-    late = batches(recipe, 1, 4)
-    for ours, theirs in zip(whole[8:], late):
+    for epoch, step in [(0, 1), (0, steps - 1), (1, 0), (1, 2), (2, 0)]:
+        position = epoch * steps + step
+        for ours, theirs in zip(batches(epoch, step, 2), whole[position:]):
+            np.testing.assert_array_equal(ours[0], theirs[0])
+            np.testing.assert_array_equal(ours[1], theirs[1])
+    other = batches(0, 0, 2, recipe.replace(seed=1))
+    assert not any(np.array_equal(a[0], b[0]) for a, b in zip(whole, other))
+    assert not np.array_equal(whole[0][0], whole[1][0])
+
+
+@pytest.mark.parametrize("threads", [1, 4, 16])
+def test_threads_and_tuning_change_nothing(threads, folder, tiny):
+    def first(options):
+        batches = data.train_batches(folder, tiny).with_options(options).take(6)
+        return [array for pair in batches.as_numpy_iterator() for array in pair]
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = threads
+    options.autotune.enabled = threads == 4
+    for ours, theirs in zip(first(options), first(tf.data.Options())):
         np.testing.assert_array_equal(ours, theirs)
-    other = batches(recipe.replace(seed=1), 1, 4)
-    assert not any(np.array_equal(a, b) for a, b in zip(late[::2], other[::2]))
+
+
+def test_order_is_a_permutation_that_seed_and_epoch_determine(folder):
+    split = data.open_source(folder).train
+    orders = {
+        (seed, epoch): split.order(seed, epoch).numpy()
+        for seed in (0, 1)
+        for epoch in (0, 1, 2)
+    }
+    for order in orders.values():
+        np.testing.assert_array_equal(np.sort(order), np.arange(36))
+    assert len({order.tobytes() for order in orders.values()}) == 6
+    np.testing.assert_array_equal(split.order(1, 2), orders[1, 2])
+
+
+def test_order_has_no_memory_of_places():
+    # each number falls on each place equally often, and neighbours are no neighbours
+    pictures = np.zeros((10, 1, 1, 3), np.uint8)
+    split = data.open_source((pictures, np.zeros(10, int))).train
+    orders = np.array([split.order(0, epoch).numpy() for epoch in range(2000)])
+    for place in (0, 4, 9):
+        assert stats.chisquare(np.bincount(orders[:, place])).pvalue > 0.001
+    follows = (np.diff(orders, axis=1) == 1).sum()  # 9 pairs that follow, of 90
+    assert stats.binomtest(int(follows), 9 * 2000, 0.1).pvalue > 0.001
 
 
 def test_training_batch_keeps_the_contract(folder, tiny):
-    images, labels = next(iter(data.train_batches(folder, tiny.replace(mixup=0.0))))
-    assert images.dtype == labels.dtype == tf.float32
-    assert images.shape == (8, 32, 32, 3)
-    assert 0 <= images.numpy().min() < images.numpy().max() <= 255
-    np.testing.assert_array_equal(np.sort(labels.numpy(), 1)[:, :2], 0)
-    np.testing.assert_array_equal(labels.numpy().sum(1), 1)
+    for recipe, kind in [
+        (tiny, tf.float32),
+        (tiny.replace(mixup=0.0), tf.uint8),
+        (tiny.replace(mixup=0.0, cutmix=1.0), tf.uint8),
+        (tiny.replace(mixup=0.2, cutmix=1.0), tf.float32),
+        (tiny.replace(mixup=0.0, scales=(32, 48)), tf.uint8),
+        (tiny.replace(mixup=0.0, train_antialias=True), tf.uint8),
+        (tiny.replace(colours="brightness-contrast-saturation"), tf.float32),
+    ]:
+        images, labels = next(iter(data.train_batches(folder, recipe)))
+        assert (images.dtype, labels.dtype) == (kind, tf.float32)
+        assert images.shape == (8, 32, 32, 3)
+        assert labels.shape == (8, 3)
+        assert 0 <= images.numpy().min() < images.numpy().max() <= 255
+        np.testing.assert_allclose(labels.numpy().sum(1), 1, rtol=1e-6)
+        if not recipe.mixup and not recipe.cutmix:
+            np.testing.assert_array_equal(np.sort(labels.numpy(), 1)[:, :2], 0)
 
 
-def test_crop_of_a_jpeg_alone_equals_the_crop_of_the_whole(tiny):
-    # the fused path decodes whole blocks around the window: chroma may differ there
-    still = tiny.replace(flip=0.0, colour=0.0, lighting=0.0, min_area=0.3)
-    pixels = np.random.default_rng(3).integers(0, 256, (64, 96), dtype=np.uint8)
-    grey = np.repeat(pixels[..., None], 3, 2)
-    encoded = tf.io.encode_jpeg(grey, quality=95)
-    as_png = tf.io.encode_png(tf.io.decode_jpeg(encoded, dct_method="INTEGER_ACCURATE"))
-    for index in range(5):
-        seed = tf.constant([0, index], tf.int64)
-        np.testing.assert_allclose(
-            load_train(encoded, still, seed), load_train(as_png, still, seed), atol=1.0
-        )
-
-
-def drawn(pixels, recipe, count):
-    """The training pictures of one source picture under `count` seeds, uncropped."""
-    recipe = recipe.replace(min_area=1.0, max_aspect=1.0)
-    encoded = tf.io.encode_png(pixels)
-    seeds = tf.stack([tf.zeros(count, tf.int64), tf.range(count, dtype=tf.int64)], 1)
-
-    @tf.function
-    def draw():
-        return tf.map_fn(
-            lambda seed: load_train(encoded, recipe, seed),
-            seeds,
-            fn_output_signature=tf.float32,
-        )
-
-    return draw().numpy()
-
-
-def test_flip_is_a_mirror_and_happens_half_of_the_time(tiny):
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    images = drawn(pixels, tiny.replace(colour=0.0, lighting=0.0, flip=0.5), 200)
-    mirrored = (images == pixels[:, ::-1]).all((1, 2, 3))
-    straight = (images == pixels).all((1, 2, 3))
-    assert (mirrored ^ straight).all()
-    assert 75 <= mirrored.sum() <= 125
-
-
-def test_colour_keeps_grey_grey_and_reaches_both_ends(tiny):
-    grey = np.full((32, 32, 3), 100, np.uint8)
-    recipe = tiny.replace(flip=0.0, colour=0.4, lighting=0.0)
-    values = drawn(grey, recipe, 300)[:, 0, 0]
-    np.testing.assert_allclose(values, values[:, :1].repeat(3, 1), atol=1e-2)
-    # brightness factors are drawn from [0.6, 1.4]
-    assert 60 <= values.min() < 64
-    assert 136 < values.max() <= 140
-
-
-def test_lighting_moves_along_imagenets_eigenvectors(tiny):
-    grey = np.full((32, 32, 3), 128, np.uint8)
-    recipe = tiny.replace(flip=0.0, colour=0.0, lighting=0.1)
-    shifts = drawn(grey, recipe, 2000)[:, 0, 0] - 128
-    eigenvalues = np.linalg.eigvalsh(np.cov(shifts.T))[::-1]
-    expected = (0.1 * np.array([55.46, 4.794, 1.148])) ** 2
-    np.testing.assert_allclose(eigenvalues, expected, rtol=0.15)
-
-
-def test_mixup_weight_is_beta_distributed():
-    # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1))
-    labels = np.eye(2, dtype=np.float32)
-    images = np.zeros((2, 1, 1, 3), np.float32)
-    draw = tf.function(lambda i: mixup(images, labels, 0.2, (0, i))[1][0, 0])
-    weights = np.array([draw(i).numpy() for i in tf.range(3000)])
-    assert abs(weights.mean() - 0.5) < 0.03
-    assert abs(weights.var() - 1 / (4 * 1.4)) < 0.01
-
-
-def test_mixup_mixes_pictures_as_it_mixes_labels():
-    images = np.arange(4, dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 2, 3))
-    mixed, labels = mixup(
-        images.astype(np.float32), np.eye(4, dtype=np.float32), 1.0, (0, 3)
-    )
-    np.testing.assert_allclose(
-        mixed[:, 0, 0, 0], labels.numpy() @ np.arange(4), rtol=1e-6
-    )
-    np.testing.assert_allclose(labels.numpy().sum(1), 1, rtol=1e-6)
-    assert len(np.unique(labels)) > 2
-
-
-def test_prepared_records_hold_the_files_and_the_manifest_their_facts(folder, tmp_path):
-    source = data.prepare(folder, tmp_path / "records")
-    files = data.open_source(folder)
-    for name in ("train", "val"):
-        ours = {(d.numpy(), int(y)) for d, y in source.split(name).ordered()}
-        theirs = {(d.numpy(), int(y)) for d, y in files.split(name).ordered()}
-        assert ours == theirs
-        assert len(ours) == source.split(name).size
-    assert source.class_names == ("blue", "green", "red")
-    record = next(iter(tf.data.TFRecordDataset(source.train.files[0]))).numpy()
-    features = tf.train.Example.FromString(record).features.feature
-    label = features["image/class/label"].int64_list.value[0]
-    assert (
-        features["image/class/text"].bytes_list.value[0].decode()
-        == (source.class_names[label])
-    )
-
-
-def test_labels_from_one_are_read_by_the_manifest(folder, tmp_path):
+def test_labels_are_read_as_the_manifest_says(folder, tmp_path):
     data.prepare(folder, tmp_path / "records")
     manifest = tmp_path / "records" / "dataset.json"
     facts = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**facts, "first_label": 1}))
-    labels = {int(y) for _, y in data.open_source(manifest.parent).train.ordered()}
-    assert labels == {-1, 0, 1}
-
-
-def test_prepare_holds_out_a_share_of_each_class(tmp_path):
-    write_folder(tmp_path / "all", train=10, val=1)
-    source = data.prepare(tmp_path / "all" / "train", tmp_path / "records", val=0.2)
-    assert (source.train.size, source.val.size) == (24, 6)
-    train, val = (
-        {encoded.numpy() for encoded, _ in split.ordered()}
-        for split in (source.train, source.val)
-    )
-    assert not train & val
-    counts = np.bincount([int(y) for _, y in source.val.ordered()])
-    np.testing.assert_array_equal(counts, 2)
-
-
-def test_interrupted_prepare_leaves_nothing(folder, tmp_path):
-    def interrupting(order):
-        yield from order[:5]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        data.prepare(folder, tmp_path / "records", progress=interrupting)
-    assert list(tmp_path.iterdir()) == []
+    split = data.open_source(manifest.parent).train
+    with pytest.raises(tf.errors.InvalidArgumentError, match="label out of range"):
+        list(split.ordered())  # class 0 would be -1
+    good = split.ordered().ignore_errors()
+    assert {int(label) for _, label in good} == {0, 1}
 
 
 def break_nothing(root):
@@ -359,10 +264,10 @@ def test_bad_folder_is_one_clear_line(spoil, words, own_folder):
 
 
 def test_hidden_files_are_no_pictures(own_folder):
-    before = data.open_source(own_folder)
+    before = data.open_source(own_folder).train.files
     (own_folder / "train" / "red" / ".DS_Store").write_bytes(b"junk")
     (own_folder / "train" / ".cache").mkdir()
-    assert data.open_source(own_folder) == before
+    assert data.open_source(own_folder).train.files == before
 
 
 def test_fingerprint_follows_the_files(own_folder):
@@ -374,10 +279,10 @@ def test_fingerprint_follows_the_files(own_folder):
 
 def test_shortened_shard_is_named(folder, tmp_path):
     source = data.prepare(folder, tmp_path / "records")
-    shard = tmp_path / "records" / "train-00000.tfrecord"
-    assert source.train.files == (str(shard),)
+    shard = tmp_path / "records" / "train-00000-of-00001.tfrecord"
+    assert source.train.shards == (str(shard),)
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(data.DataError, match=r"train-00000.tfrecord.*prepare"):
+    with pytest.raises(data.DataError, match=r"train-00000-of-00001.tfrecord.*prepare"):
         data.open_source(tmp_path / "records")
 
 
@@ -393,12 +298,12 @@ def test_damaged_picture_is_named_by_its_path(own_folder, tiny):
 
 def test_damaged_record_is_named_by_its_number(folder, tmp_path, tiny):
     source = data.prepare(folder, tmp_path / "records")
-    shard = tmp_path / "records" / "val-00000.tfrecord"
+    shard = tmp_path / "records" / "val-00000-of-00001.tfrecord"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     with (
-        pytest.raises(data.DataError, match=r"val-00000.tfrecord: record \d+"),
+        pytest.raises(data.DataError, match=r"val-00000-of-00001.tfrecord: record \d+"),
         data.blame_pictures(source),
     ):
         list(data.eval_batches(source, tiny))
@@ -407,12 +312,6 @@ def test_damaged_record_is_named_by_its_number(folder, tmp_path, tiny):
 def test_batch_larger_than_the_data_is_refused(own_folder, tiny):
     with pytest.raises(data.DataError, match=r"batch_size=64.*18 training pictures"):
         data.train_batches(own_folder, tiny.replace(batch_size=64))
-
-
-def test_prepare_refuses_an_existing_destination(folder, tmp_path):
-    (tmp_path / "here").mkdir()
-    with pytest.raises(data.DataError, match=r"here: exists; remove it"):
-        data.prepare(folder, tmp_path / "here")
 
 
 def test_protocol_serves_evaluation_as_well_as_a_recipe(folder, tiny):

@@ -1,16 +1,16 @@
 """Sources -> batches: endless shuffled training, and one finite evaluation pass."""
 
-import contextlib
-import dataclasses
-import re
-
 import tensorflow as tf
 
-from keras_resnet.data.crop import load_eval, load_train
-from keras_resnet.data.decode import decode_image
-from keras_resnet.data.source import DataError, open_source
+from keras_resnet.data.colour import DRAWS, distort
+from keras_resnet.data.crop import draw_crops, load_eval, load_train
+from keras_resnet.data.mix import cutmix, mixup
+from keras_resnet.data.source import open_source
+from keras_resnet.data.split import DataError
 
 AUTOTUNE = tf.data.AUTOTUNE
+# what a stream of random numbers is for: no two share their seeds
+_ORDER, _CROP, _PICTURE, _COLOUR, _MIX, _CHOICE = range(6)
 
 
 def steps_per_epoch(source, recipe):
@@ -24,7 +24,7 @@ def steps_per_epoch(source, recipe):
     return size // recipe.batch_size
 
 
-def train_batches(source, recipe, epoch=0):
+def train_batches(source, recipe, epoch=0, step=0):
     """Endless full batches, a pure function of the recipe's seed, epoch and position.
 
     Args:
@@ -32,41 +32,77 @@ def train_batches(source, recipe, epoch=0):
         recipe: a Recipe; its seed, batch_size, train_size and augmentation count.
         epoch: the first one. An epoch is `steps_per_epoch` batches of pictures that are
             all different; the few that do not fill a batch are left out of it.
+        step: the first batch of that epoch; those before it are not read.
 
     Yields:
-        (images, labels): float32 [B, S, S, 3] in [0, 255], float32 one-hot [B, K].
+        (images, labels): [B, S, S, 3] in [0, 255], uint8, or float32 where mixup
+        blends them; float32 one-hot or mixed [B, K].
     """
     source = open_source(source)
     split, classes = source.split("train"), len(source.class_names)
     steps = steps_per_epoch(source, recipe)
+    size, first = recipe.batch_size, epoch * steps + step
+    read = split.reader()
 
-    def example(index, pair):
-        data, label = pair
-        image = load_train(data, recipe, seed=tf.stack([recipe.seed, index]))
-        return image, tf.one_hot(label, classes)
+    def numbers_of(epoch):
+        order = split.order(_stream(recipe, _ORDER), epoch)
+        return tf.data.Dataset.from_tensor_slices(order).batch(size).take(steps)
 
-    def one_epoch(number):
-        return (
-            split.shuffled(recipe.seed, number)
-            .enumerate(start=number * split.size)
-            .map(example, AUTOTUNE)
-            .batch(recipe.batch_size, drop_remainder=True)  # XLA compiles once
-            .take(steps)
-        )
+    def draw(index, numbers):  # for a batch at once, which is cheaper
+        crops = draw_crops(recipe, size, [_stream(recipe, _CROP), index])
+        positions = index * size + tf.range(size, dtype=tf.int64)
+        return numbers, positions, crops
 
-    last = tf.int64.max
-    batches = tf.data.Dataset.range(epoch, last).flat_map(one_epoch)
+    def example(number, position, crop):
+        picture, label = read(number)
+        seed = tf.stack([_stream(recipe, _PICTURE), position])
+        return load_train(picture, recipe, crop, seed), tf.one_hot(label, classes)
+
+    return (
+        tf.data.Dataset.range(epoch, tf.int64.max)
+        .flat_map(numbers_of)
+        .skip(step)  # numbers, not pictures
+        .enumerate(start=first)
+        .map(draw)
+        .unbatch()
+        .map(example, AUTOTUNE)
+        .batch(size, drop_remainder=True)  # XLA compiles once
+        .enumerate(start=first)
+        .map(lambda index, batch: _finish(batch, recipe, index), AUTOTUNE)
+        .prefetch(AUTOTUNE)
+    )
+
+
+def _finish(batch, recipe, index):
+    """What is done to whole batches: mirrors and colour, then mixup or CutMix."""
+    images, labels = batch
+    seed = tf.stack([_stream(recipe, _COLOUR), index])
+    shape = [recipe.batch_size, DRAWS]
+    draws = tf.random.stateless_uniform(shape, seed, alg="philox")
+    images = distort(images, draws, recipe)
+    seed = tf.stack([_stream(recipe, _MIX), index])
+
+    def blended():
+        return mixup(images, labels, recipe.mixup, seed)
+
+    def pasted():
+        pair = cutmix(images, labels, recipe.cutmix, seed)
+        return tf.cast(pair[0], tf.float32 if recipe.mixup else tf.uint8), pair[1]
+
+    if recipe.mixup and recipe.cutmix:  # either, half of the batches each
+        choice = tf.stack([_stream(recipe, _CHOICE), index])
+        heads = tf.random.stateless_uniform([], choice, alg="philox") < 0.5
+        return tf.cond(heads, blended, pasted)
     if recipe.mixup:
-        batches = batches.enumerate(start=epoch * steps).map(
-            lambda index, batch: mixup(
-                batch[0], batch[1], recipe.mixup, (recipe.seed, index)
-            ),
-            AUTOTUNE,
-        )
-    return batches.prefetch(AUTOTUNE)
+        return blended()
+    return pasted() if recipe.cutmix else (images, labels)
 
 
-def eval_batches(source, recipe, split="val", batch_size=None):
+def _stream(recipe, purpose):
+    return tf.constant(recipe.seed * 8 + purpose, tf.int64)
+
+
+def eval_batches(source, recipe, split="val", batch_size=None, load=load_eval):
     """One finite pass over a split, each picture exactly once; the last batch is short.
 
     Args:
@@ -74,6 +110,7 @@ def eval_batches(source, recipe, split="val", batch_size=None):
         recipe: a Recipe, or a Protocol (size, crop_pct, interpolation).
         split: "val" or "train".
         batch_size: None is the recipe's.
+        load: (picture, protocol) -> what the model sees of it.
 
     Yields:
         (images, labels): uint8 [B, S, S, 3], float32 one-hot [B, K].
@@ -86,7 +123,7 @@ def eval_batches(source, recipe, split="val", batch_size=None):
     return (
         pictures.ordered()
         .map(
-            lambda data, label: (load_eval(data, protocol), tf.one_hot(label, classes)),
+            lambda data, label: (load(data, protocol), tf.one_hot(label, classes)),
             AUTOTUNE,
         )
         .batch(batch_size)
@@ -94,64 +131,3 @@ def eval_batches(source, recipe, split="val", batch_size=None):
         .apply(tf.data.experimental.assert_cardinality(-(-pictures.size // batch_size)))
         .prefetch(AUTOTUNE)
     )
-
-
-@contextlib.contextmanager
-def blame_pictures(source):
-    """Turns a failure to read into a DataError that names the file or record."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        if found := _first_damaged(open_source(source)):
-            raise DataError(found) from error
-        raise
-
-
-def _first_damaged(source):
-    """The first picture that cannot be decoded, with the reason; None if all can."""
-    for split in filter(None, (source.train, source.val)):
-        for file in split.files:
-            where = file
-            try:
-                if split.labels is not None:
-                    decode_image(tf.io.read_file(file))
-                    continue
-                where = f"{file}: record 0"
-                shard = dataclasses.replace(split, files=(file,))
-                for number, (data, _) in enumerate(shard.ordered()):
-                    decode_image(data)
-                    where = f"{file}: record {number + 1}"
-            except tf.errors.OpError as error:
-                reason = first_sentence(error)
-                return f"{where}: cannot be read ({reason}); repair or remove it"
-    return None
-
-
-def first_sentence(error: tf.errors.OpError) -> str:
-    """What an operation complains of, without TensorFlow's names for where."""
-    text = error.message or ""
-    if "Summarized data:" in text:  # an eager assertion, its parts a line each
-        parts = text.partition("Summarized data:")[2].strip().split("\n")
-        return " ".join(re.sub(r"^b'(.*)'$", r"\1", part) for part in parts)
-    if asserted := re.search(r"assertion failed: (\[.*)", text):
-        return re.sub(r"\[(.*?)\]", r"\1", asserted[1]).partition("{{")[0].strip()
-    text = re.sub(r"\{\{.*?\}\}", "", text).partition(" [Op:")[0]
-    return text.strip().partition("\n")[0]
-
-
-def mixup(images, labels, alpha, seed):
-    """Mixes each picture with its mirror in the batch (arXiv 1710.09412).
-
-    One lambda ~ Beta(alpha, alpha) a batch, from two gammas, as GluonCV's script draws
-    it. Labels are one-hot and stay float32.
-    """
-    seed = tf.stack([tf.cast(part, tf.int64) for part in seed])
-    gammas = tf.random.stateless_gamma([2], seed, alpha)
-    # both gammas underflow together now and then where alpha is small: then no mixing
-    total = tf.reduce_sum(gammas)
-    weight = tf.where(total > 0, gammas[0] / tf.maximum(total, 1e-30), 1.0)
-
-    def mix(x):
-        return weight * x + (1 - weight) * tf.reverse(x, [0])
-
-    return mix(images), mix(labels)

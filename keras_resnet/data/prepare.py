@@ -1,154 +1,233 @@
-"""Pictures -> TFRecord shards with the ImageNet keys, whole or not at all."""
+"""Any source -> sharded TFRecords and their manifest: parallel, resumable, atomic."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import itertools
 import json
 import os
+import pickle
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
+from keras_resnet.data.shards import (
+    WORK,
+    Plan,
+    is_written,
+    make_plan,
+    read_facts,
+    stored_pictures,
+    sync,
+    write_shard,
+)
 from keras_resnet.data.source import (
     MANIFEST,
-    DataError,
     Source,
     folder_source,
     list_classes,
     open_source,
 )
+from keras_resnet.data.split import DataError
+from keras_resnet.weights import aside
 
-_SHARD_BYTES = 128 * 2**20
+_LOCK = ".plan"  # says of which plan the folder is, and is locked by who writes there
+_PICKLE = "plan.pickle"
 
 
-def prepare(source, destination, val=0.0, seed=0, progress: Callable = iter) -> Source:
-    """Writes a folder of classes as TFRecord shards.
+def prepare(
+    source,
+    destination,
+    val: float = 0.0,
+    seed: int = 0,
+    resize: int = 0,
+    beam: str | None = None,
+    progress: Callable[[Iterable, int], Iterable] = lambda pictures, total: pictures,
+    shard_bytes: int = 128 * 2**20,
+) -> Source:
+    """Writes pictures as shards of TFRecords, in an order that mixes the classes.
+
+    Files keep their bytes and arrays become PNG, unless `resize` shrinks them. Work
+    goes on in `.NAME.partial` beside the destination, which takes its name when it is
+    whole; the same call again skips the shards that are there. All cores work.
 
     Args:
-        source: a folder of train/ and val/ classes; or with `val`, of classes.
-        destination: a folder that does not exist yet; it appears when it is whole.
+        source: what `open_source` takes; with `val`, a folder of classes.
+        destination: a folder that does not exist yet.
         val: fraction of each class that becomes validation, at least one picture;
-            0 takes the folder's own split.
-        seed: of that split and of the order in which pictures are written.
-        progress: wraps the iteration over the pictures, as a progress bar does.
+            0 takes the source's own split.
+        seed: of that split and of the order.
+        resize: pictures whose short side is longer are shrunk to so many pixels, as
+            Pillow's bicubic filter does, and stored as RGB JPEGs of quality 92 with
+            chroma halved both ways. All pictures are decoded, and so checked. 0: none.
+        beam: options of an Apache Beam pipeline whose workers write the shards, as
+            "--runner=FlinkRunner --parallelism=64"; "" takes its defaults. The workers
+            need this package, and source and destination under the same paths.
+        progress: (pictures, their number) -> the same pictures, as a progress bar does.
+        shard_bytes: about so many in a shard.
 
     Raises:
-        DataError: bad source, or `destination` exists.
-    """
-    if val:
-        if not 0 < val < 1:
-            raise DataError(f"val={val}: must be in (0, 1), the fraction to hold out")
-        train_classes: dict[str, list[Path]] = {}
-        val_classes: dict[str, list[Path]] = {}
-        for name, files in list_classes(Path(source)).items():
-            held = max(1, round(val * len(files)))
-            if held >= len(files):
-                raise DataError(
-                    f"{Path(source) / name}: {len(files)} picture(s) cannot be split; "
-                    "add some"
-                )
-            order = np.random.default_rng([seed, len(val_classes)]).permutation(
-                len(files)
-            )
-            val_classes[name] = [files[i] for i in sorted(order[:held])]
-            train_classes[name] = [files[i] for i in sorted(order[held:])]
-        opened = folder_source(source, train_classes, val_classes)
-    else:
-        opened = open_source(source)
-
-    def pictures(split):
-        order = np.random.default_rng(seed).permutation(
-            split.size
-        )  # shards mix classes
-        for index in progress(order):
-            yield Path(split.files[index]).read_bytes(), split.labels[index]
-
-    splits = {"train": opened.train, "val": opened.val}
-    if any(split and split.labels is None for split in splits.values()):
-        raise DataError(f"{source}: is prepared already; use it as it is")
-    return write_records(
-        destination,
-        opened.class_names,
-        {name: pictures(split) for name, split in splits.items() if split},
-    )
-
-
-def write_records(
-    destination,
-    class_names: Iterable[str],
-    splits: dict[str, Iterable[tuple[bytes, int]]],
-) -> Source:
-    """Writes (encoded bytes, label from 0) of each split as shards of about 128 MiB.
-
-    Keys: image/encoded, image/class/label, image/class/text. The manifest dataset.json
-    has the class names and each shard's records, bytes and SHA-256.
+        DataError: a bad source or picture, by its name; or `destination` exists, or
+            another process is writing it.
     """
     destination = Path(destination)
-    names = list(class_names)
-    if destination.exists():
-        raise DataError(f"{destination}: exists; remove it, or choose another folder")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(
-        tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent)
-    )
-    try:
-        written = {
-            split: _write_split(partial, split, examples, names)
-            for split, examples in splits.items()
-        }
-        manifest = {"class_names": names, "first_label": 0, "splits": written}
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        partial.chmod(0o755)
-        os.replace(partial, destination)
-    except BaseException:  # Ctrl-C too
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    _check_new(destination)
+    for name, value in (("seed", seed), ("resize", resize)):
+        if value < 0:
+            raise DataError(f"{name}={value}: must be 0 or more")
+    pipeline = None if beam is None else _open_pipeline(beam)
+    source = _hold_out(source, val, seed) if val else open_source(source)
+    _check_good(source)
+    plan = make_plan(source, seed, resize, shard_bytes)
+    with _partial_folder(destination, plan) as folder:
+        if pipeline:
+            _write_on_beam(pipeline, folder, plan)
+        todo = [shard for shard in plan.shards if not is_written(folder, shard)]
+        total = sum(len(shard.numbers) for shard in todo)
+        pictures = iter(progress(stored_pictures(plan, todo), total))
+        for shard in todo:
+            write_shard(folder, plan, shard, pictures)
+        next(pictures, None)  # shows a bar that this was the last
     return open_source(destination)
 
 
-def _write_split(folder, split, examples, names):
-    shards: list[dict] = []
-    writer = None
+def _check_new(destination):
+    if destination.exists():
+        raise DataError(f"{destination}: exists; remove it, or choose another folder")
+
+
+def _check_good(source):
+    for name, bad in source.bad.items():
+        for number, reason in bad.items():
+            raise DataError(
+                f"{source.splits[name].where(number)}: cannot be read ({reason}); "
+                "repair or remove it, and run `keras-resnet validate` again"
+            )
+
+
+def _hold_out(source, val, seed):
+    if not 0 < val < 1:
+        raise DataError(f"val={val}: must be in (0, 1), the fraction to hold out")
+    if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
+        raise DataError(f"val={val}: splits a folder of classes, not {source!s:.80}")
+    train_classes: dict[str, list[Path]] = {}
+    val_classes: dict[str, list[Path]] = {}
+    for index, (name, files) in enumerate(list_classes(Path(source)).items()):
+        held = max(1, round(val * len(files)))
+        if held >= len(files):
+            raise DataError(
+                f"{Path(source) / name}: {len(files)} picture(s) cannot be split; "
+                "add some"
+            )
+        order = np.random.default_rng([seed, index]).permutation(len(files))
+        val_classes[name] = [files[i] for i in sorted(order[:held])]
+        train_classes[name] = [files[i] for i in sorted(order[held:])]
+    return folder_source(source, train_classes, val_classes)
+
+
+@contextlib.contextmanager
+def _partial_folder(destination, plan):
+    """The folder where work goes on, ours alone; at the end it is the destination."""
+    import fcntl  # not on Windows, where the rest of the package works
+
+    folder = destination.with_name(f".{destination.name}.partial")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / _LOCK, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by any death
+        except BlockingIOError as error:
+            raise DataError(
+                f"{destination}: another process is writing it; wait for that one"
+            ) from error
+        _check_new(destination)  # that process may just have finished
+        lock.seek(0)
+        if lock.read() != plan.identity:
+            shutil.rmtree(folder / WORK, ignore_errors=True)
+            for file in folder.glob("*.tfrecord"):
+                file.unlink()
+            lock.truncate(0)
+            lock.write(plan.identity)
+            lock.flush()
+        (folder / WORK).mkdir(exist_ok=True)
+        for killed in (folder / WORK).glob("tmp*"):
+            shutil.rmtree(killed)
+        yield folder
+        with aside(folder / MANIFEST) as partial:
+            partial.write_text(json.dumps(_manifest(folder, plan), indent=1))
+        os.replace(folder, destination)
+        sync(destination.parent)
+        shutil.rmtree(destination / WORK)
+        (destination / _LOCK).unlink()
+
+
+def _manifest(folder, plan):
+    splits = {}
+    for name, group in itertools.groupby(plan.shards, lambda shard: shard.split):
+        whole = [read_facts(folder, shard) for shard in group]
+        height, width, size = np.concatenate([facts["sizes"] for facts in whole]).T
+        splits[name] = {
+            "records": len(size),
+            "bad": [],
+            "sizes": {
+                "height": _spread(height),
+                "width": _spread(width),
+                "short_side": _spread(np.minimum(height, width)),
+                "mean_bytes": round(float(size.mean()), 1),
+            },
+            "shards": [facts["shard"] for facts in whole],
+        }
+    facts = {"class_names": list(plan.class_names), "first_label": 0}
+    return {"validated": False, **facts, "splits": splits}
+
+
+def _spread(pixels):
+    median = float(np.median(pixels))
+    return {"min": int(pixels.min()), "median": median, "max": int(pixels.max())}
+
+
+def _open_pipeline(options):
     try:
-        for data, label in examples:
-            if writer is None:
-                file = folder / f"{split}-{len(shards):05d}.tfrecord"
-                writer = tf.io.TFRecordWriter(str(file))
-                shards.append({"file": file.name, "records": 0, "bytes": 0})
-            record = _example(data, label, names[label])
-            writer.write(record)
-            shards[-1]["records"] += 1
-            shards[-1]["bytes"] += len(record) + 16  # length and two checksums
-            if shards[-1]["bytes"] >= _SHARD_BYTES:
-                writer.close()
-                writer = None
-    finally:
-        if writer is not None:
-            writer.close()
-    for shard in shards:
-        with open(folder / shard["file"], "rb") as stream:
-            shard["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"records": sum(shard["records"] for shard in shards), "shards": shards}
+        import apache_beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        return apache_beam.Pipeline(options=PipelineOptions(options.split()))
+    except ImportError as error:
+        raise DataError(
+            f"beam={options!r}: needs Apache Beam; pip install keras-resnet-d[beam]"
+        ) from error
+    except ValueError as error:
+        raise DataError(f"beam={options!r}: {error}") from error
 
 
-def _example(data, label, text):
-    def feature(**kind):
-        return tf.train.Feature(**kind)
+def _write_on_beam(pipeline, folder, plan):
+    import apache_beam
 
-    return tf.train.Example(
-        features=tf.train.Features(
-            feature={
-                "image/encoded": feature(bytes_list=tf.train.BytesList(value=[data])),
-                "image/class/label": feature(
-                    int64_list=tf.train.Int64List(value=[label])
-                ),
-                "image/class/text": feature(
-                    bytes_list=tf.train.BytesList(value=[text.encode()])
-                ),
-            }
-        )
-    ).SerializeToString()
+    content = pickle.dumps(plan)  # too large for the description of a pipeline
+    with aside(folder / WORK / _PICKLE) as partial:
+        partial.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    with pipeline:
+        indices = pipeline | apache_beam.Create(range(len(plan.shards)))
+        spread = indices | apache_beam.Reshuffle()  # or one worker would have them all
+        spread | apache_beam.Map(_write_as_worker, folder.resolve(), digest)
+
+
+def _write_as_worker(index, folder, digest):
+    plan = _read_plan(folder, digest)
+    shard = plan.shards[index]
+    # a bad picture is met again, and named, by the process that started the workers
+    with contextlib.suppress(DataError):
+        if not is_written(folder, shard):
+            write_shard(folder, plan, shard, stored_pictures(plan, [shard]))
+
+
+@functools.lru_cache(maxsize=1)
+def _read_plan(folder, digest) -> Plan:
+    content = (folder / WORK / _PICKLE).read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:  # only ours is safe to unpickle
+        raise DataError(f"{folder / WORK / _PICKLE}: not the plan of this pipeline")
+    return pickle.loads(content)

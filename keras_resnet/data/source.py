@@ -1,91 +1,27 @@
-"""Where pictures come from: a folder of classes, or TFRecords with their manifest."""
+"""Where pictures come from: folders, TFRecords, tensorflow-datasets, arrays."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import stat
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from keras_resnet.data.decode import LONGEST_MAGIC, sniff
+from keras_resnet.data.records import index_records, record_split
+from keras_resnet.data.split import Arrays, DataError, Files, Split, hash_facts
 
 MANIFEST = "dataset.json"
-_WINDOW = 4096  # records
-_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "validation")}
+_SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation")}
 
 
-class DataError(ValueError):
-    """Data that cannot be used, with its path and what to do."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """The pictures of training or validation: files with labels, or record shards."""
-
-    size: int  # pictures
-    files: tuple[str, ...]
-    labels: tuple[int, ...] | None  # one a file; None: `files` are shards
-    first_label: int = 0  # what the shards call class 0
-
-    def ordered(self) -> tf.data.Dataset:
-        """(encoded bytes, label int64), each picture once, in a fixed order."""
-        if self.labels is None:
-            return self._parsed(tf.data.TFRecordDataset(list(self.files)))
-        return self._read(np.arange(self.size))
-
-    def shuffled(self, seed, epoch) -> tf.data.Dataset:
-        """The same in an order that (seed, epoch) determine; epoch may be a tensor."""
-        key = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(len(self.files), dtype=tf.int64), key
-        )
-        if self.labels is not None:
-            return self._read(order)
-        # shards in a random order, read side by side, and windows of records shuffled:
-        # Dataset.shuffle would let the process's global seed in
-        shards = tf.data.Dataset.from_tensor_slices(tf.gather(list(self.files), order))
-
-        def shuffle_window(index, records):
-            fold = tf.random.experimental.stateless_fold_in(key, index)
-            return tf.random.experimental.stateless_shuffle(records, fold)
-
-        windows = (
-            shards.interleave(tf.data.TFRecordDataset, cycle_length=16)
-            .batch(_WINDOW)
-            .enumerate()
-            .map(shuffle_window)
-        )
-        return self._parsed(windows.unbatch())
-
-    def _read(self, order):
-        files, labels = tf.constant(self.files), tf.constant(self.labels, tf.int64)
-        return tf.data.Dataset.from_tensor_slices(order).map(
-            lambda i: (tf.io.read_file(files[i]), labels[i]),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        )
-
-    def _parsed(self, records):
-        features = {
-            "image/encoded": tf.io.FixedLenFeature([], tf.string),
-            "image/class/label": tf.io.FixedLenFeature([], tf.int64),
-        }
-
-        def parse(record):
-            example = tf.io.parse_single_example(record, features)
-            return (
-                example["image/encoded"],
-                example["image/class/label"] - self.first_label,
-            )
-
-        return records.map(parse, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A data set: its classes in the order of the labels, and its splits."""
 
@@ -93,10 +29,14 @@ class Source:
     class_names: tuple[str, ...]
     train: Split | None
     val: Split | None
+    # {split: {number: reason}} of the pictures that `validate` could not decode
+    bad: dict[str, dict[int, str]] = field(default_factory=dict)
+    validated: bool = False  # `bad` is the whole truth
+    skipped: tuple[dict, ...] = ()  # what `without_bad` has left out
 
     def split(self, name: str) -> Split:
         """The split `name`, "train" or "val"; DataError where there is none."""
-        split = {"train": self.train, "val": self.val}[name]
+        split = self.splits.get(name)
         if split is None:
             raise DataError(
                 f"{self.path}: no {name} pictures; put them in {self.path}/{name}/, "
@@ -105,37 +45,62 @@ class Source:
         return split
 
     @property
+    def splits(self) -> dict[str, Split]:
+        """{"train": ..., "val": ...}, those that there are."""
+        both = {"train": self.train, "val": self.val}
+        return {name: split for name, split in both.items() if split is not None}
+
+    @property
     def fingerprint(self) -> str:
         """Changes with the classes, the files or their labels."""
-        splits = [self.train, self.val]
-        facts = [
-            self.class_names,
-            [s and (s.size, s.labels, [Path(f).name for f in s.files]) for s in splits],
-        ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        facts = {name: split.facts() for name, split in self.splits.items()}
+        return hash_facts([self.class_names, facts])
 
 
 def open_source(source) -> Source:
     """Looks at a data set without reading its pictures.
 
     Args:
-        source: a folder of root/train/class/x.jpg and root/val/class/x.jpg (or
-            "validation"), a folder that `prepare` wrote, or a Source.
+        source: one of
+            - a folder of root/train/class/x.jpg and root/val/class/x.jpg (or
+              "validation"), with or without the manifest of `validate`;
+            - a folder of TFRecord shards with the manifest that `prepare` or
+              `validate` wrote;
+            - "tfds:name", a data set of tensorflow-datasets with an image and a label,
+              downloaded if need be;
+            - {"train": (images, labels), "val": (images, labels)}, uint8 [N, H, W, 3]
+              and integers from 0 [N], with "class_names" if they have names; or one
+              such pair, which then is both splits, as evaluation needs it;
+            - a Source.
 
     Raises:
         DataError: naming the path, what is wrong and what to do.
     """
     if isinstance(source, Source):
         return source
+    if isinstance(source, (dict, tuple, list)):
+        return _open_arrays(source)
+    if str(source).startswith("tfds:"):
+        return _open_tfds(str(source))
     root = Path(source)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one of train/ and val/ classes")
     if (root / MANIFEST).is_file():
-        return _open_records(root)
+        return _open_manifest(root)
+    if find_shards(root):
+        raise DataError(
+            f"{root}: TFRecords without {MANIFEST}, so that nothing says what their "
+            "labels mean; run `keras-resnet validate --first-label 0` (or 1) on it once"
+        )
+    return open_folder(root)
+
+
+def open_folder(root: Path, preflight: bool = True) -> Source:
+    """A folder of train/ and val/ classes; `preflight` reads the files' first bytes."""
     splits = {}
-    for split, names in _SPLIT_FOLDERS.items():
+    for split, names in _SPLIT_NAMES.items():
         folder = next((root / name for name in names if (root / name).is_dir()), None)
-        splits[split] = list_classes(folder) if folder else None
+        splits[split] = list_classes(folder, preflight) if folder else None
     if not any(splits.values()):
         raise DataError(
             f"{root}: has neither train/ nor val/; give a folder of them, or split "
@@ -157,18 +122,23 @@ def folder_source(root, train, val) -> Source:
                 f"{root}: class {extra!r} has no validation pictures; add some, or "
                 "remove the class"
             )
-    return Source(str(root), names, _split(train, names), _split(val, names))
+    return Source(str(root), names, _file_split(train, names), _file_split(val, names))
 
 
-def list_classes(folder: Path) -> dict[str, list[Path]]:
+def list_classes(folder: Path, preflight: bool = True) -> dict[str, list[Path]]:
     """{class name: its pictures}, both sorted; hidden files are left out."""
-    classes = {
-        entry.name: sorted(
-            file for file in entry.iterdir() if not file.name.startswith(".")
-        )
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".")
-    }
+    try:
+        classes = {
+            entry.name: sorted(
+                file for file in entry.iterdir() if not file.name.startswith(".")
+            )
+            for entry in sorted(folder.iterdir())
+            if entry.is_dir() and not entry.name.startswith(".")
+        }
+    except OSError as error:
+        raise DataError(
+            f"{error.filename}: cannot be read ({error.strerror}); make it readable"
+        ) from error
     if not classes:
         raise DataError(f"{folder}: has no class folders; put pictures in one a class")
     for name, files in classes.items():
@@ -177,57 +147,196 @@ def list_classes(folder: Path) -> dict[str, list[Path]]:
                 f"{folder / name}: class without pictures; add some, or remove it"
             )
     every = [file for files in classes.values() for file in files]
-    with ThreadPoolExecutor(16) as pool:
-        for file, problem in zip(every, pool.map(_problem, every)):
-            if problem:
-                raise DataError(f"{file}: {problem}")
+    if preflight:
+        with ThreadPoolExecutor(16) as pool:
+            for file, problem in zip(every, pool.map(preflight_problem, every)):
+                if problem:
+                    raise DataError(
+                        f"{file}: {problem}; remove it, or run `keras-resnet validate` "
+                        "and skip it with max_bad_examples"
+                    )
     return classes
 
 
-def _problem(file: Path) -> str | None:
+def preflight_problem(file: Path) -> str | None:
     """Why a file cannot be a picture, judged by its first bytes."""
     try:
+        if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would block
+            return "not a file"
         with open(file, "rb") as stream:
             head = stream.read(LONGEST_MAGIC)
     except OSError as error:
-        return f"cannot be read ({os.strerror(error.errno or 0)}); remove it"
+        return f"cannot be read ({os.strerror(error.errno or 0)})"
     if not sniff(head):
-        return "not a JPEG, PNG, GIF, BMP or WebP picture; remove it"
+        return "not a JPEG, PNG, GIF, BMP or WebP picture"
     return None
 
 
-def _split(classes, names) -> Split | None:
+def find_shards(root: Path) -> dict[str, list[Path]]:
+    """{split: shards} by name: train-00000-of-01024, validation-..., val-1.tfrecord."""
+    shards = {
+        split: sorted(
+            file
+            for name in names
+            for file in root.glob(f"{name}-*")
+            if file.is_file() and ("-of-" in file.name or "tfrecord" in file.name)
+        )
+        for split, names in _SPLIT_NAMES.items()
+    }
+    return {split: files for split, files in shards.items() if files}
+
+
+def _file_split(classes, names) -> Files | None:
     if classes is None:
         return None
     pairs = [
         (str(file), label) for label, name in enumerate(names) for file in classes[name]
     ]
-    files, labels = zip(*pairs)
-    return Split(len(files), files, labels)
+    return Files(*zip(*pairs))
 
 
-def _open_records(root: Path) -> Source:
+def _open_manifest(root: Path) -> Source:
+    file = root / MANIFEST
     try:
-        manifest = json.loads((root / MANIFEST).read_text())
-        splits = {}
-        for name, split in manifest["splits"].items():
-            for shard in split["shards"]:
-                file = root / shard["file"]
-                if not file.is_file() or file.stat().st_size != shard["bytes"]:
-                    raise DataError(
-                        f"{file}: missing, or not the {shard['bytes']} bytes that "
-                        f"{MANIFEST} says; run `keras-resnet prepare` again"
-                    )
-            splits[name] = Split(
-                size=split["records"],
-                files=tuple(str(root / shard["file"]) for shard in split["shards"]),
-                labels=None,
-                first_label=manifest["first_label"],
-            )
+        manifest = json.loads(file.read_text())
         names = tuple(manifest["class_names"])
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        splits, bad = {}, {}
+        for name, facts in manifest["splits"].items():
+            if "shards" in facts:
+                splits[name] = _listed_records(root, facts, manifest, len(names))
+            else:
+                splits[name] = _listed_files(root, facts)
+            bad[name] = {entry["number"]: entry["reason"] for entry in facts["bad"]}
+            if facts["records"] != splits[name].size:
+                raise KeyError(f"{facts['records']} records announced")
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(
-            f"{root / MANIFEST}: not a manifest of ours ({error!r}); run "
-            "`keras-resnet prepare` again"
+            f"{file}: not a manifest of ours ({error!r}); remove it, and run "
+            "`keras-resnet validate` or `prepare` again"
         ) from error
-    return Source(str(root), names, splits.get("train"), splits.get("val"))
+    if any(isinstance(split, Files) for split in splits.values()):
+        _check_nothing_new(root, splits)
+    train, val = splits.get("train"), splits.get("val")
+    return Source(str(root), names, train, val, bad, validated=manifest["validated"])
+
+
+def _listed_records(root, facts, manifest, class_count):
+    shards = facts["shards"]
+    for shard in shards:
+        _check_listed(root / shard["file"], shard["bytes"])
+    return record_split(
+        [root / shard["file"] for shard in shards],
+        [shard["offsets"] for shard in shards],
+        class_count=class_count,
+        first_label=manifest["first_label"],
+    )
+
+
+def _listed_files(root, facts):
+    files = facts["files"]
+    with ThreadPoolExecutor(16) as pool:
+        paths = [root / entry["file"] for entry in files]
+        list(pool.map(_check_listed, paths, [entry["bytes"] for entry in files]))
+    return Files(tuple(map(str, paths)), tuple(int(entry["label"]) for entry in files))
+
+
+def _check_listed(file: Path, size: int | None):
+    if size is None:  # what is no file is listed as bad: nobody reads it
+        return
+    if not file.is_file() or file.stat().st_size != size:
+        raise DataError(
+            f"{file}: missing, or not the {size} bytes that {MANIFEST} says; "
+            "get it back, or run `keras-resnet validate` (or `prepare`) again"
+        )
+
+
+def _check_nothing_new(root, splits):
+    listed = {file for split in splits.values() for file in split.files}
+    found = open_folder(root, preflight=False)
+    for split in found.splits.values():
+        for file in split.files:  # type: ignore[attr-defined]
+            if file not in listed:
+                raise DataError(
+                    f"{file}: not in {root / MANIFEST}; run `keras-resnet validate` "
+                    "again"
+                )
+
+
+def _open_arrays(source) -> Source:
+    whole = isinstance(source, dict)
+    parts: dict[str, Any] = dict(source) if whole else {"train": source}
+    names = parts.pop("class_names", None)
+    splits = {name: _array_split(name, pair) for name, pair in parts.items()}
+    if not splits or splits.keys() - {"train", "val"}:
+        raise DataError(
+            f"arrays under {sorted(map(str, parts))}: must be under 'train' and 'val'"
+        )
+    most = max(int(split.classes.max()) for split in splits.values())
+    names = tuple(map(str, names if names is not None else range(most + 1)))
+    if most >= len(names):
+        raise DataError(
+            f"class_names: {len(names)} names, but labels up to {most}; name every one"
+        )
+    train = splits.get("train")
+    return Source("arrays", names, train, splits.get("val") if whole else train)
+
+
+def _array_split(name, pair) -> Arrays:
+    try:
+        images, labels = map(np.asarray, pair)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: must be (images, labels)") from error
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise DataError(
+            f"{name} images: {images.dtype} {list(images.shape)}; must be RGB, uint8 "
+            "[N, H, W, 3] from 0 to 255"
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{name} labels: {labels.dtype} {list(labels.shape)}; must be integers "
+            f"[{len(images)}], class numbers from 0"
+        )
+    if not len(images) or labels.min() < 0:
+        raise DataError(f"{name}: no pictures, or a label below 0")
+    return Arrays(images, labels.astype(np.int64))
+
+
+def _open_tfds(source: str) -> Source:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(
+            f"{source}: needs tensorflow-datasets; pip install keras-resnet-d[tfds]"
+        ) from error
+    try:
+        builder = tfds.builder(source.removeprefix("tfds:"))
+        builder.download_and_prepare()
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise DataError(f"{source}: {str(error).splitlines()[0]}") from error
+    info, features = builder.info, dict(builder.info.features)
+    names = getattr(features.get("label"), "names", None)
+    if names is None or "image" not in features:
+        raise DataError(
+            f"{source}: must have an 'image' and a 'label' of named classes; it has "
+            f"{sorted(features)}"
+        )
+    if info.file_format.file_suffix != "tfrecord":
+        raise DataError(
+            f"{source}: stored as {info.file_format.file_suffix}; prepare it with "
+            "file_format='tfrecord'"
+        )
+
+    def split(*candidates: str):
+        for name in filter(info.splits.__contains__, candidates):
+            shards: Sequence[Path] = [Path(p) for p in info.splits[name].filepaths]
+            return record_split(
+                shards,
+                [index_records(shard) for shard in shards],
+                class_count=len(names),
+                keys=("image", "label"),
+            )
+        return None
+
+    return Source(source, tuple(names), split("train"), split("validation", "test"))

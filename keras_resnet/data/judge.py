@@ -1,0 +1,169 @@
+"""A program that looks at pictures one after another, for `validate`.
+
+`python judge.py PIPE MEMORY` takes requests as JSON over the pipe of that number: a
+file, or a place in a TFRecord shard. It answers each with what that is, and why it
+cannot be used. Decoders are C++ and read what anybody wrote: what goes wrong there ends
+this process, and its parent goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sys
+import types
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+DAMAGED = "damaged record"  # by its checksums
+_LONGEST = 500  # characters of a name or reason
+EXHAUSTED = 77  # exit code: a picture needed more memory than there may be
+
+
+def main(pipe, memory):
+    # the package's own __init__ imports Keras, which takes seconds
+    root = Path(__file__).parent
+    for name, folder in (("keras_resnet", root.parent), ("keras_resnet.data", root)):
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [str(folder)]
+    connection = Connection(int(pipe))
+    look = _looker()
+    _limit_memory(int(memory))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libjpeg has much to say
+    connection.send_bytes(b"{}")
+    while True:
+        try:
+            request = json.loads(connection.recv_bytes())
+        except EOFError:  # the parent is gone, or has no more
+            return
+        answer = look(request)
+        if "reason" in answer:  # it may quote what a hostile file says
+            answer["reason"] = " ".join(answer["reason"].split())[:_LONGEST]
+        connection.send_bytes(json.dumps(answer).encode())
+
+
+def _looker():
+    """request -> answer."""
+    import tensorflow as tf
+
+    from keras_resnet.data.bad import first_sentence
+    from keras_resnet.data.decode import decode_image, sniff
+    from keras_resnet.data.source import preflight_problem
+    from keras_resnet.data.split import read_record
+
+    string, number = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
+    decode = tf.function(decode_image, input_signature=[string])
+    fetch = tf.function(read_record, input_signature=[string, number])
+
+    def look(request):
+        try:
+            look_at = look_at_file if "file" in request else look_at_record
+            return look_at(request)
+        except (MemoryError, tf.errors.ResourceExhaustedError):
+            os._exit(EXHAUSTED)  # and leave no half-filled heap to the next picture
+
+    def look_at_file(request):
+        file = Path(request["file"])
+        facts = {"bytes": file.stat().st_size if file.is_file() else None}
+        if problem := preflight_problem(file):
+            return facts | {"reason": problem}
+        try:
+            return look_at_bytes(file.read_bytes())
+        except OSError as error:
+            return facts | {"reason": f"cannot be read ({error.strerror})"}
+
+    def look_at_record(request):
+        try:
+            record = fetch(os.fsencode(request["shard"]), request["offset"]).numpy()
+        except tf.errors.OpError as error:
+            return {"reason": f"{DAMAGED} ({first_sentence(error)})"}
+        try:
+            example = tf.train.Example.FromString(record).features.feature
+        except Exception:  # the class depends on which protobuf is installed
+            return {"reason": "no tf.train.Example"}
+        facts = {}
+        image, label, *texts = request["keys"]
+        values, problem = _values(example, {image: "bytes_list", label: "int64_list"})
+        if label in values:
+            facts["label"] = values[label]
+        if problem:
+            return facts | {"reason": problem}
+        for name, key in zip(("text", "synset"), texts):
+            found, _ = _values(example, {key: "bytes_list"})
+            if key in found:
+                facts[name] = found[key][:_LONGEST].decode(errors="replace")
+        return facts | look_at_bytes(values[image])
+
+    def look_at_bytes(data):
+        facts = {
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "format": sniff(data[:12]),
+            **_header(data),
+        }
+        try:
+            facts["height"], facts["width"], _ = map(int, decode(data).shape)
+        except tf.errors.ResourceExhaustedError:
+            raise
+        except tf.errors.OpError as error:
+            facts["reason"] = first_sentence(error)
+        return facts
+
+    # the first call makes graph, threads and caches: no picture's memory
+    tiny = tf.io.encode_jpeg(tf.zeros([8, 8, 3], tf.uint8)).numpy()
+    assert "reason" not in look_at_bytes(tiny)
+    return look
+
+
+def _values(example, kinds):
+    """({key: value}, what is wrong with the first that is missing or of other type)."""
+    values, problem = {}, None
+    for key, kind in kinds.items():
+        given = example[key].WhichOneof("kind") if key in example else ""
+        found = getattr(example[key], kind).value if given == kind else []
+        if len(found) == 1:
+            values[key] = found[0]
+        elif problem is None and not given:
+            problem = f"no {key}; its fields are {', '.join(sorted(example)) or 'none'}"
+        elif problem is None:
+            count = len(getattr(example[key], given).value)
+            problem = f"{key} is a {given} of {count}, must be one in an {kind}"
+    return values, problem
+
+
+def _header(data):
+    """Mode and EXIF orientation as Pillow reads them, None where it cannot."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # nothing is decoded here
+    try:
+        formats = ["JPEG", "PNG", "GIF", "BMP", "WEBP"]
+        with Image.open(io.BytesIO(data), formats=formats) as image:
+            exif = Image.Exif()
+            # not image.getexif, which decodes a PNG to look behind its pixels
+            exif.load(image.info.get("exif", b""))
+            turn = exif.get(0x0112)
+            known = isinstance(turn, int) and 1 <= turn <= 8
+            return {"mode": image.mode, "exif": turn if known else None}
+    except Exception:  # of as many classes as there are ways to be damaged
+        return {"mode": None, "exif": None}
+
+
+def _limit_memory(more):
+    """Lets this process take `more` bytes, where the system can say what it has."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):  # not Linux
+        return
+    limit = pages * resource.getpagesize() + more
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
