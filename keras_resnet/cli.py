@@ -13,6 +13,7 @@ import click
 import keras
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -36,6 +37,7 @@ from keras_resnet.model import ModelError
 from keras_resnet.recipe import RECIPES, Recipe, RecipeError
 from keras_resnet.variants import open_model
 
+_LISTED = 20  # bad pictures that `validate` prints
 INTERRUPTED = 75  # EX_TEMPFAIL: the same command again goes on
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
@@ -97,8 +99,13 @@ def _table(title, *columns, rows):
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*map(_plain, row))
     return table
+
+
+def _plain(value):
+    """As it is: a file's name may have brackets, and bytes that are no UTF-8."""
+    return escape(str(value).encode(errors="backslashreplace").decode())
 
 
 @group.command("list")
@@ -128,16 +135,101 @@ def list_command(pattern, as_json):
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--val", type=float, default=0.0, help="Share to hold out, as 0.2.")
 @click.option("--seed", type=int, default=0, help="Of that split and of the order.")
+@click.option("--resize", type=int, default=0, help="Longest short side, as 256.")
+@click.option("--beam", metavar="OPTIONS", help="Of an Apache Beam pipeline.")
 @json_option
-def prepare(source, destination, val, seed, as_json):
-    """Write a folder of classes as TFRecord shards in DESTINATION."""
-    bar = iter if as_json else lambda it: track(it, "writing", console=err)
-    written = pictures.prepare(source, destination, val, seed, progress=bar)
+def prepare(source, destination, val, seed, resize, beam, as_json):
+    """Write SOURCE as TFRecord shards in DESTINATION; again, to go on.
+
+    SOURCE is a folder of train/ and val/ classes, or of classes with --val, or of
+    records; or tfds:NAME. The workers of --beam "--runner=FlinkRunner" share its disks.
+    """
+    quiet = as_json or not err.is_terminal
+    with Progress(console=err, transient=True, disable=quiet) as bar:
+
+        def show(them, total):
+            return bar.track(them, total, description="writing")
+
+        written = pictures.prepare(source, destination, val, seed, resize, beam, show)
     facts = {"path": str(destination), "classes": len(written.class_names)}
     for name in ("train", "val"):
         split = getattr(written, name)
         facts[name] = split.size if split else 0
     _print(facts, as_json, _table(None, "prepared", "", rows=facts.items()))
+
+
+@group.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--first-label",
+    type=click.IntRange(0, 1),
+    help="What TFRecords without dataset.json call their first class.",
+)
+@click.option("--classes", type=click.IntRange(1), help="How many, of those.")
+@click.option("--seconds", type=float, default=10.0, help="That a picture may take.")
+@click.option("--memory", type=float, default=2.0, help="GiB that a picture may take.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; one a core.")
+@json_option
+def validate(data, first_label, classes, seconds, memory, workers, as_json):
+    """Look at every picture of DATA, and write its manifest, dataset.json.
+
+    Exit code 1 if there are bad ones; training then needs --max-bad-examples.
+    """
+    quiet = as_json or not err.is_terminal
+    with Progress(console=err, transient=True, disable=quiet) as bar:
+        report = pictures.validate(
+            data,
+            first_label,
+            classes,
+            seconds,
+            int(memory * 2**30),
+            workers,
+            progress=lambda them, total: bar.track(them, total, description="looking"),
+        )
+    _print(report, as_json, *_validate_tables(report))
+    if report["manifest"] is None:
+        _complain(report["problem"])
+    if report["bad"] or report["manifest"] is None:
+        raise click.exceptions.Exit(1)
+
+
+def _validate_tables(report):
+    def counts(what):
+        return ", ".join(f"{name} {count:,}" for name, count in what.items())
+
+    sizes = report["sizes"]
+    classes = [sum(counts.values()) for counts in report["classes"].values()]
+    duplicates = report["duplicates"]
+    yield _table(
+        _plain(report["path"]),
+        "of the good pictures",
+        "",
+        rows=[
+            ("formats", counts(report["formats"])),
+            ("modes", counts(report["modes"])),
+            ("EXIF orientations (ignored)", counts(report["exif"])),
+            *(
+                (f"{side}: min, median, max", ", ".join(f"{n:g}" for n in of.values()))
+                for side, of in sizes.items()
+                if side != "mean_bytes"
+            ),
+            ("bytes, mean", f"{sizes.get('mean_bytes', 0):,.0f}"),
+            ("classes", len(classes)),
+            ("pictures a class: min, max", f"{min(classes)}, {max(classes)}"),
+            ("named as another format", report["misnamed"]["count"]),
+            ("twice in one split", counts(duplicates["within"])),
+            ("in both splits", duplicates["across"]),
+            ("gone since the last look", report["gone"]["count"]),
+        ],
+    )
+    for entry in report["bad"][:_LISTED]:
+        yield _plain(f"{entry['where']}: {entry['reason']}")
+    if len(report["bad"]) > _LISTED:
+        yield f"... and {len(report['bad']) - _LISTED:,} more"
+    total = sum(split["pictures"] for split in report["splits"].values())
+    bad = f"{len(report['bad']):,} bad" if report["bad"] else "none bad"
+    where = f"; {report['manifest']} lists them" if report["manifest"] else ""
+    yield _plain(f"{total:,} pictures, {bad}{where}")
 
 
 def _recipe_options(command):
@@ -157,12 +249,40 @@ def _recipe_options(command):
 
 @group.command()
 @click.argument("data", type=click.Path(path_type=Path))
+@click.option("--recipe", default="bag-of-tricks", help="A name, or a YAML/JSON file.")
+@click.option("--output", default="preview.png", show_default=True, help="A PNG file.")
+@json_option
+@_recipe_options
+def preview(data, recipe, output, as_json, **fields):
+    """Save a grid of what training and evaluation see of DATA."""
+    shown = pictures.preview(data, _chosen_recipe(recipe, fields), output)
+    counts = ", ".join(f"{count} of {name}" for name, count in shown.items())
+    _print({"path": output, **shown}, as_json, f"{counts} in {output}")
+
+
+@group.command()
+@click.argument("data", type=click.Path(path_type=Path))
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--recipe", default="bag-of-tricks", help="A name, or a YAML/JSON file.")
 @json_option
 @_recipe_options
 def train(data, run, recipe, as_json, **fields):
     """Train a recipe on DATA into the directory RUN; again, to resume."""
+    chosen = _chosen_recipe(recipe, fields)
+    # once: it looks at every file
+    source, skipped = pictures.without_bad(data, chosen.max_bad_examples)
+    if skipped and not as_json:
+        out.print(f"{len(skipped)} bad pictures left out; {run}/data.json lists them")
+    if training.is_finished(chosen, source, run) and not as_json:
+        out.print(f"{run} is trained already")
+    with _training_bar(chosen, as_json) as bar:
+        model = training.fit(chosen, source, run, bar)
+    metrics = _measure(model, source, "val", as_json, Path(run))
+    _print(metrics, as_json, _metrics_table(metrics), f"everything is in {run}")
+
+
+def _chosen_recipe(recipe, fields):
+    """The recipe of a name or a file, with the fields given as options."""
     if recipe in RECIPES:
         chosen = RECIPES[recipe]
     elif Path(recipe).is_file():
@@ -173,38 +293,44 @@ def train(data, run, recipe, as_json, **fields):
             param_hint="--recipe",
         )
     given = {key: value for key, value in fields.items() if value is not None}
-    for key in given.keys() & {"overrides", "boundaries"}:
+    for key in given.keys() & {"overrides", "boundaries", "scales"}:
         given[key] = yaml.safe_load(given[key])
-    chosen = chosen.replace(**given)
-    source = pictures.open_source(data)  # once: it looks at every file
-    if training.is_finished(chosen, source, run) and not as_json:
-        out.print(f"{run} is trained already")
-    with _training_bar(chosen, as_json) as bar:
-        model = training.fit(chosen, source, run, bar)
-    metrics = _measure(model, source, "val", as_json, Path(run))
-    _print(metrics, as_json, _metrics_table(metrics), f"everything is in {run}")
+    return chosen.replace(**given)
 
 
 @group.command()
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--split", type=click.Choice(["val", "train"]), default="val")
+@click.option(
+    "--max-bad-examples",
+    type=click.IntRange(0),
+    default=0,
+    help="Pictures that cannot be decoded and may be left out.",
+)
+@click.option(
+    "--views",
+    type=click.Choice(evaluation.VIEWS),
+    default="center",
+    help="Looks at a picture: 1, 10, or whole at 5 scales and mirrored.",
+)
 @json_option
-def evaluate(model, data, split, as_json):
+def evaluate(model, data, split, max_bad_examples, views, as_json):
     """Top-1, top-5 and loss of MODEL on DATA, each picture once."""
-    run = Path(model) if Path(model).is_dir() and split == "val" else None
-    source = pictures.open_source(data)
-    metrics = _measure(open_model(model), source, split, as_json, run)
+    usual = split == "val" and views == "center"
+    run = Path(model) if Path(model).is_dir() and usual else None
+    source, _ = pictures.without_bad(data, max_bad_examples, (split,))
+    metrics = _measure(open_model(model), source, split, as_json, run, views)
     _print(metrics, as_json, _metrics_table(metrics))
 
 
-def _measure(model, data, split, as_json, run=None):
+def _measure(model, data, split, as_json, run=None, views="center"):
     def bar(batches):
         if as_json:
             return batches
         return track(batches, "evaluating", total=len(batches), console=err)
 
-    metrics = evaluation.run(model, data, split, progress=bar)
+    metrics = evaluation.run(model, data, split, views=views, progress=bar)
     if run:
         training.write_whole(run / evaluation.METRICS, json.dumps(metrics, indent=1))
         evaluation.picture_grid(model, data, run / evaluation.GRID)
@@ -217,6 +343,7 @@ def _metrics_table(metrics):
         ("top-5", f"{metrics['top5']:.2%}"),
         ("loss, nats", f"{metrics['loss']:.4f}"),
         ("pictures", metrics["examples"]),
+        *[("left out", len(bad)) for bad in [metrics.get("bad_examples")] if bad],
     ]
     return _table(None, "measure", "value", rows=rows)
 

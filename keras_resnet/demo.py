@@ -117,19 +117,14 @@ def write_digits(destination):
         random_state=0,
     )
 
-    def examples(indices):
-        for index in indices:
-            grey = np.minimum(digits.images[index] * 16, 255)[..., None]
-            large = tf.image.resize(grey, [32, 32], "bicubic")
-            rgb = tf.repeat(tf.clip_by_value(tf.round(large), 0, 255), 3, axis=2)
-            png = tf.io.encode_png(tf.cast(rgb, tf.uint8)).numpy()
-            yield png, int(digits.target[index])
-
-    pictures.write_records(
-        destination,
-        [str(name) for name in digits.target_names],
-        {"train": examples(train_indices), "val": examples(val_indices)},
-    )
+    grey = np.minimum(digits.images * 16, 255)[..., None]
+    large = tf.round(tf.image.resize(grey, [32, 32], "bicubic"))
+    rgb = np.repeat(np.clip(large, 0, 255).astype(np.uint8), 3, axis=3)
+    source = {
+        name: (rgb[indices], digits.target[indices])
+        for name, indices in (("train", train_indices), ("val", val_indices))
+    }
+    pictures.prepare(source | {"class_names": digits.target_names}, destination)
 
 
 def serving_difference(model, source, exported) -> float:

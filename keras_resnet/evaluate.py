@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,22 @@ import tensorflow as tf
 
 from keras_resnet import data as pictures
 from keras_resnet.model import ModelError, Protocol
+from keras_resnet.views import MultiScale, load_ten_crops, load_whole, softmax
 
+VIEWS = ("center", "ten-crop", "multi-scale")
 METRICS = "metrics.json"  # in a run directory
 GRID = "predictions.png"
 
 
-def run(model, data, split="val", batch_size=64, progress: Callable = iter) -> dict:
+def run(
+    model,
+    data,
+    split="val",
+    batch_size=64,
+    max_bad_examples=0,
+    views="center",
+    progress: Callable = iter,
+) -> dict:
     """Evaluates a model with a classifier under the protocol that it carries.
 
     Args:
@@ -23,11 +34,16 @@ def run(model, data, split="val", batch_size=64, progress: Callable = iter) -> d
         data: what `data.open_source` takes.
         split: "val" or "train".
         batch_size: pictures at a time; of no effect on the result.
+        max_bad_examples: up to so many that cannot be decoded are left out.
+        views: "center", the protocol's crop; "ten-crop", the mean of ten crops'
+            probabilities (10 x the work); or "multi-scale", of whole pictures at the
+            short sides and mirrors of arXiv 1512.03385 (about 40 x).
         progress: wraps the iteration over the batches, as a progress bar does.
 
     Returns:
         {"top1": in [0, 1], "top5": in [0, 1], "loss": mean cross-entropy in nats,
-        "examples": pictures seen}.
+        "examples": pictures seen}, and of those left out, if any,
+        "bad_examples": [{"split", "where", "reason"}, ...].
 
     Raises:
         ModelError: the model's classes are not the data's.
@@ -35,12 +51,16 @@ def run(model, data, split="val", batch_size=64, progress: Callable = iter) -> d
     """
     source = pictures.open_source(data)
     _check_classes(model, source)
-    batches = pictures.eval_batches(source, model.info.protocol, split, batch_size)
+    source, skipped = pictures.without_bad(source, max_bad_examples, (split,))
+    load, batch_size, classify = _looks(model, views, batch_size)
+    batches = pictures.eval_batches(
+        source, model.info.protocol, split, batch_size, load
+    )
     hits1 = hits5 = examples = 0
     loss = 0.0
-    with pictures.blame_pictures(source):
+    with pictures.blame_pictures(source, (split,)):
         for images, labels in progress(batches):
-            probabilities = predict_probabilities(model, images.numpy(), batch_size)
+            probabilities = classify(images.numpy())
             truth = labels.numpy().argmax(1)
             rows = np.arange(len(truth))
             right = probabilities[rows, truth]
@@ -65,6 +85,7 @@ def run(model, data, split="val", batch_size=64, progress: Callable = iter) -> d
         "top5": hits5 / examples,
         "loss": loss / examples,
         "examples": examples,
+        **({"bad_examples": skipped} if skipped else {}),
     }
 
 
@@ -101,8 +122,10 @@ def predict(model, files, top=5) -> list[dict]:
 
 def load_picture(path, protocol: Protocol) -> np.ndarray:
     """One file as evaluation sees it, uint8 [S, S, 3]; DataError names the path."""
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would block
+        raise pictures.DataError(f"{path}: not a file")
     try:
-        return pictures.load_eval(tf.io.read_file(str(path)), protocol).numpy()
+        return pictures.load_eval(tf.io.read_file(os.fsencode(path)), protocol).numpy()
     except tf.errors.NotFoundError as error:
         raise pictures.DataError(f"{path}: no such file") from error
     except tf.errors.OpError as error:
@@ -117,10 +140,7 @@ def predict_probabilities(model, images, batch_size=None) -> np.ndarray:
         padding = np.zeros((batch_size - count, *images.shape[1:]), images.dtype)
         images = np.concatenate([images, padding])
     outputs = np.asarray(model.predict_on_batch(images))[:count]
-    if model.info.classifier_activation is None:
-        exponents = np.exp(outputs - outputs.max(1, keepdims=True))
-        outputs = exponents / exponents.sum(1, keepdims=True)
-    return outputs
+    return softmax(outputs) if model.info.classifier_activation is None else outputs
 
 
 def class_names(model) -> tuple[str, ...]:
@@ -156,6 +176,28 @@ def picture_grid(model, data, path, count=24, split="val") -> None:
         )
     figure.suptitle(f"{source.path}: the {len(rows)} least certain of {split}")
     figure.savefig(path, dpi=110)
+
+
+def _looks(model, views, batch_size):
+    """(how a picture is loaded, pictures a batch, images -> float32 [N, classes])."""
+    if views == "ten-crop":
+
+        def classify(crops):
+            images = crops.reshape(-1, *crops.shape[2:])
+            outputs = predict_probabilities(model, images, 10 * batch_size)
+            return outputs.reshape(len(crops), 10, -1).mean(1)
+
+        return load_ten_crops, batch_size, classify
+    if views == "multi-scale":
+        look = MultiScale(model)
+        return load_whole, 1, lambda images: look(images[0])[None]
+    if views != "center":
+        raise ValueError(f"views={views!r}: must be one of {VIEWS}")
+    return (
+        pictures.load_eval,
+        batch_size,
+        lambda images: predict_probabilities(model, images, batch_size),
+    )
 
 
 def _check_classes(model, source):

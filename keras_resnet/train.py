@@ -40,7 +40,9 @@ def fit(recipe: Recipe, data, run, progress: keras.callbacks.Callback | None = N
 
     Args:
         recipe: a Recipe.
-        data: what `data.open_source` takes, with train and val pictures.
+        data: what `data.open_source` takes, with train and val pictures; up to the
+            recipe's `max_bad_examples` that cannot be decoded are left out, and listed
+            in data.json.
         run: a directory, made if need be.
         progress: a Keras callback that shows how it goes; None is silent.
 
@@ -52,7 +54,7 @@ def fit(recipe: Recipe, data, run, progress: keras.callbacks.Callback | None = N
         DataError, RecipeError, ValueError: before anything is written.
     """
     run = Path(run)
-    source = pictures.open_source(data)
+    source, _ = pictures.without_bad(data, recipe.max_bad_examples)
     source.split("val")
     steps = pictures.steps_per_epoch(source, recipe)
     if is_finished(recipe, source, run):
@@ -92,10 +94,12 @@ def is_finished(recipe, data, run) -> bool:
             raise RunError(f"{run}: holds files but no run; choose an empty directory")
         return False
     differing = []
-    for name, ours in _identity(recipe, pictures.open_source(data)).items():
+    source, _ = pictures.without_bad(data, recipe.max_bad_examples)
+    for name, ours in _identity(recipe, source).items():
         try:
             theirs = json.loads((run / name).read_text())
-            keys = (theirs.keys() | ours.keys()) - {"path"}  # data may move
+            # data may move, and its hash is of what is left of it
+            keys = (theirs.keys() | ours.keys()) - {"path", "bad_examples"}
         except (AttributeError, OSError, ValueError) as error:
             raise RunError(
                 f"{run / name}: unreadable ({error}); choose another directory"
@@ -132,6 +136,7 @@ def _identity(recipe, source):
         "path": source.path,
         "data_hash": source.fingerprint,
         "class_names": list(source.class_names),
+        "bad_examples": list(source.skipped),
     }
     return {RECIPE: recipe.to_dict(), DATA: data}
 

@@ -2,18 +2,24 @@
 
     python tools/benchmark.py import     seconds that keras_resnet adds to keras
     python tools/benchmark.py load       ResNet-50-D from safetensors against numpy.load
+    python tools/benchmark.py input      pictures a second, against decoding alone; with
+        --python PY, a Python that has timm, against timm's loader; or with --stages,
+        microseconds of CPU a picture that each stage takes
 
 Times depend on the machine and on its neighbours; what counts is the comparison of the
 two sides of one run.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import benchmark_input
 
 _IMPORTS = """
 import time
@@ -119,17 +125,28 @@ def _python(program, *arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["import", "load"])
+    parser.add_argument("what", choices=["import", "load", "input"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--python", help="input: a Python that has torch and timm")
+    parser.add_argument("--stages", action="store_true", help="input: a stage a line")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    measure = {"import": measure_import, "load": measure_load}[arguments.what]
+    rates = functools.partial(benchmark_input.measure, python=arguments.python)
+    measure = {
+        "import": measure_import,
+        "load": measure_load,
+        "input": benchmark_input.measure_stages if arguments.stages else rates,
+    }[arguments.what]
     result = measure(arguments.rounds)
     if arguments.json:
         print(json.dumps(result))
-    else:
-        for name, value in result.items():
-            print(f"{name:28} {value:8.3f}")
+        return
+    for name, value in result.items():
+        columns = value if isinstance(value, dict) else {"": value}
+        cells = [
+            f"{number:9.3f} {column}".rstrip() for column, number in columns.items()
+        ]
+        print(f"{name:31}", *cells)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,351 @@
+"""Pictures a second of the input, beside decoding alone, the usual way and timm.
+
+What `tools/benchmark.py input` runs. Each side lives in a process of its own and works
+only in its turn: a line on its standard input is one round, answered by a rate and by
+the time of one core that a picture took, which neighbours on the machine disturb less.
+"""
+
+import contextlib
+import functools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CORES = len(os.sched_getaffinity(0))  # tf.data's threads, torch's workers
+PICTURES, HEIGHT, WIDTH = 512, 375, 500
+BATCH, SIZE, CROP_PCT = 64, 224, 0.875
+# batches of a round: they fill the pipeline; they are timed, and are an epoch
+WARM, TIMED = 2 * CORES, 16 * CORES
+QUIET = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+GOALS = [
+    ("training", "raw decode", 0.8),
+    ("training", "timm training", 2.5),
+    ("evaluation", "timm evaluation", 1.0),
+    ("training, prepared 256", "training", 1.8),
+]
+
+
+def measure(rounds, python=None):
+    """{side: its rate}, then {side / side: the ratio that is asked for}."""
+    names = [name for name in SIDES if python or not name.startswith("timm")]
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    costs: dict[str, list[float]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        write_pictures(Path(folder))
+        sides: dict[str, Any] = {}
+        for name in rates:
+            interpreter = python if name.startswith("timm") else sys.executable
+            side = subprocess.Popen(
+                [interpreter, __file__, name, folder],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stack.enter_context(open(Path(folder, f"{name}.log"), "w")),
+                text=True,
+            )
+            sides[name] = stack.enter_context(side)
+        for turn in range(rounds + 1):
+            for name, side in sides.items():
+                print(file=side.stdin, flush=True)
+                answer = side.stdout.readline()
+                if not answer:
+                    sys.exit(Path(folder, f"{name}.log").read_text())
+                if turn:  # the first round starts everything
+                    rate, cost = map(float, answer.split())
+                    rates[name].append(rate)
+                    costs[name].append(cost)
+
+    def ratios(name, base):
+        each = [one / other for one, other in zip(rates[name], rates[base])]
+        by_cpu = [other / one for one, other in zip(costs[name], costs[base])]
+        return {
+            "ratio": statistics.median(each),
+            "worst": min(each),
+            "by CPU": statistics.median(by_cpu),
+        }
+
+    result = {
+        name: {
+            "pictures/s": statistics.median(rates[name]),
+            "us of CPU": statistics.median(costs[name]),
+        }
+        | ratios(name, "raw decode")
+        for name in rates
+    }
+    return result | {
+        f"{name} / {base}": ratios(name, base) | {"goal": goal}
+        for name, base, goal in GOALS
+        if name in rates and base in rates
+    }
+
+
+def write_pictures(folder):
+    """photos/, its files linked as often as an epoch needs; prepared/, if it can be."""
+    os.environ.update(QUIET)  # the sides inherit it
+    import numpy as np
+    import tensorflow as tf
+
+    from keras_resnet import data
+
+    frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH))
+    frequency[0, 0] = np.inf
+
+    def field(random, slope):
+        spectrum = random.normal(size=(2, *frequency.shape)) * frequency**-slope
+        values = np.fft.irfft2(spectrum[0] + 1j * spectrum[1], (HEIGHT, WIDTH))
+        return values / values.std()
+
+    def photo(random):
+        """Smooth light, textures of 1 / f that are strong here and weak there."""
+        texture = field(random, 1.0) * np.exp(0.5 * field(random, 2.0))
+        light = 120 + 45 * field(random, 1.8) + 22 * texture
+        blue, red = 10 * field(random, 1.5), 10 * field(random, 1.5)
+        planes = (1.4 * red, -0.34 * blue - 0.71 * red, 1.77 * blue)
+        picture = light[..., None] + np.stack(planes, -1)
+        return np.clip(picture, 0, 255).astype(np.uint8)
+
+    for name in "01":
+        (folder / "photos" / "train" / name).mkdir(parents=True)
+    for number in range(PICTURES):
+        picture = photo(np.random.default_rng(number))
+        jpeg = tf.io.encode_jpeg(picture, quality=86 + number % 8)  # 60 to 100 KB
+        files = [
+            folder / f"photos/train/{number % 2}/{number:03}-{link:03}.jpg"
+            for link in range(TIMED * BATCH // PICTURES)
+        ]
+        files[0].write_bytes(jpeg.numpy())
+        for file in files[1:]:
+            file.hardlink_to(files[0])
+    data.prepare(folder / "photos", folder / "prepared", resize=256)
+
+
+def main():
+    """A side, as a process: pictures a second and microseconds of CPU for each line."""
+    batches = SIDES[sys.argv[1]](Path(sys.argv[2]))
+    for _ in sys.stdin:
+        for number, _ in enumerate(batches, start=1):
+            if number == WARM:
+                start, cpu = time.perf_counter(), _cpu()
+            if number == WARM + TIMED:
+                seconds, cpu = time.perf_counter() - start, _cpu() - cpu
+        # the iterator is gone: nothing of it works on in another side's turn
+        pictures = TIMED * BATCH
+        print(pictures / seconds, 1e6 * cpu / pictures, flush=True)
+
+
+def _cpu():
+    """Seconds of this process and of its living children."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    stats = [Path("/proc", pid, "stat").read_text() for pid in ["self", *children]]
+    fields = [stat.rpartition(")")[2].split() for stat in stats]
+    ticks = sum(int(user) + int(system) for user, system in (f[11:13] for f in fields))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _finite(batches):
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = CORES
+    return batches.take(WARM + TIMED).with_options(options)
+
+
+def _files(folder):
+    import tensorflow as tf
+
+    files = sorted(map(str, folder.glob("photos/train/*/*")))
+    return tf.data.Dataset.from_tensor_slices(files)
+
+
+def raw_decode(folder):
+    import tensorflow as tf
+
+    def pixel(file):  # of a whole picture, decoded and not copied any more
+        return tf.io.decode_jpeg(tf.io.read_file(file), 3)[0, 0]
+
+    parallel = tf.data.AUTOTUNE
+    return _finite(_files(folder).repeat().map(pixel, parallel).batch(BATCH))
+
+
+def training(folder, photos="photos", recipe="efficient"):
+    from keras_resnet import RECIPES, data
+
+    recipe = RECIPES[recipe].replace(batch_size=BATCH, train_size=SIZE)
+    return _finite(data.train_batches(folder / photos, recipe))
+
+
+def evaluation(folder):
+    from keras_resnet import RECIPES, data
+
+    recipe = RECIPES["efficient"].replace(test_size=SIZE, crop_pct=CROP_PCT)
+    batches = data.eval_batches(folder / "photos", recipe, "train", BATCH)
+    return _finite(batches.repeat())
+
+
+def unfused_chain(folder):
+    """What one writes with tf.image: the whole picture, then a function a trick."""
+    import tensorflow as tf
+
+    def example(seed, file):
+        seed = tf.stack([0, seed])
+        image = tf.io.decode_jpeg(tf.io.read_file(file), 3)
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            tf.shape(image),
+            tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+            seed,
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1.0),
+        )
+        image = tf.image.resize(tf.slice(image, begin, size), [SIZE, SIZE]) / 255.0
+        image = tf.image.stateless_random_flip_left_right(image, seed)
+        image = tf.image.stateless_random_hue(image, 0.2, seed)
+        image = tf.image.stateless_random_saturation(image, 0.6, 1.4, seed)
+        return tf.image.stateless_random_brightness(image, 0.4, seed)
+
+    files = _files(folder).repeat().enumerate()
+    batches = files.map(example, tf.data.AUTOTUNE).batch(BATCH)
+    return _finite(batches.prefetch(tf.data.AUTOTUNE))
+
+
+def timm_loader(folder, is_training):
+    from timm.data import ImageDataset, create_loader
+
+    dataset = ImageDataset(str(folder / "photos" / "train"))
+    # and the 2 batches that each worker is ahead, so that none works on after the round
+    count = BATCH * (WARM + TIMED + 2 * CORES)
+    dataset.reader.samples = (dataset.reader.samples * 2)[:count]
+    return create_loader(
+        dataset,
+        SIZE,
+        BATCH,
+        is_training=is_training,
+        color_jitter=0.4,
+        auto_augment=None,
+        re_prob=0.0,
+        interpolation="bilinear" if is_training else "bicubic",
+        crop_pct=CROP_PCT,
+        num_workers=CORES,
+        persistent_workers=True,
+        pin_memory=False,
+        use_prefetcher=False,
+    )
+
+
+SIDES: dict[str, Callable] = {
+    "raw decode": raw_decode,
+    "training": training,
+    "training, mixup": functools.partial(training, recipe="bag-of-tricks"),
+    "training, prepared 256": functools.partial(training, photos="prepared"),
+    "evaluation": evaluation,
+    "unfused tf.image chain": unfused_chain,
+    "timm training": functools.partial(timm_loader, is_training=True),
+    "timm evaluation": functools.partial(timm_loader, is_training=False),
+}
+
+
+def measure_stages(rounds):
+    """{stage: microseconds of one core's time a picture}, each on what is in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_pictures(Path(folder))
+        stages = _stages(Path(folder))
+        turns = [
+            [_seconds(after) - _seconds(before) for before, after in stages.values()]
+            for _ in range(rounds)
+        ]
+    return {
+        f"{name}, us": 1e6 * statistics.median(each) / PICTURES
+        for name, each in zip(stages, zip(*turns))
+    }
+
+
+def _seconds(dataset):
+    iterator = iter(dataset.filter(lambda *_: False))
+    start = time.process_time()
+    next(iterator, None)
+    return time.process_time() - start
+
+
+def _stages(folder):
+    """{stage: (the data set before it, with it)}."""
+    import tensorflow as tf
+
+    from keras_resnet import RECIPES, data
+    from keras_resnet.data import colour, crop, decode, resize
+
+    recipe = RECIPES["bag-of-tricks"].replace(train_size=SIZE)
+
+    def window(drawn, jpeg):
+        return crop._random_crop(jpeg, recipe, drawn)
+
+    def square(image):
+        image = tf.cast(image, tf.float32)
+        return tf.image.resize(image, [SIZE, SIZE], recipe.train_interpolation)
+
+    def antialiased(image):
+        return resize.resize_as_pillow(image, SIZE, SIZE, recipe.train_interpolation)
+
+    def train(drawn, jpeg):
+        return crop.load_train(jpeg, recipe, drawn, seed=None)
+
+    def flip(number, images):
+        only = recipe.replace(colour=0, lighting=0)
+        return colour.distort(images, random([BATCH, colour.DRAWS], number), only)
+
+    def distort(number, images):
+        return colour.distort(images, random([BATCH, colour.DRAWS], number), recipe)
+
+    def mix(number, images):
+        labels = tf.zeros([BATCH, 2])
+        return data.mixup(images, labels, recipe.mixup, tf.stack([0, number]))
+
+    def random(shape, number):
+        return tf.random.stateless_uniform(shape, tf.stack([0, number]), alg="philox")
+
+    def with_crop(number, jpeg):
+        return crop.draw_crops(recipe, 1, tf.stack([0, number]))[0], jpeg
+
+    def kept(dataset):
+        dataset = dataset.cache()
+        _seconds(dataset)
+        return dataset
+
+    files = kept(_files(folder).shard(TIMED * BATCH // PICTURES, 0))
+    jpegs = kept(files.map(tf.io.read_file))
+    numbers = tf.data.Dataset.range(PICTURES)
+    numbered = kept(jpegs.enumerate().map(with_crop))
+    decoded = kept(jpegs.map(data.decode_image))
+    windows = kept(numbered.map(window))
+    squares = kept(numbered.map(train))
+    batches = kept(squares.batch(BATCH).enumerate())
+    stages = {
+        "read": (files, files.map(tf.io.read_file)),
+        "decode, TensorFlow's default": (jpegs, jpegs.map(tf.io.decode_jpeg)),
+        "decode, exact": (jpegs, jpegs.map(data.decode_image)),
+        "header": (jpegs, jpegs.map(decode.picture_size)),
+        "header, decode of random crop": (numbered, numbered.map(window)),
+        "resize": (windows, windows.map(square)),
+        "resize, antialiased": (windows, windows.map(antialiased)),
+        "training crop, all of it": (numbered, numbered.map(train)),
+        "batch": (squares.take(0), squares.batch(BATCH)),
+        "flip": (batches, batches.map(flip)),
+        "flip, colour": (batches, batches.map(distort)),
+        "mixup": (batches, batches.map(mix)),
+        "evaluation crop": (decoded, decoded.map(data.eval_crop)),
+    }
+    prepared = data.open_source(folder / "prepared").split("train")
+    small = kept(prepared.ordered().take(PICTURES).map(lambda jpeg, _: jpeg))
+    drawn = kept(small.enumerate().map(with_crop))
+    return stages | {
+        "read, prepared 256": (numbers, numbers.map(prepared.reader())),
+        "decode, prepared 256": (small, small.map(tf.io.decode_jpeg)),
+        "training crop, prepared 256": (drawn, drawn.map(train)),
+    }
+
+
+if __name__ == "__main__":
+    main()
