@@ -36,25 +36,24 @@ def resize_as_pillow(image, height, width, interpolation="bicubic", window=None)
     across = _bands(shape[1], width, left, columns, interpolation)
     first, last = down.starts[0], down.starts[-1] + down.length
     left, right = across.starts[0], across.starts[-1] + across.length
+    # 8 bits between the products: what is multiplied fits a core's own cache
     image = tf.transpose(image[first:last, left:right], [2, 0, 1])
-    image = tf.cast(image, tf.float64)
 
     def resize_columns(block):
         start = across.starts[block] - left
         taps = image[:, :, start : start + across.length]
         taps = tf.reshape(taps, [-1, across.length])  # one product for all channels
-        return tf.linalg.matmul(taps, across.weights[block], transpose_b=True)
+        return _multiply(taps, across.weights[block], transpose_b=True)
 
-    image = _round(_join(resize_columns, columns)[:, :columns])
+    image = _join(resize_columns, columns)[:, :columns]
     image = tf.reshape(image, [3, last - first, columns])
 
     def resize_rows(block):
         start = down.starts[block] - first
         taps = image[:, start : start + down.length]
-        return tf.linalg.matmul(down.weights[block][None], taps)
+        return _multiply(down.weights[block][None], taps)
 
-    image = _round(_join(resize_rows, rows)[:, :rows])
-    image = tf.transpose(tf.cast(image, tf.uint8), [1, 2, 0])
+    image = tf.transpose(_join(resize_rows, rows)[:, :rows], [1, 2, 0])
     return tf.reshape(image, [rows, columns, 3])
 
 
@@ -94,9 +93,11 @@ def _cubic(x):
     return tf.where(x < 1, near, tf.where(x < 2, far, tf.zeros_like(x)))
 
 
-def _round(levels):
-    """Halves up, then clipped: what Pillow's fixed point does."""
-    return tf.clip_by_value(tf.floor(levels + 0.5), tf.zeros([], tf.float64), 255)
+def _multiply(a, b, transpose_b=False):
+    """The product in float64, as uint8: halves up, clipped, as Pillow's fixed point."""
+    a, b = tf.cast(a, tf.float64), tf.cast(b, tf.float64)
+    levels = tf.linalg.matmul(a, b, transpose_b=transpose_b) + 0.5
+    return tf.cast(tf.clip_by_value(levels, tf.zeros([], tf.float64), 255.5), tf.uint8)
 
 
 def _blocks(count):
@@ -108,9 +109,7 @@ def _join(product, count):
     if isinstance(count, int):
         return tf.concat([product(block) for block in range(_blocks(count))], 1)
     # blocks of one size stacked along the first axis, which moves to where they join
-    stacked = tf.map_fn(
-        product, tf.range(_blocks(count)), fn_output_signature=tf.float64
-    )
+    stacked = tf.map_fn(product, tf.range(_blocks(count)), fn_output_signature=tf.uint8)
     shape = tf.shape(stacked)
     order = [1, 0, *range(2, stacked.shape.rank)]
     joined = [shape[1], shape[0] * shape[2], *tf.unstack(shape[3:])]
