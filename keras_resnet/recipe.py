@@ -72,7 +72,10 @@ class Recipe:
 
     def __post_init__(self):
         for name in ("boundaries", "scales"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)) or {*map(type, value)} - {int}:
+                raise RecipeError(f"{name}={value!r}: must be a list of whole numbers")
+            object.__setattr__(self, name, tuple(value))
         hints = typing.get_type_hints(Recipe)
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)

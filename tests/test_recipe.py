@@ -36,6 +36,15 @@ def test_recipe_survives_json_and_yaml(name, tmp_path):
         ({"schedule": "linear"}, "schedule='linear'.*cosine.*steps"),
         ({"precision": "float8"}, "precision='float8'"),
         ({"overrides": [1]}, "overrides=\\[1\\]: must be dict"),
+        ({"boundaries": 30}, "boundaries=30: must be a list of whole numbers"),
+        ({"scales": "ab"}, "scales='ab': must be a list of whole numbers"),
+        ({"scales": [256]}, r"scales=\(256,\): must be empty, or the least"),
+        ({"scales": [128, 480]}, r"scales=\(128, 480\).*train_size=224"),
+        ({"colours": "all"}, "colours='all': must be one of.*hue-saturation"),
+        ({"rand_augment": 11}, r"rand_augment=11.0: must be in \[0, 10\]"),
+        ({"rand_augment_ops": 0}, r"rand_augment_ops=0: must be in \[1, inf\)"),
+        ({"erasing": 1.5}, r"erasing=1.5: must be in \[0, 1\]"),
+        ({"max_bad_examples": -1}, r"max_bad_examples=-1: must be in \[0, inf\)"),
     ],
 )
 def test_bad_field_is_refused_by_name(fields, words):
