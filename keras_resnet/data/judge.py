@@ -24,13 +24,16 @@ EXHAUSTED = 77  # exit code: a picture needed more memory than there may be
 
 def main(pipe, memory):
     # the package's own __init__ imports Keras, which takes seconds
-    root = Path(__file__).parent
-    for name, folder in (("keras_resnet", root.parent), ("keras_resnet.data", root)):
-        sys.modules[name] = types.ModuleType(name)
-        sys.modules[name].__path__ = [str(folder)]
+    root = Path(__file__).parents[2]
+    for name in ("", ".data", ".weights", ".weights.readers"):
+        package = types.ModuleType(f"keras_resnet{name}")
+        package.__path__ = [str(root.joinpath(*package.__name__.split(".")))]
+        sys.modules[package.__name__] = package
+    from keras_resnet.weights.readers.tf_checkpoint_process import limit_memory
+
     connection = Connection(int(pipe))
     look = _looker()
-    _limit_memory(int(memory))
+    limit_memory(int(memory))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libjpeg has much to say
     connection.send_bytes(b"{}")
     while True:
@@ -149,20 +152,6 @@ def _header(data):
             return {"mode": image.mode, "exif": turn if known else None}
     except Exception:  # of as many classes as there are ways to be damaged
         return {"mode": None, "exif": None}
-
-
-def _limit_memory(more):
-    """Lets this process take `more` bytes, where the system can say what it has."""
-    try:
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except (ImportError, OSError):  # not Linux
-        return
-    limit = pages * resource.getpagesize() + more
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 if __name__ == "__main__":
