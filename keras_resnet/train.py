@@ -55,7 +55,11 @@ def fit(recipe: Recipe, data, run, progress: keras.callbacks.Callback | None = N
     """
     run = Path(run)
     source, _ = pictures.without_bad(data, recipe.max_bad_examples)
-    source.split("val")
+    if source.split("val") is source.train:
+        raise pictures.DataError(
+            "data: one pair of arrays, which would be its own validation; give "
+            '{"train": (images, labels), "val": (images, labels)}'
+        )
     steps = pictures.steps_per_epoch(source, recipe)
     if is_finished(recipe, source, run):
         return open_model(run)

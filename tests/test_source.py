@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_resnet import data
+from keras_resnet import data, evaluate, train
 
 
 def arrays(count=12, classes=3):
@@ -37,6 +37,15 @@ def test_one_pair_is_what_is_evaluated_and_what_is_trained_on():
     source = data.open_source(arrays())
     assert source.train is source.val
     assert source.train.size == 12
+
+
+def test_arrays_train_a_model(tiny, tmp_path):
+    recipe = tiny.replace(batch_size=4, epochs=1)
+    with pytest.raises(data.DataError, match=r"own validation; give \{.train"):
+        train.fit(recipe, arrays(), tmp_path / "run")
+    model = train.fit(recipe, {"train": arrays(), "val": arrays(6)}, tmp_path / "run")
+    assert model.info.class_names == ("0", "1", "2")
+    assert evaluate.run(model, arrays(6))["examples"] == 6
 
 
 def test_fingerprint_of_arrays_follows_pixels_labels_and_names():
