@@ -33,6 +33,14 @@ def test_arrays_are_read_as_they_are(tiny):
     ]
 
 
+def test_labels_may_stand_in_a_column_as_keras_datasets_have_them():
+    images, labels = arrays()
+    column = data.open_source({"train": (images, labels[:, None])})
+    assert (
+        column.fingerprint == data.open_source({"train": (images, labels)}).fingerprint
+    )
+
+
 def test_one_pair_is_what_is_evaluated_and_what_is_trained_on():
     source = data.open_source(arrays())
     assert source.train is source.val

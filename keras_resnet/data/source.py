@@ -69,7 +69,7 @@ def open_source(source) -> Source:
             - "tfds:name", a data set of tensorflow-datasets with an image and a label,
               downloaded if need be;
             - {"train": (images, labels), "val": (images, labels)}, uint8 [N, H, W, 3]
-              and integers from 0 [N], with "class_names" if they have names; or one
+              and integers from 0 [N] or [N, 1], with "class_names" if they have names; or one
               such pair, which then is both splits, as evaluation needs it;
             - a Source.
 
@@ -293,6 +293,8 @@ def _array_split(name, pair) -> Arrays:
             f"{name} images: {images.dtype} {list(images.shape)}; must be RGB, uint8 "
             "[N, H, W, 3] from 0 to 255"
         )
+    if labels.shape == (len(images), 1):  # as keras.datasets has them
+        labels = labels[:, 0]
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
         raise DataError(
             f"{name} labels: {labels.dtype} {list(labels.shape)}; must be integers "
