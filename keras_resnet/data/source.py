@@ -69,8 +69,8 @@ def open_source(source) -> Source:
             - "tfds:name", a data set of tensorflow-datasets with an image and a label,
               downloaded if need be;
             - {"train": (images, labels), "val": (images, labels)}, uint8 [N, H, W, 3]
-              and integers from 0 [N] or [N, 1], with "class_names" if they have names; or one
-              such pair, which then is both splits, as evaluation needs it;
+              and integers from 0 [N] or [N, 1], with "class_names" if they have names;
+              or one such pair, which then is both splits, as evaluation needs it;
             - a Source.
 
     Raises:
