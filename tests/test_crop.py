@@ -121,6 +121,14 @@ def test_ten_crops_are_the_corners_and_the_middle_and_their_mirrors(shape):
     np.testing.assert_array_equal(crops[4], data.eval_crop(image, 32, 0.8))
 
 
+def test_a_line_of_pixels_is_cropped_and_not_enlarged_as_a_whole():
+    line = noise(1, 30_000)
+    assert data.ten_crop(line, 224).shape == (10, 224, 224, 3)
+    assert data.eval_crop(line, 224).shape == (224, 224, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="7680000"):
+        data.resize_short(line, 256)  # 2 GB
+
+
 def windows(shape, recipe, count=2000):
     """[count, 4] windows, from draws that the seed 0 determines."""
     crops = draw_crops(recipe, count, [0, 0])

@@ -47,20 +47,29 @@ def ten_crop(image, size=224, crop_pct=0.875, interpolation="bicubic"):
         uint8 [10, size, size, 3]: top left, top right, bottom left, bottom right,
         middle, then the five mirrored, as torchvision's TenCrop.
     """
-    image = resize_short(image, short_side(size, crop_pct), interpolation)
-    bottom, right = tf.unstack(tf.shape(image)[:2] - size)
+    height, width = _shrunk(image, short_side(size, crop_pct))
+    bottom, right = height - size, width - size
     middle = tf.unstack(tf.cast(tf.round(tf.stack([bottom, right]) / 2), tf.int32))
     places = [(0, 0), (0, right), (bottom, 0), (bottom, right), middle]
+    # one by one: the whole of a picture that is a line would not fit in memory
     crops = tf.stack(
-        [image[top : top + size, left : left + size] for top, left in places]
+        [
+            resize_as_pillow(image, height, width, interpolation, (*place, size, size))
+            for place in places
+        ]
     )
-    crops = tf.concat([crops, tf.reverse(crops, [2])], 0)
-    return tf.ensure_shape(crops, [10, size, size, 3])
+    return tf.concat([crops, tf.reverse(crops, [2])], 0)
 
 
 def resize_short(image, short, interpolation="bicubic"):
-    """The whole picture with a short side of `short` pixels: uint8 [H, W, 3]."""
+    """The whole picture with a short side of `short` pixels: uint8 [H, W, 3].
+
+    Raises:
+        tf.errors.InvalidArgumentError: it would have more pixels than may be decoded.
+    """
     height, width = _shrunk(image, short)
+    with tf.control_dependencies([check_size(height, width)]):
+        height = tf.identity(height)
     return resize_as_pillow(image, height, width, interpolation)
 
 
