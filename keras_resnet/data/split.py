@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import hashlib
 import json
@@ -21,38 +22,38 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class Split(abc.ABC):
     """`size` pictures with labels, in a fixed order; what stores them is a subclass."""
 
     @property
+    @abc.abstractmethod
     def size(self) -> int:
         """Pictures in the split."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def labels(self) -> np.ndarray | None:
         """int64 [size], or None where they are known only as the pictures are read."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def reader(self) -> Callable:
         """number (int64 scalar) -> (picture, label int64), as graph operations.
 
         A picture is the bytes of a file, or uint8 [H, W, 3] pixels. Make it once,
         outside the function that calls it: it holds the whole list.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def where(self, number: int) -> str:
         """What a person calls this picture: a path, or a shard and a record."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def take(self, numbers: np.ndarray) -> Split:
         """A split of these pictures alone, in this order."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def facts(self) -> list:
         """What tells this split from another, without the folder it lies in."""
-        raise NotImplementedError
 
     def ordered(self) -> tf.data.Dataset:
         """(picture, label), each once, in the split's own order."""
