@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.data.report import describe_sizes
 from keras_resnet.data.shards import (
     WORK,
     Plan,
@@ -168,25 +169,15 @@ def _manifest(folder, plan):
     splits = {}
     for name, group in itertools.groupby(plan.shards, lambda shard: shard.split):
         whole = [read_facts(folder, shard) for shard in group]
-        height, width, size = np.concatenate([facts["sizes"] for facts in whole]).T
+        sides = np.concatenate([facts["sizes"] for facts in whole])
         splits[name] = {
-            "records": len(size),
+            "records": len(sides),
             "bad": [],
-            "sizes": {
-                "height": _spread(height),
-                "width": _spread(width),
-                "short_side": _spread(np.minimum(height, width)),
-                "mean_bytes": round(float(size.mean()), 1),
-            },
+            "sizes": describe_sizes(sides),
             "shards": [facts["shard"] for facts in whole],
         }
     facts = {"class_names": list(plan.class_names), "first_label": 0}
     return {"validated": False, **facts, "splits": splits}
-
-
-def _spread(pixels):
-    median = float(np.median(pixels))
-    return {"min": int(pixels.min()), "median": median, "max": int(pixels.max())}
 
 
 def _open_pipeline(options):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -109,7 +109,9 @@ def summarise(study: Study) -> dict:
         "formats": count("format"),
         "modes": count("mode"),
         "exif": count("exif"),
-        "sizes": _sizes([one for *_, one in good]),
+        "sizes": describe_sizes(
+            [[one.height, one.width, one.bytes] for *_, one in good]
+        ),
         "misnamed": {"count": len(misnamed), "first": misnamed[:_LISTED]},
         "duplicates": _duplicates(study, good),
         "gone": {"count": len(study.gone), "first": study.gone[:_LISTED]},
@@ -117,15 +119,12 @@ def summarise(study: Study) -> dict:
     }
 
 
-def _sizes(good: Sequence[Seen]):
-    if not good:
+def describe_sizes(sides) -> dict:
+    """Pixels and mean bytes of pictures, given as [[height, width, bytes], ...]."""
+    if not len(sides):
         return {}
-    sides = np.array([[one.height, one.width, one.bytes] for one in good], np.int64)
-    pixels = {
-        "height": sides[:, 0],
-        "width": sides[:, 1],
-        "short_side": sides[:, :2].min(1),
-    }
+    height, width, size = np.asarray(sides, np.int64).T
+    pixels = {"height": height, "width": width, "short_side": np.minimum(height, width)}
     spread = {
         name: {
             "min": int(values.min()),
@@ -134,7 +133,7 @@ def _sizes(good: Sequence[Seen]):
         }
         for name, values in pixels.items()
     }
-    return {**spread, "mean_bytes": round(float(sides[:, 2].mean()), 1)}
+    return {**spread, "mean_bytes": round(float(size.mean()), 1)}
 
 
 def _duplicates(study, good):

@@ -30,11 +30,6 @@ class Split(abc.ABC):
     def size(self) -> int:
         """Pictures in the split."""
 
-    @property
-    @abc.abstractmethod
-    def labels(self) -> np.ndarray | None:
-        """int64 [size], or None where they are known only as the pictures are read."""
-
     @abc.abstractmethod
     def reader(self) -> Callable:
         """number (int64 scalar) -> (picture, label int64), as graph operations.
@@ -80,14 +75,10 @@ class Files(Split):
     def size(self):
         return len(self.files)
 
-    @property
-    def labels(self):
-        return np.asarray(self.classes, np.int64)
-
     def reader(self):
         # names are bytes: not all are UTF-8
         files = tf.constant([os.fsencode(file) for file in self.files])
-        labels = tf.constant(self.labels)
+        labels = tf.constant(self.classes, tf.int64)
         return lambda number: (
             tf.io.read_file(tf.gather(files, number)),
             tf.gather(labels, number),
@@ -121,10 +112,6 @@ class Records(Split):
     @property
     def size(self):
         return len(self.offset)
-
-    @property
-    def labels(self):
-        return None
 
     def reader(self):
         shards = tf.constant([os.fsencode(shard) for shard in self.shards])
@@ -175,10 +162,6 @@ class Arrays(Split):
     @property
     def size(self):
         return len(self.images)
-
-    @property
-    def labels(self):
-        return self.classes
 
     def reader(self):
         images, labels = tf.constant(self.images), tf.constant(self.classes)
