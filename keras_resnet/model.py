@@ -12,6 +12,7 @@ from keras import layers
 from keras_resnet.config import ResNetConfig
 from keras_resnet.layers.blocks import BLOCKS
 from keras_resnet.layers.stems import ConvStem, DeepStem
+from keras_resnet.optimizers import attach_loss_scale
 
 
 class ModelError(ValueError):
@@ -71,6 +72,20 @@ class ResNet(keras.Model):
     def get_config(self):
         info = None if self.info is None else dataclasses.asdict(self.info)
         return {**super().get_config(), "info": info}
+
+    def compile(self, optimizer="rmsprop", *args, auto_scale_loss=True, **kwargs):
+        """As Keras's; but the loss is scaled where any layer computes in float16.
+
+        Keras asks the global policy's name, which a reloaded net need not have.
+        """
+        if auto_scale_loss:
+            optimizer = attach_loss_scale(optimizer, self)
+        super().compile(optimizer, *args, auto_scale_loss=False, **kwargs)
+
+    def compile_from_config(self, config):  # Keras's refuses any other compile
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
 
     @property
     def pyramid_outputs(self):

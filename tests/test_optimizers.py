@@ -9,7 +9,17 @@ from checkpoints import GOLDENS, checkpoint, image, labels, tensor
 from keras import ops
 
 import keras_resnet
-from keras_resnet.optimizers import CoupledSGD, WarmupCosine, WarmupSteps
+from keras_resnet import objective
+from keras_resnet.optimizers import (
+    CoupledSGD,
+    Lamb,
+    LossScale,
+    WarmupCosine,
+    WarmupSteps,
+)
+from keras_resnet.recipe import Recipe
+from keras_resnet.recipes import RECIPES
+from keras_resnet.trainable import Trainable
 
 
 @pytest.fixture
@@ -20,8 +30,21 @@ def float64(policy):
     keras.config.set_floatx("float32")
 
 
+class Recorded(CoupledSGD):
+    """Remembers the norm of the last gradients that it was given."""
+
+    def build(self, variables):
+        super().build(variables)
+        self.norm = self.add_variable((), name="norm")
+
+    def apply(self, gradients, variables=None):
+        squares = [ops.sum(ops.square(gradient)) for gradient in gradients]
+        self.norm.assign(ops.sqrt(sum(squares)))
+        super().apply(gradients, variables)
+
+
 def replayed(trace):
-    """The losses, rates, gradient norms and final weights of our run of a trace."""
+    """The losses, rates, gradient norms and the net of our run of a trace, in `fit`."""
     import tensorflow as tf
 
     args = trace["args"]
@@ -37,36 +60,62 @@ def replayed(trace):
     values["fc.weight"] = tensor("fc.weight", (args["classes"], channels), "fc")
     values["fc.bias"] = tensor("fc.bias", (args["classes"],), "bias")
     keras_resnet.load_weights(model, values)
-    optimizer = CoupledSGD(
-        WarmupCosine(args["base_lr"], args["warmup_steps"], args["steps"]),
+
+    def batches():
+        for step in range(args["steps"]):
+            x = image(args["size"], args["batch"], seed=step).astype(np.float64)
+            y = np.eye(args["classes"])[labels(step, args["batch"], args["classes"])]
+            if args["mixup_lambda"]:
+                weight = args["mixup_lambda"][step]
+                x = weight * x + (1 - weight) * x[::-1]
+                y = weight * y + (1 - weight) * y[::-1]
+            yield x, y
+
+    x, y = next(batches())
+    specs = [tf.TensorSpec(part.shape, tf.float64) for part in (x, y)]
+    recipe = Recipe(
+        batch_size=args["batch"],
+        base_rate=args["base_lr"] * 256 / args["batch"],
+        epochs=args["steps"],  # of one step each
+        warmup_epochs=args["warmup_steps"],
         momentum=args["momentum"],
         nesterov=args["nesterov"],
         weight_decay=args["weight_decay"],
         decay="all" if args["decay_all"] else "kernels",
+        label_smoothing=args["label_smoothing"],
     )
-    smoothing = args["label_smoothing"]
+    rule = objective.optimizer(recipe, steps_per_epoch=1)
+    trainable = Trainable(model)
+    trainable.compile(
+        Recorded.from_config(rule.get_config()),
+        objective.loss(recipe, args["classes"]),
+        jit_compile=False,
+    )
     history = {"loss": [], "lr": [], "grad_norm": []}
-    for step in range(args["steps"]):
-        x = image(args["size"], args["batch"], seed=step).astype(np.float64)
-        y = np.eye(args["classes"])[labels(step, args["batch"], args["classes"])]
-        y = (1 - smoothing) * y + smoothing / args["classes"]
-        if args["mixup_lambda"]:
-            weight = args["mixup_lambda"][step]
-            x = weight * x + (1 - weight) * x[::-1]
-            y = weight * y + (1 - weight) * y[::-1]
-        with tf.GradientTape() as tape:
-            logits = model(x, training=True)
-            loss = -ops.mean(ops.sum(y * ops.log_softmax(logits), -1))
-        gradients = tape.gradient(loss, model.trainable_variables)
-        history["loss"].append(float(loss))
-        history["lr"].append(float(optimizer.learning_rate))
-        history["grad_norm"].append(float(tf.linalg.global_norm(gradients)))
-        optimizer.apply(gradients, model.trainable_variables)
+
+    def begun(step, logs):
+        history["lr"].append(float(trainable.optimizer.learning_rate))
+
+    def ended(step, logs):  # an epoch: its loss is that of its step
+        history["loss"].append(float(logs["loss"]))
+        history["grad_norm"].append(float(trainable.optimizer.norm))
+
+    trainable.optimizer.build(trainable.trainable_variables)
+    trainable.fit(
+        tf.data.Dataset.from_generator(batches, output_signature=tuple(specs)),
+        epochs=args["steps"],
+        steps_per_epoch=1,
+        callbacks=[
+            keras.callbacks.LambdaCallback(on_epoch_begin=begun, on_epoch_end=ended)
+        ],
+        shuffle=False,
+        verbose=0,
+    )
     return history, model
 
 
 @pytest.mark.parametrize("name", ["trace_resnet18d", "trace_resnet26d_mixup"])
-def test_training_steps_are_those_of_torch(name, float64):
+def test_training_in_fit_is_torchs_step_for_step(name, float64):
     trace = json.loads((GOLDENS / "traces" / f"{name}.json").read_text())
     history, model = replayed(trace)
     for key, values in history.items():
@@ -87,6 +136,99 @@ def test_training_steps_are_those_of_torch(name, float64):
         value = ops.convert_to_numpy(ours[tensor_name])
         np.testing.assert_allclose(np.abs(value).sum(), magnitude, rtol=1e-7)
         np.testing.assert_allclose(value.sum(), total, rtol=1e-7)
+
+
+def wave(shape, place, step):
+    i = np.arange(np.prod(shape), dtype=np.float64)
+    return np.sin(0.7 * i + 1.3 * place + 0.9 * step + 0.1).reshape(shape)
+
+
+def test_lamb_is_that_of_the_published_runs_step_for_step(float64):
+    trace = json.loads((GOLDENS / "traces" / "lamb.json").read_text())
+    shapes = {name: tuple(shape) for name, shape in trace["shapes"].items()}
+    variables = {
+        name: keras.Variable(0.3 * wave(shape, place, -1), name=name)
+        for place, (name, shape) in enumerate(shapes.items())
+    }
+    variables["bias"].assign(np.zeros(3))
+    steps = trace["steps"]
+    rule = Lamb(WarmupCosine(0.01, 0, steps), weight_decay=trace["weight_decay"])
+    clipped = [norm > 1 for norm in trace["gradient_norms"]]
+    assert any(clipped)
+    assert not all(clipped)
+    for step, expected in enumerate(trace["trace"]):
+        scale = 0.02 * 3.0 ** (step % 6)
+        gradients = [
+            ops.convert_to_tensor(scale * wave(shape, place, step))
+            for place, shape in enumerate(shapes.values())
+        ]
+        rule.apply(gradients, list(variables.values()))
+        for name, sums in expected.items():
+            value = ops.convert_to_numpy(variables[name])
+            ours = [np.abs(value).sum(), value.sum()]
+            np.testing.assert_allclose(ours, sums, rtol=1e-10, err_msg=f"{name} {step}")
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("rule", [CoupledSGD, Lamb])
+def test_gradients_of_parts_make_the_step_of_the_whole(rule, scaled):
+    random = np.random.default_rng(0)
+    gradients = random.normal(size=(5, 3, 4, 2)).astype(np.float32)
+
+    def run(parts):
+        options = {"gradient_accumulation_steps": 3} if parts else {}
+        weight = keras.Variable(np.ones((4, 2), np.float32))
+        # in Keras's own count the warm-up is over after a part of it
+        inner = rule(WarmupCosine(0.1, 2, 5), weight_decay=0.01, **options)
+        optimizer = LossScale(inner, initial_scale=8.0) if scaled else inner
+        optimizer.build([weight])
+        rates = []
+        for step in gradients:
+            rates.append(float(optimizer.learning_rate))
+            for part in step if parts else [step.mean(0)]:
+                scale = 8.0 if scaled else 1.0
+                optimizer.apply([ops.convert_to_tensor(part * scale)], [weight])
+        return ops.convert_to_numpy(weight), rates
+
+    (ours, rates), (theirs, expected) = run(True), run(False)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(rates, expected)
+    np.testing.assert_allclose(rates[:3], [0, 0.05, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [CoupledSGD, Lamb])
+def test_rates_of_parts_multiply_the_whole_step_and_survive_saving(rule, tmp_path):
+    def model():
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((4,))
+        x = keras.layers.Dense(4, name="stem")(inputs)
+        x = keras.layers.Dense(4, name="stage1_block0")(x)
+        x = keras.layers.Dense(4, name="stage10_block0")(x)
+        return keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+
+    x, y = np.random.default_rng(0).normal(size=(2, 8, 4)).astype(np.float32)
+
+    def moved(rates, reload=False):
+        net = model()
+        net.compile(rule(0.01, weight_decay=0.1, rates=rates), "mse", jit_compile=False)
+        if reload:
+            net.optimizer.build(net.trainable_variables)
+            net.save(tmp_path / "net.keras")
+            net = keras.models.load_model(tmp_path / "net.keras")
+        before = [ops.convert_to_numpy(w) for w in net.weights]
+        net.train_on_batch(x, y[:, :2])
+        return {
+            weight.path: ops.convert_to_numpy(weight) - old
+            for weight, old in zip(net.weights, before)
+        }
+
+    whole = moved(None)
+    for reload in (False, True):
+        part = moved({"stem": 0.0, "stage1": 0.25}, reload)
+        for path, step in whole.items():
+            name = path.split("/")[0]
+            share = {"stem": 0.0, "stage1_block0": 0.25}.get(name, 1.0)
+            np.testing.assert_allclose(part[path], share * step, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
@@ -119,13 +261,14 @@ def test_decay_is_not_applied_a_second_time_by_keras():
     np.testing.assert_array_equal(ops.convert_to_numpy(variable), 0.75)
 
 
-def test_saved_optimizer_decays_the_same_variables(tmp_path):
+@pytest.mark.parametrize("rule", [CoupledSGD, Lamb])
+def test_saved_optimizer_decays_the_same_variables(rule, tmp_path):
     def compiled():
         inputs = keras.Input((4,))
         outputs = keras.layers.Dense(3)(keras.layers.BatchNormalization()(inputs))
         model = keras.Model(inputs, outputs)
         schedule = WarmupSteps(0.5, 3, [10, 20], factor=0.5)
-        model.compile(CoupledSGD(schedule, weight_decay=0.1, decay="all"), "mse")
+        model.compile(rule(schedule, weight_decay=0.1, decay="all"), "mse")
         return model
 
     model = compiled()
@@ -148,17 +291,20 @@ def test_warmup_cosine_rises_from_zero_and_ends_at_the_final_rate():
     np.testing.assert_allclose(rates, [0, 0.08, 0.4, 0.25, 0.1, 0.1], rtol=1e-6)
 
 
-def test_gluon_rate_is_the_schedule_at_the_printed_iterations():
+@pytest.mark.parametrize(("floatx", "error"), [("float32", 2e-5), ("float64", 1e-6)])
+def test_gluon_rate_is_the_schedule_at_the_printed_iterations(floatx, error, request):
+    if floatx == "float64":
+        request.getfixturevalue("float64")
     # GluonCV's resnet50_v1d: 1251 iterations an epoch, 5 of warm-up, 120 in all
     n = 1251
-    schedule = WarmupCosine(0.4, 5 * n, 120 * n)
-    for t in (2 * n, 5 * n, 60 * n + 600, 119 * n):
+    schedule = objective.schedule(RECIPES["gluon"].replace(epochs=120), n)
+    for t in (0, 1, 49, 2 * n, 5 * n - 1, 5 * n, 5 * n + 1, 60 * n + 600, 119 * n):
         expected = (
             0.4 * t / (5 * n)
             if t < 5 * n
             else 0.2 * (1 + np.cos(np.pi * (t - 5 * n) / (115 * n)))
         )
-        np.testing.assert_allclose(float(schedule(t)), expected, rtol=2e-5)
+        np.testing.assert_allclose(float(schedule(t)), expected, rtol=error)
 
 
 def test_warmup_steps_divides_at_each_boundary():
@@ -181,6 +327,11 @@ def test_schedule_without_warmup_starts_at_the_base_rate():
         (lambda: CoupledSGD(decay="most"), r"decay='most'.*kernels.*all"),
         (lambda: WarmupCosine(0.1, 5, 5), r"total_steps=5.*warmup_steps=5"),
         (lambda: WarmupCosine(0.1, -1, 5), r"warmup_steps=-1"),
+        (lambda: WarmupCosine(-0.1, 0, 5), r"base_rate=-0.1: must be 0 or more"),
+        (lambda: WarmupCosine(0.1, 0, 5, 0.2), r"final_rate=0.2.*base_rate=0.1"),
+        (lambda: CoupledSGD(rates={"stem": -1}), r"rates\['stem'\]=-1"),
+        (lambda: Lamb(weight_decay=-1), r"weight_decay=-1"),
+        (lambda: Lamb(decay="some"), r"decay='some'"),
         (lambda: WarmupSteps(0.1, 0, [20, 10]), r"boundaries=\[20, 10\]"),
     ],
 )

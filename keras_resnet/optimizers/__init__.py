@@ -1,0 +1,15 @@
+"""The published update rules and schedules that Keras lacks."""
+
+from keras_resnet.optimizers.lamb import Lamb
+from keras_resnet.optimizers.loss_scale import LossScale, attach_loss_scale
+from keras_resnet.optimizers.schedules import WarmupCosine, WarmupSteps
+from keras_resnet.optimizers.sgd import CoupledSGD
+
+__all__ = [
+    "CoupledSGD",
+    "Lamb",
+    "LossScale",
+    "WarmupCosine",
+    "WarmupSteps",
+    "attach_loss_scale",
+]
