@@ -22,8 +22,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
       biased one that normalises, as TF-slim, GluonCV and torch keep it. Keras averages
       the biased one. Only with a `mask` or `renorm` does Keras's own code run, biased.
 
+    Batch statistics that are not finite, of an overflow in half precision, leave the
+    moving ones as they are. With `frozen_statistics = True`, an attribute for fine
+    tuning, the moving ones normalise in training too and stay, while gamma and beta
+    learn; `trainable = False` freezes those as well.
+
     Shapes: any [..., C], unchanged. Outputs and gradients equal Keras's to 1e-5.
     """
+
+    frozen_statistics = False
 
     def __init__(self, axis=-1, momentum=0.9, epsilon=1e-5, **kwargs):
         super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
@@ -31,7 +38,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if mask is not None or getattr(self, "renorm", False):
             return super().call(inputs, training=training, mask=mask)
-        batch_statistics = bool(training) and self.trainable
+        batch_statistics = (
+            bool(training) and self.trainable and not self.frozen_statistics
+        )
         if self._fits_fused_kernel(inputs):
             return self._call_fused(inputs, batch_statistics)
         return self._call_composed(inputs, batch_statistics)
@@ -116,6 +125,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             # the average in float32 also where a pure half policy stores half
             old = ops.cast(variable, batch.dtype)
             new = old * self.momentum + batch * (1 - self.momentum)
+            new = ops.where(ops.isfinite(batch), new, old)
             variable.assign(ops.cast(new, variable.dtype))
 
 
