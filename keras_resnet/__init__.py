@@ -21,14 +21,22 @@ __version__ = "0.1.0"
 globals().update(CONSTRUCTORS)
 
 # these import TensorFlow, which building a net on another backend does not need
-_LAZY = ("data", "evaluate", "export", "optimizers", "recipe", "train")
+_LAZY = (
+    "data",
+    "distillation",
+    "evaluate",
+    "export",
+    "optimizers",
+    "recipe",
+    "train",
+)
 
 
 def __getattr__(name):
     if name in _LAZY:
         return importlib.import_module(f"keras_resnet.{name}")
     if name == "RECIPES":
-        return importlib.import_module("keras_resnet.recipe").RECIPES
+        return importlib.import_module("keras_resnet.recipes").RECIPES
     raise AttributeError(f"module 'keras_resnet' has no attribute {name!r}")
 
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_resnet import data as pictures
 from keras_resnet import evaluate, export, savedmodel, train
-from keras_resnet.recipe import RECIPES
+from keras_resnet.recipes import RECIPES
 
 HELD_OUT = 360  # of 1,797
 GOAL = 0.99  # top-1
@@ -101,30 +101,40 @@ def run(
 
 
 def write_digits(destination):
-    """scikit-learn's digits, 8x8 in 17 greys, as 32x32 PNG; 80/20 by class, seed 0."""
+    """`digits` as TFRecords, 80/20 by class, seed 0."""
+    images, labels, names = digits()
+    from sklearn.model_selection import train_test_split
+
+    halves = train_test_split(
+        np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=0
+    )
+    source = {
+        name: (images[indices], labels[indices])
+        for name, indices in zip(("train", "val"), halves)
+    }
+    pictures.prepare(source | {"class_names": names}, destination)
+
+
+def digits():
+    """scikit-learn's 1,797 written digits, 8x8 in 17 greys, enlarged.
+
+    Returns:
+        (uint8 [1797, 32, 32, 3], int64 [1797], names of the 10 classes).
+
+    Raises:
+        DemoError: scikit-learn is not installed.
+    """
     try:
         from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise DemoError(
             "scikit-learn: not installed; run `pip install keras-resnet-d[demo]`"
         ) from error
-    digits = load_digits()
-    train_indices, val_indices = train_test_split(
-        np.arange(len(digits.target)),
-        test_size=HELD_OUT,
-        stratify=digits.target,
-        random_state=0,
-    )
-
-    grey = np.minimum(digits.images * 16, 255)[..., None]
+    loaded = load_digits()
+    grey = np.minimum(loaded.images * 16, 255)[..., None]
     large = tf.round(tf.image.resize(grey, [32, 32], "bicubic"))
-    rgb = np.repeat(np.clip(large, 0, 255).astype(np.uint8), 3, axis=3)
-    source = {
-        name: (rgb[indices], digits.target[indices])
-        for name, indices in (("train", train_indices), ("val", val_indices))
-    }
-    pictures.prepare(source | {"class_names": digits.target_names}, destination)
+    images = np.repeat(np.clip(large, 0, 255).astype(np.uint8), 3, axis=3)
+    return images, loaded.target, loaded.target_names
 
 
 def serving_difference(model, source, exported) -> float:

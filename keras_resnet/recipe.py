@@ -1,20 +1,18 @@
-"""A run as numbers: Recipe, RECIPES, and the optimizer, loss and metrics they mean."""
+"""A run as numbers: Recipe, checked, and both ways through JSON and YAML."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import types
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import keras
 import yaml
 
 from keras_resnet.model import Protocol
-from keras_resnet.optimizers import CoupledSGD, WarmupCosine, WarmupSteps
 
 
 class RecipeError(ValueError):
@@ -32,7 +30,12 @@ class Recipe:
     # the net
     model: str = "resnet50d"  # a name of list_models()
     overrides: dict[str, Any] = field(default_factory=dict)  # fields of ResNetConfig
-    precision: str = "auto"  # mixed_float16 on a CUDA GPU, else float32; or a policy
+    weights: str = ""  # to start from: a tag, hf://owner/name, a file; "": none
+    initializer: str = "he"  # timm's; "xavier": 2.1; "msra-prelu": GluonCV's script
+    precision: str = "auto"  # half where the machine is fast at it; or a dtype policy
+    # what is trained
+    stage_rates: tuple[float, ...] = ()  # of stem and stages, times the rate; 0: frozen
+    freeze_statistics: bool = False  # normalise by the moving ones, and keep them
     # training pictures (2.1)
     train_size: int = 224  # pixels
     train_interpolation: str = "bilinear"  # or "bicubic"
@@ -51,60 +54,63 @@ class Recipe:
     rand_augment_std: float = 0.5  # standard deviation of the magnitude
     erasing: float = 0.0  # probability of a rectangle of noise (arXiv 1708.04896)
     cutmix: float = 0.0  # alpha (arXiv 1905.04899); with mixup, half of the batches
-    # evaluation pictures
+    repeats: int = 1  # of a picture in a batch, each augmented anew (arXiv 1902.05509)
+    # evaluation pictures; where there are weights, 0 and "" mean as they want it
     test_size: int = 224  # pixels
     crop_pct: float = 0.875  # of the resized short side
     interpolation: str = "bicubic"  # or "bilinear"; antialiased
-    # optimisation (2.1, 3.1, 5.1, 5.2)
-    batch_size: int = 256
+    # optimisation (2.1, 3.1, 5.1)
+    optimizer: str = "sgd"  # CoupledSGD; or "lamb" (arXiv 1904.00962)
+    batch_size: int = 256  # pictures a step
+    accumulate: int = 1  # parts that a batch is computed in, for less memory
     epochs: int = 200
     base_rate: float = 0.1  # per 256 pictures of a batch: linear scaling
     warmup_epochs: float = 5.0  # linear, from 0
-    schedule: str = "cosine"  # or "steps"
+    schedule: str = "cosine"  # or "steps", or "plateau"
+    final_rate: float = 0.0  # that the cosine ends at, whatever the batch
     boundaries: tuple[int, ...] = ()  # epochs at which "steps" divides the rate by 10
-    momentum: float = 0.9
+    patience: int = 5  # epochs without a better top-1 till "plateau" divides it by 10
+    momentum: float = 0.9  # of SGD
     nesterov: bool = True
-    weight_decay: float = 1e-4  # times w, in the gradient
+    weight_decay: float = 1e-4  # times w: in SGD's gradient, in LAMB's direction
     decay: str = "kernels"  # "all": biases, gammas and betas too
-    label_smoothing: float = 0.1  # share spread evenly over all classes
+    ema: float = 0.0  # a step's decay of the weights' moving average, as 0.9999
+    # loss (5.2, 5.3)
+    loss: str = "cross-entropy"  # or "binary-cross-entropy" (arXiv 2110.00476)
+    label_smoothing: float = 0.1  # the share that is spread
+    smoothing: str = "all-classes"  # e / K, as codes; "other-classes": e / (K - 1), 5.2
+    binary_threshold: float = 0.0  # mixed labels above it count as present; 0: as mixed
+    teacher: str = ""  # a run directory, a .keras file, or variant:weights
+    temperature: float = 0.0  # of the distillation
+    distillation: str = "paper"  # 1 and T^2; "gluon": half of each, as its script
+    teacher_size: int = 0  # pixels that the teacher sees; 0: train_size
+    # the run
+    validate_every: int = 1  # epochs
     max_bad_examples: int = 0  # pictures that cannot be decoded and may be left out
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("boundaries", "scales"):
-            value = getattr(self, name)
-            if not isinstance(value, (list, tuple)) or {*map(type, value)} - {int}:
-                raise RecipeError(f"{name}={value!r}: must be a list of whole numbers")
-            object.__setattr__(self, name, tuple(value))
-        hints = typing.get_type_hints(Recipe)
         for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if hints[f.name] is float and type(value) is int:
-                object.__setattr__(self, f.name, value := float(value))
-            kind = typing.get_origin(hints[f.name]) or hints[f.name]
-            if not isinstance(value, kind) or (kind is int and type(value) is bool):
-                raise RecipeError(f"{f.name}={value!r}: must be {kind.__name__}")
+            object.__setattr__(self, f.name, _typed(f.name, getattr(self, f.name)))
         for names, allowed in _ALLOWED.items():
             for name in names.split():
-                _require(self, name, **allowed)
-        for f in dataclasses.fields(self):
-            choices = _CHOICES.get(f.name)
-            if choices and getattr(self, f.name) not in choices:
+                _require(name, getattr(self, name), **allowed)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
                 raise RecipeError(
-                    f"{f.name}={getattr(self, f.name)!r}: must be one of {choices}"
+                    f"{name}={getattr(self, name)!r}: must be one of {choices}"
                 )
-        if self.scales and not (
-            len(self.scales) == 2
-            and self.train_size <= self.scales[0] <= self.scales[1]
-        ):
-            raise RecipeError(
-                f"scales={self.scales}: must be empty, or the least and the most "
-                f"pixels of the short side, from train_size={self.train_size} on"
-            )
+        _check_together(self)
 
     @property
     def protocol(self) -> Protocol:
         """How evaluation prepares pictures."""
+        if not (self.test_size and self.crop_pct and self.interpolation):
+            raise RecipeError(
+                f"test_size={self.test_size}, crop_pct={self.crop_pct}, "
+                f"interpolation={self.interpolation!r}: depend on weights="
+                f"{self.weights!r}; give all three to see the pictures without those"
+            )
         return Protocol(self.test_size, self.crop_pct, self.interpolation)
 
     def replace(self, **fields) -> Recipe:
@@ -136,126 +142,120 @@ class Recipe:
 
 
 _CHOICES = {
+    "initializer": ("he", "xavier", "msra-prelu"),
     "precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     "train_interpolation": ("bilinear", "bicubic"),
-    "interpolation": ("bilinear", "bicubic"),
+    "interpolation": ("bilinear", "bicubic", ""),
     "colours": ("hue-saturation-brightness", "brightness-contrast-saturation"),
-    "schedule": ("cosine", "steps"),
+    "optimizer": ("sgd", "lamb"),
+    "schedule": ("cosine", "steps", "plateau"),
     "decay": ("kernels", "all"),
+    "loss": ("cross-entropy", "binary-cross-entropy"),
+    "smoothing": ("all-classes", "other-classes"),
+    "distillation": ("paper", "gluon"),
 }
 _ALLOWED: dict[str, dict] = {
-    "train_size test_size batch_size epochs rand_augment_ops": {"low": 1},
-    "min_area crop_pct": {"low": 0, "high": 1, "open_low": True},
+    "train_size batch_size accumulate epochs rand_augment_ops repeats": {"low": 1},
+    "patience validate_every": {"low": 1},
+    "min_area": {"low": 0, "high": 1, "open_low": True},
     "max_aspect": {"low": 1},
-    "flip colour erasing": {"low": 0, "high": 1},
+    "flip colour erasing crop_pct": {"low": 0, "high": 1},
     "rand_augment": {"low": 0, "high": 10},
-    "label_smoothing momentum": {"low": 0, "high": 1, "open_high": True},
-    "lighting mixup cutmix rand_augment_std base_rate warmup_epochs": {"low": 0},
-    "weight_decay max_bad_examples seed": {"low": 0},
+    "label_smoothing momentum ema binary_threshold": {
+        "low": 0,
+        "high": 1,
+        "open_high": True,
+    },
+    "lighting mixup cutmix rand_augment_std base_rate final_rate": {"low": 0},
+    "warmup_epochs weight_decay temperature": {"low": 0},
+    "test_size teacher_size max_bad_examples seed": {"low": 0},
 }
 
 
-def _require(recipe, name, low, high=None, open_low=False, open_high=False):
-    value = getattr(recipe, name)
+def _typed(name, value):
+    """The value in the field's type, or a RecipeError."""
+    kind = FIELD_TYPES[name]
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        said = "whole numbers" if inner is int else "numbers"
+        allowed = {int} if inner is int else {int, float}
+        if not isinstance(value, (list, tuple)) or {*map(type, value)} - allowed:
+            raise RecipeError(f"{name}={value!r}: must be a list of {said}")
+        return tuple(map(inner, value))
+    if kind is float and type(value) is int:
+        return float(value)
+    kind = typing.get_origin(kind) or kind
+    if not isinstance(value, kind) or (kind is int and type(value) is bool):
+        raise RecipeError(f"{name}={value!r}: must be {kind.__name__}")
+    return value
+
+
+def _require(name, value, low, high=None, open_low=False, open_high=False):
     below = value <= low if open_low else value < low
     above = high is not None and (value >= high if open_high else value > high)
-    if below or above or value != value:
+    if below or above or not math.isfinite(value):
         bracket = f"{'(' if open_low else '['}{low}, {'inf' if high is None else high}"
         closing = ")" if open_high or high is None else "]"
         raise RecipeError(f"{name}={value!r}: must be in {bracket}{closing}")
 
 
+def _check_together(recipe):
+    """What one field means for another."""
+    low = recipe.train_size
+    if recipe.scales and not (
+        len(recipe.scales) == 2 and low <= recipe.scales[0] <= recipe.scales[1]
+    ):
+        raise RecipeError(
+            f"scales={recipe.scales}: must be empty, or the least and the most pixels "
+            f"of the short side, from train_size={low} on"
+        )
+    if recipe.warmup_epochs >= recipe.epochs:
+        raise RecipeError(
+            f"warmup_epochs={recipe.warmup_epochs}: must be less than "
+            f"epochs={recipe.epochs}"
+        )
+    if list(recipe.boundaries) != sorted({*recipe.boundaries}):
+        raise RecipeError(f"boundaries={recipe.boundaries}: must rise")
+    if recipe.schedule == "plateau" and (
+        recipe.warmup_epochs or recipe.validate_every > 1
+    ):
+        raise RecipeError(
+            f"schedule='plateau': with warmup_epochs={recipe.warmup_epochs} and "
+            f"validate_every={recipe.validate_every}; must be 0 and 1"
+        )
+    if recipe.batch_size % recipe.accumulate:
+        raise RecipeError(
+            f"accumulate={recipe.accumulate}: must divide "
+            f"batch_size={recipe.batch_size}"
+        )
+    if any(not 0 <= rate < math.inf for rate in recipe.stage_rates):
+        raise RecipeError(f"stage_rates={recipe.stage_rates}: must be 0 or more each")
+    if bool(recipe.teacher) != bool(recipe.temperature):
+        raise RecipeError(
+            f"teacher={recipe.teacher!r}, temperature={recipe.temperature}: "
+            "distillation needs both, such as teacher='resnet152d:imagenet' and "
+            "temperature=20"
+        )
+    if recipe.binary_threshold and recipe.loss != "binary-cross-entropy":
+        raise RecipeError(
+            f"binary_threshold={recipe.binary_threshold}: is of "
+            f"loss='binary-cross-entropy', not of {recipe.loss!r}"
+        )
+    whole = recipe.test_size and recipe.crop_pct and recipe.interpolation
+    if not (whole or recipe.weights):
+        raise RecipeError(
+            f"test_size={recipe.test_size}, crop_pct={recipe.crop_pct}, "
+            f"interpolation={recipe.interpolation!r}: nothing tells them without "
+            "weights; must be given, as 224, 0.875 and 'bicubic'"
+        )
+
+
 def _check_names(values):
-    known = [f.name for f in dataclasses.fields(Recipe)]
-    if unknown := sorted(values.keys() - set(known)):
+    if unknown := sorted(values.keys() - FIELD_TYPES.keys()):
         raise RecipeError(
             f"unknown recipe field {', '.join(map(repr, unknown))}: must be one of "
-            f"{', '.join(known)}"
+            f"{', '.join(FIELD_TYPES)}"
         )
 
 
-_BASELINE = Recipe(
-    name="baseline",
-    model="resnet50b",
-    overrides={"zero_gamma": False},
-    precision="float32",
-    mixup=0.0,
-    epochs=120,
-    warmup_epochs=0.0,
-    schedule="steps",
-    boundaries=(30, 60, 90),
-    decay="all",
-    label_smoothing=0.0,
-)
-_EFFICIENT = _BASELINE.replace(
-    name="efficient",
-    model="resnet50d",
-    overrides={},
-    precision="auto",
-    batch_size=1024,
-    warmup_epochs=5.0,
-    decay="kernels",
-)
-RECIPES = types.MappingProxyType(
-    {
-        recipe.name: recipe
-        for recipe in (
-            _BASELINE,  # section 2
-            _EFFICIENT,  # sections 3 and 4
-            Recipe(name="bag-of-tricks", batch_size=1024),  # section 5, no distillation
-            Recipe(  # a narrow net on small pictures of written digits, in a minute
-                name="demo",
-                model="resnet18d",
-                overrides={"width": 16},
-                train_size=32,
-                min_area=0.7,
-                max_aspect=1.15,
-                flip=0.0,  # a mirrored digit is no digit
-                colour=0.0,
-                lighting=0.0,
-                mixup=0.0,
-                test_size=32,
-                crop_pct=1.0,
-                batch_size=64,
-                epochs=25,
-                base_rate=0.4,
-                warmup_epochs=2.0,
-            ),
-        )
-    }
-)
-
-
-def optimizer(recipe: Recipe, steps_per_epoch: int) -> CoupledSGD:
-    """The recipe's update rule on its schedule, in steps."""
-    rate = recipe.base_rate * recipe.batch_size / 256
-    warmup = round(recipe.warmup_epochs * steps_per_epoch)
-    schedule: Any
-    if recipe.schedule == "cosine":
-        total = max(recipe.epochs * steps_per_epoch, warmup + 1)
-        schedule = WarmupCosine(rate, warmup, total)
-    else:
-        steps = [epoch * steps_per_epoch for epoch in recipe.boundaries]
-        schedule = WarmupSteps(rate, warmup, steps)
-    return CoupledSGD(
-        schedule,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        decay=recipe.decay,
-    )
-
-
-def loss(recipe: Recipe) -> keras.losses.Loss:
-    """Cross-entropy of logits; smoothing as the published codes run it, e / K each."""
-    return keras.losses.CategoricalCrossentropy(
-        from_logits=True, label_smoothing=recipe.label_smoothing
-    )
-
-
-def metrics() -> list[keras.metrics.Metric]:
-    """Top-1 and top-5 accuracy on one-hot labels."""
-    return [
-        keras.metrics.CategoricalAccuracy(name="top1"),
-        keras.metrics.TopKCategoricalAccuracy(5, name="top5"),
-    ]
+FIELD_TYPES = typing.get_type_hints(Recipe)

@@ -2,41 +2,73 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
-import numpy as np
+import tensorflow as tf
 
 from keras_resnet import data as pictures
-from keras_resnet.config import VARIANTS
-from keras_resnet.model import ModelInfo, assemble, rebuild
-from keras_resnet.recipe import Recipe, RecipeError, loss, metrics, optimizer
+from keras_resnet.callbacks import (
+    CHECKPOINT,
+    HISTORY,
+    LOG,
+    TENSORBOARD,
+    Checkpoint,
+    Events,
+    Plateau,
+    RunError,
+    Watch,
+    curves,
+    restore,
+    write_whole,
+)
+from keras_resnet.learner import check, learner, precision_policy, resolve
+from keras_resnet.model import assemble
+from keras_resnet.objective import schedule
+from keras_resnet.recipe import Recipe
+from keras_resnet.trainable import Trainable
 from keras_resnet.variants import RUN_MODEL, open_model
 from keras_resnet.weights import aside
 
+__all__ = [
+    "CHECKPOINT",
+    "CURVES",
+    "DATA",
+    "HISTORY",
+    "LOG",
+    "RECIPE",
+    "RUN_AVERAGE",
+    "TENSORBOARD",
+    "RunError",
+    "fit",
+    "is_finished",
+    "precision_policy",
+    "prepare",
+    "write_whole",
+]
+
 RECIPE = "recipe.json"  # `Recipe.read` reads it
 DATA = "data.json"  # of which data the run is
-HISTORY = "history.json"
 CURVES = "curves.png"
-CHECKPOINT = "checkpoint.npz"
+RUN_AVERAGE = "model_ema.keras"  # where the recipe has an ema
 
 
-class RunError(ValueError):
-    """A run directory that cannot be used as asked, with its path and what to do."""
-
-
-def fit(recipe: Recipe, data, run, progress: keras.callbacks.Callback | None = None):
+def fit(
+    recipe: Recipe,
+    data,
+    run,
+    progress: keras.callbacks.Callback | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+):
     """Trains a recipe on data into a run directory.
 
-    The directory gets recipe.json and data.json, history.json and checkpoint.npz (all
-    variables of model and optimizer, rewritten after each epoch), and at the end
-    model.keras and curves.png. Each file is written aside and renamed. The same call
-    again resumes after the last whole epoch, with the results of an uninterrupted run,
-    or returns the finished model.
+    The directory gets recipe.json and data.json; history.json, log.csv, tensorboard/
+    and checkpoint.npz (all variables of model and optimizer) after each epoch; at the
+    end curves.png, model.keras and, with `ema`, model_ema.keras. Each file is written
+    aside and renamed. The same call again resumes after the last whole epoch, with the
+    results of an uninterrupted run, or returns the finished model.
 
     Args:
         recipe: a Recipe.
@@ -45,13 +77,17 @@ def fit(recipe: Recipe, data, run, progress: keras.callbacks.Callback | None = N
             in data.json.
         run: a directory, made if need be.
         progress: a Keras callback that shows how it goes; None is silent.
+        callbacks: further Keras callbacks; what they remember is not resumed. Their
+            `model` is a Trainable, whose `net` is the net.
 
     Returns:
         The trained model, with softmax, class names and evaluation protocol.
 
     Raises:
-        RunError: the directory is of another recipe or other data, or damaged.
-        DataError, RecipeError, ValueError: before anything is written.
+        RunError: the directory is of another recipe or other data, or damaged; or the
+            run came to no finite loss any more.
+        DataError, RecipeError, ModelError, WeightsError, ValueError: before anything
+            is built or written.
     """
     run = Path(run)
     source, _ = pictures.without_bad(data, recipe.max_bad_examples)
@@ -60,32 +96,31 @@ def fit(recipe: Recipe, data, run, progress: keras.callbacks.Callback | None = N
             "data: one pair of arrays, which would be its own validation; give "
             '{"train": (images, labels), "val": (images, labels)}'
         )
-    steps = pictures.steps_per_epoch(source, recipe)
     if is_finished(recipe, source, run):
         return open_model(run)
-    keras.utils.set_random_seed(recipe.seed)
-    model = _trainable_model(recipe, source, steps)
+    model, whole, steps = prepare(recipe, source)
     run.mkdir(parents=True, exist_ok=True)
     for name, facts in reversed(_identity(recipe, source).items()):  # recipe.json last
         write_whole(run / name, json.dumps(facts, indent=1))
-    epoch, history = _restore(model, run / CHECKPOINT)
-    if epoch < recipe.epochs:
-        with pictures.blame_pictures(source):
-            model.fit(
-                pictures.train_batches(source, recipe, epoch),
-                initial_epoch=epoch,
-                epochs=recipe.epochs,
-                steps_per_epoch=steps,
-                validation_data=pictures.eval_batches(source, recipe),
-                callbacks=[_Checkpoint(run, history), *filter(None, [progress])],
-                shuffle=False,
-                verbose=0,
-            )
-    final = rebuild(model, model.info.dtype_policy, classifier_activation="softmax")
-    write_whole(run / CURVES, _curves(recipe, history))
-    with aside(run / RUN_MODEL) as partial:
-        final.save(partial)
+    history = restore(model, run)
+    if len(history) < recipe.epochs:
+        every = [*callbacks, *filter(None, [progress])]
+        _train(model, whole, source, steps, run, history, every)
+    title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
+    write_whole(run / CURVES, curves(title, history))
+    if recipe.ema:
+        _save(model.net, model.averages, run / RUN_AVERAGE)
+    _save(model.net, model.net.weights, run / RUN_MODEL)
     return open_model(run)
+
+
+def prepare(recipe: Recipe, source) -> tuple[Trainable, Recipe, int]:
+    """(the model before its first step, the recipe of `resolve`, steps an epoch)."""
+    steps = pictures.steps_per_epoch(source, recipe)
+    check(recipe, source.class_names)
+    whole = resolve(recipe)
+    keras.utils.set_random_seed(recipe.seed)
+    return learner(whole, source.class_names, steps), whole, steps
 
 
 def is_finished(recipe, data, run) -> bool:
@@ -121,19 +156,6 @@ def is_finished(recipe, data, run) -> bool:
     return (run / RUN_MODEL).is_file()
 
 
-def precision_policy(recipe: Recipe) -> str:
-    """The dtype policy that the recipe's precision means on this machine."""
-    if recipe.precision != "auto":
-        return recipe.precision
-    return "mixed_float16" if _on_gpu() else "float32"
-
-
-def write_whole(path: Path, content: str | bytes):
-    """Writes a file aside, flushes it to the disk and renames it into place."""
-    with aside(path) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
 def _identity(recipe, source):
     """{file: what it says} of the files that tell one run from another."""
     data = {
@@ -145,105 +167,51 @@ def _identity(recipe, source):
     return {RECIPE: recipe.to_dict(), DATA: data}
 
 
-def _trainable_model(recipe, source, steps):
-    if recipe.model not in VARIANTS:
-        raise RecipeError(f"model={recipe.model!r}: must be a name of list_models()")
-    try:
-        config = VARIANTS[recipe.model].replace(**recipe.overrides)
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"overrides={recipe.overrides}: {error}") from error
-    info = ModelInfo(
-        variant=recipe.model,
-        config=config,
-        classes=len(source.class_names),
-        classifier_activation=None,  # the loss takes logits
-        class_names=source.class_names,
-        protocol=recipe.protocol,
-        dtype_policy=precision_policy(recipe),
-    )
-    model = assemble(info)
-    model.compile(
-        optimizer=optimizer(recipe, steps),
-        loss=loss(recipe),
-        metrics=metrics(),
-        # XLA on a CPU gives up oneDNN's convolutions
-        jit_compile="auto" if _on_gpu() else keras.backend.backend() != "tensorflow",
-    )
-    model.optimizer.build(model.trainable_variables)
-    return model
-
-
-def _on_gpu():
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return bool(tf.config.list_physical_devices("GPU"))
-    return any("cuda" in d or "gpu" in d for d in keras.distribution.list_devices())
-
-
-def _state(model):
-    # by place: seed generators have another name each time a process builds the net
-    everything = [*model.variables, *model.optimizer.variables]
-    return {f"{place:05d}": variable for place, variable in enumerate(everything)}
-
-
-class _Checkpoint(keras.callbacks.Callback):
-    """After each epoch: the whole state and the history, atomically."""
-
-    def __init__(self, run, history):
-        super().__init__()
-        self.run, self.history = run, history
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.history.append(
-            {"epoch": epoch + 1, **{k: float(v) for k, v in logs.items()}}
+def _train(model, recipe, source, steps, run, history, more):
+    plateau = recipe.schedule == "plateau"
+    done, last = len(history), recipe.epochs
+    with pictures.blame_pictures(source):
+        model.fit(
+            _in_parts(pictures.train_batches(source, recipe, done), recipe.accumulate),
+            initial_epoch=done,
+            epochs=last,
+            steps_per_epoch=steps * recipe.accumulate,
+            validation_data=pictures.eval_batches(source, recipe),
+            validation_freq=[
+                epoch
+                for epoch in range(1, last + 1)
+                if epoch % recipe.validate_every == 0 or epoch == last
+            ],
+            callbacks=[
+                Watch(run),
+                *[
+                    Plateau(schedule(recipe, steps), recipe.patience, history)
+                    for _ in range(plateau)
+                ],
+                Checkpoint(run, history),
+                Events(run),
+                *more,
+            ],
+            shuffle=False,
+            verbose=0,
         )
-        text = json.dumps(self.history, indent=1)
-        arrays: dict[str, Any] = {
-            name: np.asarray(keras.ops.convert_to_numpy(variable))
-            for name, variable in _state(self.model).items()
-        }
-        stream = io.BytesIO()
-        np.savez(stream, history=np.frombuffer(text.encode(), np.uint8), **arrays)
-        write_whole(self.run / CHECKPOINT, stream.getvalue())
-        write_whole(self.run / HISTORY, text)
 
 
-def _restore(model, path):
-    """Loads the checkpoint if there is one: (epochs done, their history)."""
-    if not path.exists():
-        return 0, []
-    try:
-        with np.load(path) as arrays:  # a zip: it knows its checksums
-            values = dict(arrays)
-        history = json.loads(values.pop("history").tobytes())
-        state = _state(model)
-        if state.keys() != values.keys():
-            raise KeyError("its variables are not this model's")
-        for name, variable in state.items():
-            variable.assign(values[name])
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise RunError(
-            f"{path}: damaged ({error}); remove the run directory to start afresh"
-        ) from error
-    return len(history), history
+def _in_parts(batches, count):
+    """Each batch as so many smaller ones."""
+    if count == 1:
+        return batches
+    return batches.flat_map(
+        lambda *batch: tf.data.Dataset.from_tensor_slices(
+            tuple(tf.reshape(x, [count, -1, *x.shape[1:]]) for x in batch)
+        )
+    ).prefetch(tf.data.AUTOTUNE)
 
 
-def _curves(recipe, history):
-    from matplotlib.figure import Figure
-
-    epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for place, (key, title) in enumerate(
-        {"loss": "loss, nats", "top1": "top-1"}.items(), start=1
-    ):
-        axes = figure.add_subplot(1, 2, place)
-        axes.plot(epochs, [row[key] for row in history], label="training")
-        axes.plot(epochs, [row[f"val_{key}"] for row in history], label="validation")
-        axes.set(title=title, xlabel="epoch")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.suptitle(f"{recipe.name}: {recipe.model}, seed {recipe.seed}")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
+def _save(net, weights, path):
+    """Writes a model of the net with a softmax, and these weights."""
+    final = assemble(net.info.replace(classifier_activation="softmax"))
+    for variable, value in zip(final.weights, weights):
+        variable.assign(value)
+    with aside(path) as partial:
+        final.save(partial)

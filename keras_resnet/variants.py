@@ -134,6 +134,30 @@ def open_model(name) -> ResNet:
     return create(variant, weights=weights or None)
 
 
+def describe(name) -> tuple[int, tuple[str, ...] | None]:
+    """(classes, their names if known) of what `open_model` would open, not built.
+
+    Raises:
+        ModelError: there is nothing to open, or a net without weights.
+    """
+    path = Path(name)
+    if path.is_dir():
+        path = path / RUN_MODEL
+    if path.suffix == ".keras":
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file; train there first")
+        said = read_info(path) or {}
+    else:
+        variant, _, weights = str(name).partition(":")
+        if variant not in VARIANTS or not weights:
+            raise ModelError(
+                f"{name}: neither a run directory, nor a .keras file, nor a variant "
+                "with weights, such as resnet152d:imagenet"
+            )
+        said = read_info(weights) or {}
+    return said.get("classes", 1000), said.get("class_names")
+
+
 def _open_keras(path):
     if not path.is_file():
         raise ModelError(f"{path}: no such file")

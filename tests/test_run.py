@@ -1,13 +1,11 @@
 """From recipe and data to a run directory, its metrics, its predictions, its export."""
 
 import json
-import shutil
 import zipfile
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import write_picture
 
 import keras_resnet
@@ -21,6 +19,8 @@ FILES = {
     "recipe.json",
     "data.json",
     "history.json",
+    "log.csv",
+    "tensorboard",
     "checkpoint.npz",
     "curves.png",
     "model.keras",
@@ -74,8 +74,8 @@ def test_interrupted_run_resumes_to_the_very_same_result(
     with pytest.raises(KeyboardInterrupt):
         train.fit(tiny, folder, tmp_path / "run", Stop(*where))
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left == {"recipe.json", "data.json"} | (
-        {"history.json", "checkpoint.npz"} if where[0] else set()
+    assert left == {"recipe.json", "data.json", "tensorboard"} | (
+        {"history.json", "checkpoint.npz", "log.csv"} if where[0] else set()
     )
     resumed = train.fit(tiny, folder, tmp_path / "run")
     assert_same_variables(resumed, trained[1])
@@ -167,74 +167,6 @@ def test_half_precision_trains_and_answers_in_float32(
     assert model.output.dtype == "float32"
     assert evaluate.run(model, folder)["examples"] == 12
     assert np.isfinite(np.concatenate([w.ravel() for w in model.get_weights()])).all()
-
-
-def test_metrics_are_those_of_a_loop_by_hand(trained, folder):
-    _, model = trained
-    hits, losses = [], []
-    for label, name in enumerate(("blue", "green", "red")):
-        for path in sorted((folder / "val" / name).iterdir()):
-            image = evaluate.load_picture(path, model.info.protocol)
-            p = model.predict(image[None], verbose=0)[0].astype(np.float64)
-            hits.append(p.argmax() == label)
-            losses.append(-np.log(p[label]))
-    for batch_size in (1, 5, 64):
-        metrics = evaluate.run(model, folder, batch_size=batch_size)
-        assert metrics["top1"] == np.mean(hits)
-        assert metrics["top5"] == 1.0  # of three classes
-        assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-        assert metrics["examples"] == 12
-
-
-def test_a_model_of_equal_scores_is_right_by_chance_alone(folder):
-    model = keras_resnet.create("resnet18d", width=8, classes=3)
-    head = model.get_layer("head")
-    head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
-    assert evaluate.run(model, folder)["top1"] == pytest.approx(1 / 3)
-
-
-def test_logits_evaluate_as_their_softmax(trained, folder):
-    _, model = trained
-    logits = keras_resnet.model.rebuild(model, classifier_activation=None)
-    ours, theirs = evaluate.run(logits, folder), evaluate.run(model, folder)
-    assert ours == pytest.approx(theirs, rel=1e-5)
-
-
-def test_data_of_other_classes_is_refused(trained, own_folder):
-    for split in ("train", "val"):
-        shutil.move(own_folder / split / "red", own_folder / split / "rot")
-    with pytest.raises(ModelError, match="only in one: red, rot"):
-        evaluate.run(trained[1], own_folder)
-
-
-def test_predictions_name_the_classes(trained, folder):
-    _, model = trained
-    results = evaluate.predict(model, [folder / "val"], top=2)
-    assert len(results) == 12
-    for result in results:
-        assert len(result["classes"]) == len(result["probabilities"]) == 2
-        assert result["probabilities"][0] >= result["probabilities"][1]
-    assert {name for result in results for name in result["classes"]} <= {
-        "blue",
-        "green",
-        "red",
-    }
-
-
-def test_picture_grid_is_a_picture(trained, folder, tmp_path):
-    evaluate.picture_grid(trained[1], folder, tmp_path / "grid.png", count=12)
-    grid = data.decode_image(tf.io.read_file(str(tmp_path / "grid.png"))).numpy()
-    assert grid.shape[0] > 200
-    assert len(np.unique(grid.reshape(-1, 3), axis=0)) > 1000
-
-
-def test_unreadable_picture_is_named(trained, tmp_path):
-    _, model = trained
-    with pytest.raises(data.DataError, match=r"nothing.jpg: no such file"):
-        evaluate.predict(model, [tmp_path / "nothing.jpg"])
-    (tmp_path / "text.jpg").write_text("hello")
-    with pytest.raises(data.DataError, match=r"text.jpg: not a readable picture"):
-        evaluate.predict(model, [tmp_path / "text.jpg"])
 
 
 @pytest.fixture(scope="module")
@@ -391,11 +323,3 @@ def test_interrupted_write_leaves_the_old_file_whole(tmp_path):
         train.write_whole(path, 3)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
-
-
-def test_float16_training_scales_its_loss(folder, tiny):
-    model = train._trainable_model(
-        tiny.replace(precision="mixed_float16"), data.open_source(folder), 4
-    )
-    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    assert keras.config.dtype_policy().name == "float32"

@@ -31,7 +31,8 @@ def train_batches(source, recipe, epoch=0, step=0):
         source: what `open_source` takes.
         recipe: a Recipe; its seed, batch_size, train_size and augmentation count.
         epoch: the first one. An epoch is `steps_per_epoch` batches of pictures that are
-            all different; the few that do not fill a batch are left out of it.
+            all different, or with `repeats` come so often one after the other, and the
+            fewer of them; the few that do not fill a batch are left out of it.
         step: the first batch of that epoch; those before it are not read.
 
     Yields:
@@ -46,6 +47,9 @@ def train_batches(source, recipe, epoch=0, step=0):
 
     def numbers_of(epoch):
         order = split.order(_stream(recipe, _ORDER), epoch)
+        if recipe.repeats > 1:
+            some = order[: -(-split.size // recipe.repeats)]
+            order = tf.repeat(some, recipe.repeats)
         return tf.data.Dataset.from_tensor_slices(order).batch(size).take(steps)
 
     def draw(index, numbers):  # for a batch at once, which is cheaper

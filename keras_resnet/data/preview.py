@@ -32,7 +32,9 @@ def preview(source, recipe, path) -> dict[str, int]:
         count = min(_COLUMNS * _ROWS, split.size)
         if name == "train":
             size = min(recipe.batch_size, split.size)
-            batches = train_batches(source, recipe.replace(batch_size=size))
+            batches = train_batches(
+                source, recipe.replace(batch_size=size, accumulate=1)
+            )
         else:  # of all classes, where the split's order is by class
             some = split.take(np.linspace(0, split.size - 1, count).astype(int))
             few = dataclasses.replace(source, val=some)

@@ -1,0 +1,152 @@
+"""RECIPES: the published runs, and those that a user begins with."""
+
+import types
+
+from keras_resnet.recipe import Recipe
+
+# arXiv 1812.01187 section 2.1, step 6, of RGB in [0, 1]
+_PAPER = {
+    "mean": [123.68 / 255, 116.779 / 255, 103.939 / 255],
+    "std": [58.393 / 255, 57.12 / 255, 57.375 / 255],
+}
+_BASELINE = Recipe(  # section 2
+    name="baseline",
+    model="resnet50b",
+    overrides={**_PAPER, "zero_gamma": False},
+    initializer="xavier",
+    precision="float32",
+    mixup=0.0,
+    epochs=120,
+    warmup_epochs=0.0,
+    schedule="steps",
+    boundaries=(30, 60, 90),
+    decay="all",
+    label_smoothing=0.0,
+)
+_EFFICIENT = _BASELINE.replace(  # sections 3 and 4
+    name="efficient",
+    model="resnet50d",
+    overrides=_PAPER,
+    precision="auto",
+    batch_size=1024,
+    warmup_epochs=5.0,
+    decay="kernels",
+)
+_BAG_OF_TRICKS = Recipe(  # section 5, without distillation: its best but one
+    name="bag-of-tricks",
+    overrides=_PAPER,
+    initializer="xavier",
+    batch_size=1024,
+    smoothing="other-classes",
+)
+_RSB_A1 = Recipe(  # arXiv 2110.00476 table 2, and the hyper-parameters of timm's runs
+    name="rsb-a1",
+    overrides={"drop_path": 0.05},
+    train_interpolation="bicubic",
+    train_antialias=True,
+    colour=0.0,
+    lighting=0.0,
+    mixup=0.2,
+    rand_augment=7.0,
+    cutmix=1.0,
+    repeats=3,
+    crop_pct=0.95,
+    optimizer="lamb",
+    batch_size=2048,
+    epochs=600,
+    base_rate=5e-3 * 256 / 2048,
+    final_rate=1e-6,
+    weight_decay=0.01,
+    loss="binary-cross-entropy",
+    binary_threshold=0.2,
+)
+_RSB_A2 = _RSB_A1.replace(
+    name="rsb-a2", mixup=0.1, epochs=300, weight_decay=0.02, label_smoothing=0.0
+)
+_SMALL = Recipe(  # small pictures that may not be mirrored or recoloured
+    name="demo",  # written digits, in a minute
+    model="resnet18d",
+    overrides={"width": 16},
+    train_size=32,
+    min_area=0.7,
+    max_aspect=1.15,
+    flip=0.0,
+    colour=0.0,
+    lighting=0.0,
+    mixup=0.0,
+    test_size=32,
+    crop_pct=1.0,
+    batch_size=64,
+    epochs=25,
+    base_rate=0.4,
+    warmup_epochs=2.0,
+)
+RECIPES = types.MappingProxyType(
+    {
+        recipe.name: recipe
+        for recipe in (
+            _BASELINE,
+            _EFFICIENT,
+            _BAG_OF_TRICKS,
+            _BAG_OF_TRICKS.replace(
+                name="bag-of-tricks-distilled",
+                teacher="resnet152d:imagenet",
+                temperature=20.0,
+            ),
+            _BAG_OF_TRICKS.replace(  # resnet50_v1d-mixup as GluonCV's script ran it
+                name="gluon",
+                initializer="msra-prelu",
+                colours="brightness-contrast-saturation",
+                interpolation="bilinear",
+                smoothing="all-classes",
+            ),
+            _BASELINE.replace(  # arXiv 1512.03385 section 3.4
+                name="resnet-2015",
+                model="resnet50a",
+                overrides={"zero_gamma": False},
+                initializer="he",
+                scales=(256, 480),
+                colour=0.0,
+                interpolation="bilinear",
+                schedule="plateau",
+                boundaries=(),
+                nesterov=False,
+            ),
+            _RSB_A1,
+            _RSB_A2,
+            _RSB_A2.replace(
+                name="rsb-a3",
+                overrides={},
+                train_size=160,
+                rand_augment=6.0,
+                repeats=1,
+                epochs=100,
+                base_rate=8e-3 * 256 / 2048,
+            ),
+            Recipe(  # a folder of one's own, from released weights
+                name="fine-tune",
+                weights="imagenet",
+                min_area=0.25,
+                colour=0.2,
+                lighting=0.0,
+                mixup=0.0,
+                test_size=0,
+                crop_pct=0.0,
+                interpolation="",
+                batch_size=32,
+                epochs=30,
+                base_rate=0.04,
+                warmup_epochs=1.0,
+            ),
+            _SMALL,
+            _SMALL.replace(  # does all of it run here, on this data? in seconds
+                name="smoke",
+                overrides={"width": 8, "depths": [1, 1, 1, 1]},
+                batch_size=8,
+                epochs=2,
+                base_rate=0.2,
+                warmup_epochs=0.0,
+            ),
+        )
+    }
+)

@@ -1,0 +1,239 @@
+"""Whole runs with the tricks that need one: average, plateau, parts, logs, watch."""
+
+import csv
+import json
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_run import Stop, assert_same_variables
+
+import keras_resnet
+from keras_resnet import data, evaluate, train
+from keras_resnet.callbacks import Watch
+from keras_resnet.data.split import Arrays
+from keras_resnet.variants import open_model
+
+
+@pytest.fixture(scope="module")
+def quick(tiny):
+    """As tiny, with nothing that is not under test."""
+    return tiny.replace(
+        mixup=0.0,
+        min_area=1.0,
+        colour=0.0,
+        lighting=0.0,
+        overrides={"width": 8, "depths": [1, 1, 1, 1]},
+        base_rate=0.5,
+    )
+
+
+def rows(run):
+    return json.loads((run / "history.json").read_text())
+
+
+def test_everything_at_once_resumes_to_the_very_same_result(
+    trained, folder, tiny, tmp_path
+):
+    recipe = tiny.replace(
+        teacher=str(trained[0]),
+        temperature=5.0,
+        ema=0.9,
+        accumulate=2,
+        repeats=2,
+        cutmix=1.0,
+        optimizer="lamb",
+        base_rate=0.3,
+        final_rate=0.001,
+        loss="binary-cross-entropy",
+        binary_threshold=0.2,
+        stage_rates=[0.5, 1, 1, 1, 1],
+        validate_every=2,
+    )
+    whole = train.fit(recipe, folder, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(recipe, folder, tmp_path / "cut", Stop(2, 3))
+    assert len(rows(tmp_path / "cut")) == 2
+    assert_same_variables(train.fit(recipe, folder, tmp_path / "cut"), whole)
+    both = [tmp_path / name / train.RUN_AVERAGE for name in ("whole", "cut")]
+    assert_same_variables(*map(open_model, both))
+    assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
+    names = [sorted(row) for row in rows(tmp_path / "whole")]
+    assert ["val_top1" in row for row in names] == [False, True, True]
+
+
+def test_average_is_a_model_of_its_own(quick, folder, tmp_path):
+    model = train.fit(quick.replace(ema=0.8), folder, tmp_path / "run")
+    average = open_model(tmp_path / "run" / train.RUN_AVERAGE)
+    assert average.info == model.info
+    far = [
+        np.abs(ours.numpy() - theirs.numpy()).max()
+        for ours, theirs in zip(average.weights, model.weights)
+    ]
+    assert np.mean(np.array(far) > 0) > 0.9
+    assert evaluate.run(average, folder)["examples"] == 12
+    plain = train.fit(quick, folder, tmp_path / "plain")
+    assert_same_variables(plain, model)  # the average is beside the run
+    assert not (tmp_path / "plain" / train.RUN_AVERAGE).exists()
+
+
+def test_rate_falls_on_a_plateau_and_a_resumed_run_counts_on(quick, folder, tmp_path):
+    recipe = quick.replace(
+        schedule="plateau",
+        warmup_epochs=0.0,
+        patience=1,
+        epochs=5,
+        base_rate=1e-3,  # learns nothing: every epoch is a plateau
+    )
+    rate = 1e-3 * 8 / 256
+    whole = train.fit(recipe, folder, tmp_path / "whole")
+    history = rows(tmp_path / "whole")
+    best, drops = -1.0, 0
+    for row in history:
+        drops += row["val_top1"] <= best
+        best = max(best, row["val_top1"])
+        assert row["rate"] == pytest.approx(rate / 10**drops)
+    assert drops > 1
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(recipe, folder, tmp_path / "cut", Stop(3, 1))
+    assert_same_variables(train.fit(recipe, folder, tmp_path / "cut"), whole)
+    assert rows(tmp_path / "cut") == history
+
+
+def test_a_batch_in_parts_takes_the_step_of_the_whole(quick, folder, tmp_path):
+    # no batch statistics, which see a part alone; the rest is linear
+    recipe = quick.replace(freeze_statistics=True, epochs=2, base_rate=0.05)
+    whole = train.fit(recipe, folder, tmp_path / "whole")
+    parts = train.fit(recipe.replace(accumulate=4), folder, tmp_path / "parts")
+    for ours, theirs in zip(parts.weights, whole.weights):
+        np.testing.assert_allclose(
+            ours.numpy(), theirs.numpy(), rtol=1e-3, atol=1e-5, err_msg=ours.path
+        )
+    a, b = (rows(tmp_path / name) for name in ("whole", "parts"))
+    assert [row["rate"] for row in a] == [row["rate"] for row in b]
+
+
+def test_logs_say_what_the_history_says(quick, folder, tmp_path):
+    seen = []
+    log = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, _: seen.append(epoch)
+    )
+    recipe = quick.replace(epochs=2)
+    train.fit(recipe, folder, tmp_path / "run", callbacks=[log])
+    assert seen == [0, 1]
+    history = rows(tmp_path / "run")
+    with open(tmp_path / "run" / "log.csv", newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert [{k: float(v) for k, v in row.items()} for row in table] == history
+    events = {}
+    for file in (tmp_path / "run" / "tensorboard").iterdir():
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                events[event.step, value.tag] = value.simple_value
+    for row in history:
+        for name, tag in (
+            ("loss", "loss/train"),
+            ("val_loss", "loss/validation"),
+            ("val_top1", "top1/validation"),
+            ("rate", "rate/train"),
+        ):
+            assert events[row["epoch"], tag] == pytest.approx(row[name], rel=1e-6)
+
+
+def test_run_without_a_finite_loss_stops_with_step_rate_and_scale(
+    quick, folder, tmp_path
+):
+    recipe = quick.replace(base_rate=1e20, warmup_epochs=0.0, epochs=30)
+    with pytest.raises(train.RunError, match=r"not finite after epoch 1, rate .*base_"):
+        train.fit(recipe, folder, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.npz").exists()
+    long = {
+        "train": (np.zeros((400, 32, 32, 3), np.uint8), np.arange(400) % 3),
+        "val": (np.zeros((3, 32, 32, 3), np.uint8), np.arange(3)),
+    }
+    with pytest.raises(
+        train.RunError,
+        match=r"run2: stopped at step \d+: the loss has not been finite for \d+ steps; "
+        r"rate 3.1\de\+18, loss scale none.*smaller base_rate",
+    ):
+        train.fit(recipe, long, tmp_path / "run2")
+    assert not (tmp_path / "run2" / "checkpoint.npz").exists()
+
+
+def test_streak_of_overflows_in_float16_stops_with_the_scale(quick, folder, tmp_path):
+    class Overflow(keras.callbacks.Callback):
+        """Makes every first convolution give more than float16 has."""
+
+        def on_train_begin(self, logs=None):
+            kernel = self.model.net.get_layer("stem").conv1.conv.kernel
+            kernel.assign(np.full(kernel.shape, 6e4))
+
+    recipe = quick.replace(precision="mixed_float16", epochs=20)
+    with pytest.raises(
+        train.RunError,
+        match=r"stopped at step \d+: the loss has not been finite for \d+ steps; "
+        r"rate .*, loss scale \d.*precision=float32",
+    ):
+        train.fit(recipe, folder, tmp_path / "run", callbacks=[Overflow()])
+
+
+@pytest.mark.parametrize(("scale", "stops"), [(2.0**-4, False), (2.0**-5, True)])
+def test_gradients_alone_that_overflow_stop_the_run(scale, stops):
+    optimizer = SimpleNamespace(
+        dynamic_scale=scale, initial_scale=2.0**15, learning_rate=0.25
+    )
+    watch = Watch("there")
+    watch.set_params({"steps": 30})
+    watch.set_model(SimpleNamespace(bad_steps=0, optimizer=optimizer))
+    watch.on_epoch_begin(2)
+    watch.on_train_batch_end(8)  # not looked at
+    words = r"step 70: the gradients overflowed 20 times; rate 0.25, loss scale 0.0312"
+    with pytest.raises(train.RunError, match=words) if stops else nullcontext():
+        watch.on_train_batch_end(9)
+
+
+def test_repeats_come_one_after_the_other_in_every_epoch(quick):
+    images = np.arange(20, dtype=np.uint8)[:, None, None, None] * np.ones(
+        (1, 32, 32, 3), np.uint8
+    )
+    source = {"train": (images, np.arange(20) % 5)}
+    recipe = quick.replace(batch_size=6, repeats=3, flip=0.0)
+    assert data.steps_per_epoch(source, recipe) == 3
+    seen = []
+    for batch, _ in data.train_batches(source, recipe).take(6):
+        numbers = batch.numpy()[:, 0, 0, 0].reshape(2, 3)
+        assert (numbers == numbers[:, :1]).all()
+        seen.append(numbers[:, 0])
+    first, second = np.concatenate(seen[:3]), np.concatenate(seen[3:])
+    assert len({*first}) == len({*second}) == 6
+    assert {*first} != {*second}
+    assert Arrays(images, np.arange(20)).size == 20
+
+
+def test_repeats_are_augmented_each_anew(quick):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    recipe = quick.replace(batch_size=4, repeats=2, min_area=0.3)
+    source = {"train": (images, np.arange(4))}
+    batch, labels = next(iter(data.train_batches(source, recipe)))
+    assert (labels.numpy()[0] == labels.numpy()[1]).all()
+    assert (batch.numpy()[0] != batch.numpy()[1]).any()
+
+
+def test_model_that_was_trained_in_float16_and_reloaded_is_trained_on_with_its_scale(
+    quick, folder, tmp_path
+):
+    train.fit(
+        quick.replace(precision="mixed_float16", epochs=2), folder, tmp_path / "r"
+    )
+    again = keras.models.load_model(tmp_path / "r" / "model.keras")
+    assert keras.config.dtype_policy().name == "float32"
+    again.compile("sgd", "categorical_crossentropy")
+    assert isinstance(again.optimizer, keras.optimizers.LossScaleOptimizer)
+    ours = open_model(tmp_path / "r")
+    ours.compile(keras_resnet.optimizers.CoupledSGD(0.1), "categorical_crossentropy")
+    assert isinstance(ours.optimizer, keras.optimizers.LossScaleOptimizer)
