@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ import tensorflow as tf
 
 from keras_resnet import data as pictures
 from keras_resnet import evaluate, export, savedmodel, train
+from keras_resnet.measures import confusion_map, to_json
+from keras_resnet.model import rebuild
 from keras_resnet.recipes import RECIPES
 
 HELD_OUT = 360  # of 1,797
@@ -24,10 +25,13 @@ TOLERANCE = 1e-5  # between model.predict and the served answers
 LEFT = {  # in the run directory
     train.RECIPE: "every number of the run",
     train.DATA: "of which data it is",
-    train.HISTORY: "the log: loss and accuracy of each epoch",
+    train.HISTORY: "the log: loss, accuracy and rate of each epoch",
+    train.LOG: "the same for a spreadsheet",
+    train.TENSORBOARD: "the same for TensorBoard",
     train.CURVES: "the same as a picture",
     evaluate.GRID: "the least certain predictions",
-    evaluate.METRICS: "top-1, top-5, loss, serving difference",
+    evaluate.CONFUSION: "which digit is taken for which",
+    evaluate.METRICS: "top-1, top-5, loss, calibration, serving difference",
     train.RUN_MODEL: "the Keras model",
     train.CHECKPOINT: "all state, to resume",
     "export/1": "the SavedModel",
@@ -77,6 +81,7 @@ def run(
         raise DemoError(f"{metrics['examples']} pictures evaluated, not {HELD_OUT}")
     say(f"evaluation: top-1 {metrics['top1']:.2%} of {HELD_OUT} held-out digits")
     evaluate.picture_grid(model, source, folder / evaluate.GRID)
+    confusion_map(metrics, folder / evaluate.CONFUSION)
     versions = export.versions(folder / "export")
     if versions:
         exported = folder / "export" / str(versions[-1])
@@ -89,7 +94,7 @@ def run(
         "serving: C++ loader, no Keras in the process, PNG bytes in; largest "
         f"difference to model.predict {metrics['serving_difference']:.1e}"
     )
-    train.write_whole(folder / evaluate.METRICS, json.dumps(metrics, indent=1))
+    train.write_whole(folder / evaluate.METRICS, to_json(metrics))
     if metrics["top1"] < GOAL:
         raise DemoError(f"top-1 {metrics['top1']:.2%} is below {GOAL:.0%}")
     if not metrics["serving_difference"] <= TOLERANCE:
@@ -138,11 +143,15 @@ def digits():
 
 
 def serving_difference(model, source, exported) -> float:
-    """The largest |p - p'| over the held-out pictures, served by another process."""
+    """The largest |p - p'| over the held-out pictures, served by another process.
+
+    p is of the model in float32, which is what is served, whatever it trained in.
+    """
     encoded = [data.numpy() for data, _ in source.split("val").ordered()]
     images = np.stack(
         [pictures.load_eval(data, model.info.protocol).numpy() for data in encoded]
     )
+    model = rebuild(model, "float32")
     expected = model.predict(images, batch_size=64, verbose=0)
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npz")

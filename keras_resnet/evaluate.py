@@ -1,21 +1,23 @@
-"""A model and data -> top-1, top-5 and loss, each picture once; and predictions."""
+"""A model and data -> its measures, each picture once; and predictions."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
-from keras_resnet.model import ModelError, Protocol
-from keras_resnet.views import MultiScale, load_ten_crops, load_whole, softmax
+from keras_resnet import views as looks
+from keras_resnet.measures import Tally, drawable
+from keras_resnet.model import ModelError, Protocol, rebuild
 
-VIEWS = ("center", "ten-crop", "multi-scale")
 METRICS = "metrics.json"  # in a run directory
 GRID = "predictions.png"
+CONFUSION = "confusion.png"
 
 
 def run(
@@ -26,11 +28,13 @@ def run(
     max_bad_examples=0,
     views="center",
     progress: Callable = iter,
+    size: int | None = None,
+    scales: Sequence[int] = (),
 ) -> dict:
     """Evaluates a model with a classifier under the protocol that it carries.
 
     Args:
-        model: of this package, with its top.
+        model: of this package, with its top; it stays as it is.
         data: what `data.open_source` takes.
         split: "val" or "train".
         batch_size: pictures at a time; of no effect on the result.
@@ -39,54 +43,52 @@ def run(
             probabilities (10 x the work); or "multi-scale", of whole pictures at the
             short sides and mirrors of arXiv 1512.03385 (about 40 x).
         progress: wraps the iteration over the batches, as a progress bar does.
+        size: pixels, the crop's side instead of the protocol's, at its crop_pct; a
+            model for one size only is rebuilt for any.
+        scales: short sides in pixels, which mean "multi-scale" at them.
 
     Returns:
         {"top1": in [0, 1], "top5": in [0, 1], "loss": mean cross-entropy in nats,
-        "examples": pictures seen}, and of those left out, if any,
-        "bad_examples": [{"split", "where", "reason"}, ...].
+        "calibration_error": in [0, 1], arXiv 1706.04599 equation 3 with 15 bins of
+        confidence, "examples": pictures seen, "per_class": {name: top-1 in [0, 1], or
+        None without pictures}, "confusion": [true class][predicted class] counts}; of
+        equal probabilities the first is what is predicted. And of those left out, if
+        any, "bad_examples": [{"split", "where", "reason"}, ...].
 
     Raises:
-        ModelError: the model's classes are not the data's.
+        ValueError: of views, size and scales, before anything is read.
+        ModelError: the model's classes are not the data's, or its outputs not finite.
         DataError: the data cannot be used.
     """
+    looks.check(views, size, scales)
     source = pictures.open_source(data)
     _check_classes(model, source)
     source, skipped = pictures.without_bad(source, max_bad_examples, (split,))
-    load, batch_size, classify = _looks(model, views, batch_size)
-    batches = pictures.eval_batches(
-        source, model.info.protocol, split, batch_size, load
-    )
-    hits1 = hits5 = examples = 0
-    loss = 0.0
+    views = "multi-scale" if scales else views
+    protocol = model.info.protocol
+    if size is not None:
+        protocol = dataclasses.replace(protocol, size=int(size))
+    if size is not None or views == "multi-scale":
+        model = _of_any_size(model)
+    load, batch_size, classify = looks.open_views(model, views, scales, batch_size)
+    batches = pictures.eval_batches(source, protocol, split, batch_size, load)
+    tally = Tally(len(source.class_names))
     with pictures.blame_pictures(source, (split,)):
         for images, labels in progress(batches):
             probabilities = classify(images.numpy())
-            truth = labels.numpy().argmax(1)
-            rows = np.arange(len(truth))
-            right = probabilities[rows, truth]
-            # places above the right class; of a tie, what comes first is above
-            better = (probabilities > right[:, None]).sum(1)
-            ties_before = (
-                (probabilities == right[:, None])
-                & (np.arange(probabilities.shape[1]) < truth[:, None])
-            ).sum(1)
-            rank = better + ties_before
-            hits1 += int((rank < 1).sum())
-            hits5 += int((rank < 5).sum())
-            loss -= float(np.log(np.maximum(right.astype(np.float64), 1e-45)).sum())
-            examples += len(truth)
-    if examples != source.split(split).size:
+            if not np.isfinite(probabilities).all():
+                raise ModelError(
+                    f"{model.name}: its probabilities are not finite; its weights are "
+                    f"damaged, or too large for {model.info.dtype_policy}"
+                )
+            tally.add(probabilities, labels.numpy().argmax(1))
+    metrics = tally.result(source.class_names)
+    if metrics["examples"] != source.split(split).size:
         raise pictures.DataError(
-            f"{source.path}: {examples} {split} pictures read, but "
+            f"{source.path}: {metrics['examples']} {split} pictures read, but "
             f"{source.split(split).size} announced; prepare it again"
         )
-    return {
-        "top1": hits1 / examples,
-        "top5": hits5 / examples,
-        "loss": loss / examples,
-        "examples": examples,
-        **({"bad_examples": skipped} if skipped else {}),
-    }
+    return {**metrics, **({"bad_examples": skipped} if skipped else {})}
 
 
 def predict(model, files, top=5) -> list[dict]:
@@ -108,7 +110,7 @@ def predict(model, files, top=5) -> list[dict]:
     results = []
     for path in paths:
         image = load_picture(path, model.info.protocol)
-        probabilities = predict_probabilities(model, image[None])[0]
+        probabilities = looks.predict_probabilities(model, image[None])[0]
         order = np.argsort(-probabilities, kind="stable")[:top]
         results.append(
             {
@@ -133,16 +135,6 @@ def load_picture(path, protocol: Protocol) -> np.ndarray:
         raise pictures.DataError(f"{path}: not a readable picture: {reason}") from error
 
 
-def predict_probabilities(model, images, batch_size=None) -> np.ndarray:
-    """float32 [N, classes]; a short batch is padded, so that one graph serves all."""
-    count = len(images)
-    if batch_size and count < batch_size:
-        padding = np.zeros((batch_size - count, *images.shape[1:]), images.dtype)
-        images = np.concatenate([images, padding])
-    outputs = np.asarray(model.predict_on_batch(images))[:count]
-    return softmax(outputs) if model.info.classifier_activation is None else outputs
-
-
 def class_names(model) -> tuple[str, ...]:
     """The model's class names, or numbers where it has none."""
     return model.info.class_names or tuple(map(str, range(model.info.classes)))
@@ -153,10 +145,10 @@ def picture_grid(model, data, path, count=24, split="val") -> None:
     from matplotlib.figure import Figure
 
     source = pictures.open_source(data)
-    names = source.class_names
+    names = list(map(drawable, source.class_names))
     rows: list[tuple] = []
     for images, labels in pictures.eval_batches(source, model.info.protocol, split, 64):
-        probabilities = predict_probabilities(model, images.numpy(), 64)
+        probabilities = looks.predict_probabilities(model, images.numpy(), 64)
         rows += zip(
             map(np.copy, images.numpy()), labels.numpy().argmax(1), probabilities
         )
@@ -173,31 +165,17 @@ def picture_grid(model, data, path, count=24, split="val") -> None:
             said if guess == truth else f"{said}\nis {names[truth]}",
             color="black" if guess == truth else "crimson",
             fontsize=9,
+            parse_math=False,  # a name is no formula, whatever dollars are in it
         )
-    figure.suptitle(f"{source.path}: the {len(rows)} least certain of {split}")
+    title = f"{drawable(source.path)}: the {len(rows)} least certain of {split}"
+    figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=110)
 
 
-def _looks(model, views, batch_size):
-    """(how a picture is loaded, pictures a batch, images -> float32 [N, classes])."""
-    if views == "ten-crop":
-
-        def classify(crops):
-            images = crops.reshape(-1, *crops.shape[2:])
-            outputs = predict_probabilities(model, images, 10 * batch_size)
-            return outputs.reshape(len(crops), 10, -1).mean(1)
-
-        return load_ten_crops, batch_size, classify
-    if views == "multi-scale":
-        look = MultiScale(model)
-        return load_whole, 1, lambda images: look(images[0])[None]
-    if views != "center":
-        raise ValueError(f"views={views!r}: must be one of {VIEWS}")
-    return (
-        pictures.load_eval,
-        batch_size,
-        lambda images: predict_probabilities(model, images, batch_size),
-    )
+def _of_any_size(model):
+    if model.input_shape[1:3] == (None, None):
+        return model
+    return rebuild(model, model.info.dtype_policy, input_shape=None)
 
 
 def _check_classes(model, source):

@@ -97,22 +97,7 @@ def learner(recipe: Recipe, class_names, steps_per_epoch: int) -> Trainable:
     """
     net = _net(recipe, tuple(class_names))
     _freeze(net, recipe)
-    if recipe.teacher:
-        teacher = rebuild(
-            open_model(recipe.teacher),
-            precision_policy(recipe),
-            classifier_activation=None,
-        )
-        model = distill(
-            net,
-            teacher,
-            recipe.temperature,
-            recipe.distillation,
-            recipe.teacher_size or None,
-            recipe.ema,
-        )
-    else:
-        model = Trainable(net, recipe.ema)
+    model = _distiller(net, recipe) if recipe.teacher else Trainable(net, recipe.ema)
     model.compile(
         optimizer=optimizer(recipe, steps_per_epoch),
         loss=loss(recipe, len(class_names)),
@@ -185,6 +170,25 @@ def _check_teacher(recipe, class_names):
             f"teacher={recipe.teacher!r}: has {classes} classes, the data "
             f"{len(class_names)}; train it on this data"
         )
+
+
+def _distiller(net, recipe):
+    try:
+        teacher = rebuild(
+            open_model(recipe.teacher),
+            precision_policy(recipe),
+            classifier_activation=None,
+        )
+        return distill(
+            net,
+            teacher,
+            recipe.temperature,
+            recipe.distillation,
+            recipe.teacher_size or None,
+            recipe.ema,
+        )
+    except ValueError as error:
+        raise RecipeError(f"teacher={recipe.teacher!r}: {error}") from error
 
 
 def _net(recipe, class_names):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_resnet.optimizers import CoupledSGD, Lamb, WarmupCosine, WarmupSteps
@@ -46,6 +48,25 @@ def schedule(recipe: Recipe, steps_per_epoch: int):
         )
     total = max(recipe.epochs * steps_per_epoch, warmup + 1)
     return WarmupCosine(rate, warmup, total, recipe.final_rate)
+
+
+def rate_curve(recipe: Recipe) -> bytes:
+    """The rate over the epochs, as PNG."""
+    from matplotlib.figure import Figure
+
+    steps = 100  # an epoch: the curve's shape does not depend on the data's size
+    rate = schedule(recipe, steps)
+    places = np.arange(recipe.epochs * steps)
+    rates = ops.convert_to_numpy(rate(places)) if callable(rate) else rate + 0 * places
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(places / steps, rates)
+    until = ", until a plateau" if recipe.schedule == "plateau" else ""
+    axes.set(title=f"{recipe.name}{until}", xlabel="epoch", ylabel="learning rate")
+    axes.grid(alpha=0.3)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
 
 
 def plateau_drops(accuracies, patience) -> int:

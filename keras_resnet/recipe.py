@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +134,7 @@ class Recipe:
         """A recipe from a .json, .yaml or .yml file."""
         path = Path(path)
         try:  # YAML holds JSON
-            values = yaml.safe_load(path.read_text())
+            values = read_yaml(path.read_text())
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: not a readable recipe: {error}") from error
         if not isinstance(values, dict):
@@ -141,6 +142,20 @@ class Recipe:
         return cls.from_dict(values)
 
 
+def read_yaml(text: str):
+    """A YAML or JSON text's value, 1e-4 a number; yaml.YAMLError if it is neither."""
+    return yaml.load(text, _Loader)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes a number such as 1e-4, without a point, for a word."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
 _CHOICES = {
     "initializer": ("he", "xavier", "msra-prelu"),
     "precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),

@@ -16,6 +16,9 @@ from conftest import write_folder
 
 import keras_resnet
 from keras_resnet import cli
+from keras_resnet.recipe import FIELD_TYPES
+from keras_resnet.recipes import RECIPES
+from keras_resnet.variants import open_model
 
 COMMAND = Path(sys.executable).with_name("keras-resnet")
 TINY = (
@@ -76,13 +79,16 @@ def test_run_directory_is_whole_after_training(place):
     names = {path.name for path in (place / "run").iterdir()}
     assert names == {
         "checkpoint.npz",
+        "confusion.png",
         "curves.png",
         "data.json",
         "history.json",
+        "log.csv",
         "metrics.json",
         "model.keras",
         "predictions.png",
         "recipe.json",
+        "tensorboard",
     }
 
 
@@ -233,7 +239,8 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(place, tmp_path)
     assert len(err.splitlines()) == 1
     assert "the same command again" in err
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    whole = {"recipe.json", "data.json", "checkpoint.npz", "history.json"}
+    whole = {"recipe.json", "data.json", "checkpoint.npz", "history.json", "log.csv"}
+    whole.add("tensorboard")
     # a file caught in the middle of being written is hidden, and replaced next time
     assert {name for name in names if not name.startswith(".")} == whole
     done_before = len(json.loads((tmp_path / "run" / "history.json").read_text()))
@@ -242,3 +249,84 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(place, tmp_path)
     assert finished.returncode == 0, finished.err
     history = json.loads((tmp_path / "run" / "history.json").read_text())
     assert [row["epoch"] for row in history] == list(range(1, 26))
+
+
+def test_recipes_stand_side_by_side_and_one_is_shown_whole(call, tmp_path):
+    done = call("recipes", "--json", cwd=tmp_path)
+    assert json.loads(done.out) == {
+        name: recipe.to_dict() for name, recipe in RECIPES.items()
+    }
+    table = call("recipes", cwd=tmp_path).out
+    assert re.search(r"batch_size\W+256\W+1024", table)
+    assert "max_bad_examples" not in table  # alike in all
+    assert list(tmp_path.iterdir()) == []
+    done = call("recipes", "--show", "gluon", "--output", "r.png", cwd=tmp_path)
+    assert re.search(r"initializer\W+msra-prelu", done.out)
+    assert re.search(r"max_bad_examples\W+0", done.out)
+    assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+    done = call("recipes", "--show", "glue", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'glue': no such file, nor one of baseline" in done.err
+
+
+def test_every_field_has_an_option_that_says_what_it_is(call, tmp_path):
+    done = call("train", "--help", cwd=tmp_path)
+    for field in FIELD_TYPES:
+        assert f"--{field.replace('_', '-')} " in done.out
+    assert re.search(r"--warmup-epochs FLOAT\s+linear, from 0", done.out)
+
+
+def test_audit_prints_what_decays_and_trains_nothing(call, place, tmp_path):
+    done = call(*tiny(place / "photos", "run", "--audit", "--json"), cwd=tmp_path)
+    rows = {row["variable"]: row for row in json.loads(done.out)}
+    assert rows["head/kernel"] == {
+        "variable": "head/kernel",
+        "shape": [64, 3],
+        "decays": True,
+        "rate": 1.0,
+    }
+    assert rows["stem/conv1/norm/gamma"]["decays"] is False
+    done = call(
+        *tiny(place / "photos", "run", "--audit"), "--stage-rates", "[0,1,1,1,1e-1]",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert re.search(r"stem/conv1/conv/kernel\W+3 x 3 x 3 x 4\W+no\W+frozen", done.out)
+    assert re.search(r"stage4_block0/conv1/conv/kernel.*yes\W+x 0.1", done.out)
+    assert "variables decay" in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fine_tuning_is_one_command(call, place, tmp_path):
+    done = call(
+        "train", place / "photos", "tuned", "--recipe", "fine-tune", "--weights",
+        place / "run", "--model", "resnet18d", "--overrides",
+        "{width: 8,depths: [1,1,1,1]}", "--epochs", 2, "--batch-size", 8,
+        "--train-size", 32, "--ema", 0.5, "--json", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.err
+    metrics = json.loads(done.out)
+    assert metrics["examples"] == metrics["ema"]["examples"] == 12
+    saved = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
+    assert saved == metrics
+    tuned = open_model(tmp_path / "tuned")
+    assert tuned.info.protocol == open_model(place / "run").info.protocol
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--base-rate -1", "base_rate=-1.0: must be in [0, inf)"),
+        ("--warmup-epochs 5", "warmup_epochs=5.0: must be less than epochs=2"),
+        ("--temperature 20", "distillation needs both"),
+        ("--teacher resnet152d:imagenet --temperature 20", "1000 classes, the data 3"),
+        ("--teacher resnet152d --temperature 20", "nor a variant with weights"),
+        ("--weights nowhere.pth", "nowhere.pth"),
+        ("--weights best", "weights='best': resnet18d has imagenet, "),
+        ("--stage-rates [0,1]", "stage_rates=(0.0, 1.0): must be 5"),
+        ("--stage-rates {", "stage_rates='{': must be YAML"),
+    ],
+)
+def test_recipe_that_cannot_be_trained_is_one_line(options, words, call, place):
+    done = call(*tiny("records", "other", "--json"), *options.split(), cwd=place)
+    assert_one_line(done, words)
+    assert not (place / "other").exists()

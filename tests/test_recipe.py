@@ -2,11 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
 import yaml
 
-from keras_resnet.recipe import RECIPES, Recipe, RecipeError, loss, optimizer
+from keras_resnet.recipe import FIELD_TYPES, Recipe, RecipeError
+from keras_resnet.recipes import RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -31,8 +31,35 @@ def test_recipe_survives_json_and_yaml(name, tmp_path):
         ({"epochs": 0}, r"epochs=0: must be in \[1, inf\)"),
         ({"batch_size": True}, "batch_size=True: must be int"),
         ({"label_smoothing": 1.0}, r"label_smoothing=1.0: must be in \[0, 1\)"),
-        ({"crop_pct": 0.0}, r"crop_pct=0.0: must be in \(0, 1\]"),
+        ({"crop_pct": 0.0}, r"crop_pct=0.0.*nothing tells them without weights"),
+        ({"crop_pct": 1.1}, r"crop_pct=1.1: must be in \[0, 1\]"),
         ({"base_rate": float("nan")}, "base_rate=nan"),
+        ({"base_rate": -0.1}, r"base_rate=-0.1: must be in \[0, inf\)"),
+        ({"base_rate": float("inf")}, r"base_rate=inf"),
+        ({"epochs": 3, "warmup_epochs": 3}, "warmup_epochs=3.0: must be less than epo"),
+        ({"boundaries": [60, 30]}, r"boundaries=\(60, 30\): must rise"),
+        ({"temperature": 20}, "teacher='', temperature=20.0: distillation needs both"),
+        ({"teacher": "runs/a"}, "teacher='runs/a', temperature=0.0: dist.*needs both"),
+        ({"temperature": -1}, r"temperature=-1.0: must be in \[0, inf\)"),
+        ({"ema": 1.0}, r"ema=1.0: must be in \[0, 1\)"),
+        ({"accumulate": 3}, "accumulate=3: must divide batch_size=256"),
+        ({"accumulate": 0}, r"accumulate=0: must be in \[1, inf\)"),
+        ({"repeats": 0}, r"repeats=0: must be in \[1, inf\)"),
+        ({"schedule": "plateau"}, "schedule='plateau': with warmup_epochs=5.0"),
+        (
+            {"schedule": "plateau", "warmup_epochs": 0, "validate_every": 2},
+            "schedule='plateau': .*validate_every=2; must be 0 and 1",
+        ),
+        ({"stage_rates": [1, -1]}, r"stage_rates=\(1.0, -1.0\): must be 0 or more"),
+        ({"stage_rates": "ab"}, "stage_rates='ab': must be a list of numbers"),
+        ({"optimizer": "adam"}, "optimizer='adam': must be one of.*sgd.*lamb"),
+        ({"loss": "mse"}, "loss='mse': must be one of.*binary-cross-entropy"),
+        ({"smoothing": "some"}, "smoothing='some': must be one of.*other-classes"),
+        ({"distillation": "soft"}, "distillation='soft': must be one of.*gluon"),
+        ({"initializer": "ones"}, "initializer='ones': must be one of.*xavier"),
+        ({"binary_threshold": 0.2}, "binary_threshold=0.2: is of loss='binary-cross-"),
+        ({"test_size": 0}, "test_size=0, .*nothing tells them without weights"),
+        ({"freeze_statistics": 1}, "freeze_statistics=1: must be bool"),
         ({"schedule": "linear"}, "schedule='linear'.*cosine.*steps"),
         ({"precision": "float8"}, "precision='float8'"),
         ({"overrides": [1]}, "overrides=\\[1\\]: must be dict"),
@@ -54,6 +81,13 @@ def test_bad_field_is_refused_by_name(fields, words):
         Recipe().replace(**fields)
 
 
+def test_numbers_of_yaml_may_be_without_a_point(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("weight_decay: 1e-4\nbase_rate: 5E-3\nseed: 3\nname: 1e-4x\n")
+    expected = Recipe(weight_decay=1e-4, base_rate=5e-3, seed=3, name="1e-4x")
+    assert Recipe.read(path) == expected
+
+
 @pytest.mark.parametrize("text", ["- 1\n- 2\n", "a: [", "just words"])
 def test_file_that_is_no_recipe_is_refused(text, tmp_path):
     path = tmp_path / "recipe.yaml"
@@ -62,25 +96,88 @@ def test_file_that_is_no_recipe_is_refused(text, tmp_path):
         Recipe.read(path)
 
 
-def test_rate_scales_with_the_batch_and_warms_up_in_epochs():
-    rate = optimizer(RECIPES["efficient"], steps_per_epoch=1251).learning_rate
-    schedule = optimizer(RECIPES["efficient"], 1251)._learning_rate
-    assert float(rate) == 0
-    assert float(schedule(5 * 1251)) == pytest.approx(0.4)
-    assert float(schedule(30 * 1251)) == pytest.approx(0.04)
+def said(name, fields):
+    return {field: getattr(RECIPES[name], field) for field in fields.split()}
 
 
-def test_smoothing_spreads_its_share_over_all_classes():
-    smooth = loss(Recipe(label_smoothing=0.1))
-    logits = np.array([[2.0, 0.0, -1.0, 0.5]], np.float32)
-    log_p = logits - np.log(np.exp(logits).sum())
-    target = np.array([0.925, 0.025, 0.025, 0.025])
-    ours = float(smooth(np.eye(4, dtype=np.float32)[:1], logits))
-    assert ours == pytest.approx(-(target * log_p).sum(), rel=1e-6)
+def test_recipes_are_the_published_ones():
+    assert list(RECIPES) == [
+        "baseline",
+        "efficient",
+        "bag-of-tricks",
+        "bag-of-tricks-distilled",
+        "gluon",
+        "resnet-2015",
+        "rsb-a1",
+        "rsb-a2",
+        "rsb-a3",
+        "fine-tune",
+        "demo",
+        "smoke",
+    ]
+    fields = "batch_size base_rate epochs warmup_epochs schedule boundaries decay"
+    assert list(said("baseline", fields).values()) == [
+        256, 0.1, 120, 0.0, "steps", (30, 60, 90), "all",
+    ]  # fmt: skip
+    assert list(said("efficient", fields).values()) == [
+        1024, 0.1, 120, 5.0, "steps", (30, 60, 90), "kernels",
+    ]  # fmt: skip
+    assert list(said("bag-of-tricks", fields).values()) == [
+        1024, 0.1, 200, 5.0, "cosine", (), "kernels",
+    ]  # fmt: skip
+    assert RECIPES["baseline"].overrides["zero_gamma"] is False
+    assert "zero_gamma" not in RECIPES["efficient"].overrides
+    assert all(
+        recipe.nesterov for recipe in RECIPES.values() if recipe.name[:6] != "resnet"
+    )
+    for name in ("bag-of-tricks", "bag-of-tricks-distilled", "gluon"):
+        assert said(name, "mixup label_smoothing momentum weight_decay") == {
+            "mixup": 0.2,
+            "label_smoothing": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+        }
+    assert said("bag-of-tricks-distilled", "teacher temperature distillation") == {
+        "teacher": "resnet152d:imagenet",
+        "temperature": 20.0,
+        "distillation": "paper",
+    }
+    differing = [
+        field
+        for field in FIELD_TYPES
+        if getattr(RECIPES["gluon"], field) != getattr(RECIPES["bag-of-tricks"], field)
+    ]
+    assert differing == ["name", "initializer", "colours", "interpolation", "smoothing"]
+    assert said("resnet-2015", "schedule scales nesterov model decay") == {
+        "schedule": "plateau",
+        "scales": (256, 480),
+        "nesterov": False,
+        "model": "resnet50a",
+        "decay": "all",
+    }
 
 
-def test_efficient_recipe_is_the_papers():
-    recipe = RECIPES["efficient"]
-    facts = (recipe.batch_size, recipe.warmup_epochs, recipe.decay, recipe.epochs)
-    assert facts == (1024, 5.0, "kernels", 120)
-    assert RECIPES["baseline"].overrides == {"zero_gamma": False}
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        # epochs, train size, decay, smoothing, mixup, magnitude, drop path, repeats
+        ("rsb-a1", (600, 224, 0.01, 0.1, 0.2, 7.0, 0.05, 3)),
+        ("rsb-a2", (300, 224, 0.02, 0.0, 0.1, 7.0, 0.05, 3)),
+        ("rsb-a3", (100, 160, 0.02, 0.0, 0.1, 6.0, 0.0, 1)),
+    ],
+)
+def test_resnet_strikes_back_is_as_in_its_table(name, numbers):
+    recipe = RECIPES[name]
+    assert numbers == (
+        recipe.epochs,
+        recipe.train_size,
+        recipe.weight_decay,
+        recipe.label_smoothing,
+        recipe.mixup,
+        recipe.rand_augment,
+        recipe.overrides.get("drop_path", 0.0),
+        recipe.repeats,
+    )
+    assert (recipe.batch_size, recipe.optimizer, recipe.cutmix) == (2048, "lamb", 1.0)
+    assert (recipe.loss, recipe.rand_augment_std) == ("binary-cross-entropy", 0.5)
+    assert (recipe.test_size, recipe.crop_pct) == (224, 0.95)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_resnet
 from keras_resnet import data, evaluate
-from keras_resnet.model import ModelError, Protocol
+from keras_resnet.model import ModelError, Protocol, rebuild
 from keras_resnet.views import MultiScale
 
 
@@ -63,10 +63,10 @@ def test_multi_scale_is_the_classifier_at_every_place(model, folder):
     np.testing.assert_allclose(ours.sum(), 1, rtol=1e-6)
 
 
-def test_multi_scale_evaluation_sees_each_picture_once(model, folder, monkeypatch):
-    monkeypatch.setattr(MultiScale.__init__, "__defaults__", ((64, 96),))
-    measured = evaluate.run(model, folder, views="multi-scale")
-    look = MultiScale(model)
+@pytest.mark.parametrize("views", ["center", "multi-scale"])
+def test_scales_mean_multi_scale_at_them_each_picture_once(views, model, folder):
+    measured = evaluate.run(model, folder, views=views, scales=(64, 96))
+    look = MultiScale(model, (64, 96))
     losses = [-np.log(look(image)[label]) for image, label in pairs(folder)]
     np.testing.assert_allclose(measured["loss"], np.mean(losses), rtol=1e-5)
     assert measured["examples"] == 12
@@ -87,6 +87,83 @@ def test_multi_scale_needs_a_model_for_any_size():
         MultiScale(fixed)
 
 
-def test_unknown_views_are_named(model, folder):
-    with pytest.raises(ValueError, match=r"views='all': must be one of.*ten-crop"):
-        evaluate.run(model, folder, views="all")
+def test_multi_scale_without_scales_is_the_papers(model, folder):
+    few = folder_of_one(folder)
+    ours = evaluate.run(model, few, views="multi-scale")
+    assert ours == evaluate.run(model, few, scales=(224, 256, 384, 480, 640))
+    assert ours != evaluate.run(model, few, scales=(224, 256, 384, 480))
+
+
+def folder_of_one(folder):
+    """Arrays of one picture that have the folder's classes."""
+    image, label = pairs(folder)[0]
+    pair = image[None].numpy(), np.array([label])
+    return {"val": pair, "class_names": ["blue", "green", "red"]}
+
+
+@pytest.mark.parametrize("views", ["center", "ten-crop"])
+def test_size_is_the_crops_instead_of_the_protocols(views, model, folder):
+    other = rebuild(model)
+    other.info = model.info.replace(protocol=Protocol(96, 0.875, "bicubic"))
+    ours = evaluate.run(model, folder, views=views, size=96)
+    assert ours == evaluate.run(other, folder, views=views)
+    assert ours["loss"] != evaluate.run(model, folder, views=views)["loss"]
+
+
+def test_model_of_a_fixed_size_is_evaluated_at_others_and_stays_as_it_is(model, folder):
+    fixed = rebuild(model, input_shape=(64, 64, 3))
+    info, weights = fixed.info, fixed.get_weights()
+    for options in ({"size": 96}, {"size": 64}, {"scales": (64, 96)}):
+        ours = evaluate.run(fixed, folder, **options)
+        assert ours == evaluate.run(model, folder, **options)
+    assert fixed.info is info
+    assert fixed.input_shape == (None, 64, 64, 3)
+    for before, after in zip(weights, fixed.get_weights()):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_logits_and_half_precision_stay_so_at_another_size(model, folder):
+    changes = {"input_shape": (64, 64, 3), "classifier_activation": None}
+    half = rebuild(model, "mixed_bfloat16", **changes)
+    ours = evaluate.run(half, folder, size=96)
+    changes["input_shape"] = None
+    assert ours == evaluate.run(
+        rebuild(model, "mixed_bfloat16", **changes), folder, size=96
+    )
+    assert ours["loss"] != evaluate.run(model, folder, size=96)["loss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"views": "all"}, "views='all': must be one of.*ten-crop"),
+        ({"size": 0}, "size=0: must be pixels, 1 to 9459"),
+        ({"size": -224}, "size=-224: must be pixels"),
+        ({"size": 224.0}, "size=224.0: must be pixels"),
+        ({"size": True}, "size=True: must be pixels"),
+        ({"size": 10**6}, "size=1000000: must be pixels"),
+        ({"scales": (224, 0)}, r"scales=\(224, 0\): must be a tuple of pixels, each 1"),
+        ({"scales": (224.5,)}, r"scales=\(224.5,\): must be"),
+        ({"scales": 224}, "scales=224: must be a tuple"),
+        ({"scales": "224"}, "scales='224': must be a tuple"),
+        (
+            {"scales": (224,), "views": "ten-crop"},
+            r"scales=\(224,\) with views='ten-crop'.*leave out either",
+        ),
+        (
+            {"size": 96, "views": "multi-scale"},
+            "size=96 with views='multi-scale'.*give scales alone",
+        ),
+        ({"size": 96, "scales": (64,)}, "size=96 with views='multi-scale'"),
+    ],
+)
+def test_looks_that_there_are_not_are_named_before_data_is_read(options, words, model):
+    with pytest.raises(ValueError, match=words) as caught:
+        evaluate.run(model, "nowhere", **options)
+    assert not isinstance(caught.value, data.DataError)
+
+
+def test_scale_that_makes_a_picture_too_large_is_named(model):
+    long = np.zeros((4, 400, 3), np.uint8)
+    with pytest.raises(data.DataError, match=r"400 x 4 pixels.*short side of 9000"):
+        MultiScale(model, (32, 9000))(long)

@@ -1,0 +1,180 @@
+"""The commands that use models: list, evaluate, predict, export, convert."""
+
+import dataclasses
+from pathlib import Path
+
+import click
+from rich.progress import track
+
+import keras_resnet
+from keras_resnet import data as pictures
+from keras_resnet import evaluate as evaluation
+from keras_resnet import export as exporting
+from keras_resnet import train as training
+from keras_resnet import weights
+from keras_resnet.cli.base import (
+    err,
+    group,
+    json_option,
+    make_table,
+    print_result,
+)
+from keras_resnet.complexity import complexity
+from keras_resnet.measures import confusion_map, to_json, worst_classes
+from keras_resnet.variants import open_model
+from keras_resnet.views import LARGEST, SCALES
+
+_PIXELS = click.IntRange(1, LARGEST)
+
+
+@group.command("list")
+@click.argument("pattern", default="*")
+@json_option
+def list_command(pattern, as_json):
+    """Variants that match PATTERN, with parameters and multiply-adds at 224."""
+    rows = [
+        (name, *complexity(keras_resnet.VARIANTS[name]))
+        for name in keras_resnet.list_models(pattern)
+    ]
+    print_result(
+        [dict(zip(("name", "parameters", "macs"), row)) for row in rows],
+        as_json,
+        make_table(
+            None,
+            "variant",
+            "parameters",
+            "GMACs",
+            rows=[(n, f"{p:,}", f"{m / 1e9:.3f}") for n, p, m in rows],
+        ),
+    )
+
+
+def _short_sides(context, parameter, text):
+    """Of --scales: "224,256" -> (224, 256), "paper" -> those of arXiv 1512.03385."""
+    if text == "paper":
+        return SCALES
+    sides = text.split(",") if text is not None else ()
+    return tuple(_PIXELS.convert(side, parameter, context) for side in sides)
+
+
+@group.command()
+@click.argument("model")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["val", "train"]), default="val")
+@click.option(
+    "--max-bad-examples",
+    type=click.IntRange(0),
+    default=0,
+    help="Pictures that cannot be decoded and may be left out.",
+)
+@click.option("--ten-crop", is_flag=True, help="Ten looks at a picture, not one.")
+@click.option("--size", type=_PIXELS, help="Pixels, not the protocol's.")
+@click.option(
+    "--scales",
+    callback=_short_sides,
+    help='Whole and mirrored, with short sides as 224,256,384; or "paper".',
+)
+@json_option
+def evaluate(model, data, split, max_bad_examples, ten_crop, size, scales, as_json):
+    """Top-1, top-5, loss and calibration of MODEL on DATA, each picture once."""
+    if scales and (ten_crop or size):
+        other = "--ten-crop" if ten_crop else "--size"
+        raise click.UsageError(f"{other} with --scales: leave out either")
+    source, _ = pictures.without_bad(data, max_bad_examples, (split,))
+    net = open_model(model)
+    looks = {"views": "ten-crop" if ten_crop else "center"}
+    looks |= {"size": size, "scales": scales}
+    usual = split == "val" and not ten_crop and not scales
+    usual = usual and size in (None, net.info.protocol.size)
+    run = Path(model) if Path(model).is_dir() and usual else None
+    metrics = measure(net, source, split, as_json, run, **looks)
+    print_result(metrics, as_json, metrics_table(metrics))
+
+
+def measure(model, data, split, as_json, run=None, **looks):
+    """Measures; and writes what a run directory keeps, if there is one."""
+
+    def bar(batches):
+        if as_json:
+            return batches
+        return track(batches, "evaluating", total=len(batches), console=err)
+
+    metrics = evaluation.run(model, data, split, progress=bar, **looks)
+    if run:
+        training.write_whole(run / evaluation.METRICS, to_json(metrics))
+        evaluation.picture_grid(model, data, run / evaluation.GRID)
+        confusion_map(metrics, run / evaluation.CONFUSION)
+    return metrics
+
+
+def metrics_table(metrics):
+    several = len(metrics["per_class"]) > 1
+    rows = [
+        ("top-1", f"{metrics['top1']:.2%}"),
+        ("top-5", f"{metrics['top5']:.2%}"),
+        ("loss, nats", f"{metrics['loss']:.4f}"),
+        ("calibration error", f"{metrics['calibration_error']:.2%}"),
+        ("pictures", metrics["examples"]),
+        *[("left out", len(bad)) for bad in [metrics.get("bad_examples")] if bad],
+        *[
+            (f"worst: {name}", f"{accuracy:.2%}")
+            for name, accuracy in worst_classes(metrics)
+            if several
+        ],
+    ]
+    return make_table(None, "measure", "value", rows=rows)
+
+
+@group.command()
+@click.argument("model")
+@click.argument("picture", nargs=-1, required=True)
+@click.option("--top", type=click.IntRange(1), default=5, help="Classes to show.")
+@json_option
+def predict(model, picture, top, as_json):
+    """Classify pictures, or all those in folders, with MODEL."""
+    results = evaluation.predict(open_model(model), picture, top)
+    rows = [
+        (
+            result["file"],
+            ", ".join(
+                f"{name} {probability:.1%}"
+                for name, probability in zip(result["classes"], result["probabilities"])
+            ),
+        )
+        for result in results
+    ]
+    print_result(results, as_json, make_table(None, "picture", "classes", rows=rows))
+
+
+@group.command()
+@click.argument("model")
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def export(model, folder, as_json):
+    """Write MODEL as FOLDER/<next version> for TensorFlow Serving."""
+    version = exporting.save(open_model(model), folder)
+    print_result({"path": str(version)}, as_json, f"SavedModel in {version}")
+
+
+@group.command()
+@click.argument("source")
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--model", required=True, help="A variant, such as resnet50d.")
+@click.option("--from", "dialect", default="auto", help="Dialect of SOURCE.")
+@click.option("--to", default="keras_resnet", help="Dialect of DESTINATION.")
+@click.option("--classes", type=click.IntRange(0), default=1000, show_default=True)
+@json_option
+def convert(source, destination, model, dialect, to, classes, as_json):
+    """Write the weights file SOURCE in another dialect, as .safetensors or .npz."""
+    if model not in keras_resnet.VARIANTS:
+        raise click.BadParameter(
+            f"{model!r}: see `keras-resnet list`", param_hint="--model"
+        )
+    for name, value in (("--from", dialect), ("--to", to)):
+        if value not in ("auto", *weights.DIALECTS) or to == "auto":
+            raise click.BadParameter(f"{value!r}: no dialect", param_hint=name)
+    config = keras_resnet.VARIANTS[model]
+    report = weights.convert(source, destination, config, classes, dialect, to)
+    print_result(
+        dataclasses.asdict(report), as_json, f"{report}; written to {destination}"
+    )

@@ -1,0 +1,59 @@
+"""Recipes as options: a name or a file, and one option a field."""
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import click
+import yaml
+
+from keras_resnet.recipe import FIELD_TYPES, Recipe, RecipeError, read_yaml
+from keras_resnet.recipes import RECIPES
+
+_PLAIN = (int, float, str, bool)
+
+
+def recipe_options(command):
+    """One option a field of Recipe, typed as the field is."""
+    notes = _notes()
+    for field in reversed(dataclasses.fields(Recipe)):
+        kind = FIELD_TYPES[field.name]
+        plain = kind in _PLAIN
+        command = click.option(
+            f"--{field.name.replace('_', '-')}",
+            field.name,
+            type=kind if plain else str,
+            help=notes.get(field.name, "") + ("" if plain else " (as YAML)"),
+        )(command)
+    return command
+
+
+def _notes():
+    """{field: the comment beside it}, which says what it is and in which unit."""
+    try:
+        source = inspect.getsource(Recipe)
+    except OSError:  # not every installation has it
+        return {}
+    return dict(re.findall(r"^    (\w+): .*?  # (.+)$", source, re.M))
+
+
+def chosen_recipe(recipe, fields):
+    """The recipe of a name or a file, with the fields given as options."""
+    if recipe in RECIPES:
+        chosen = RECIPES[recipe]
+    elif Path(recipe).is_file():
+        chosen = Recipe.read(recipe)
+    else:
+        raise click.BadParameter(
+            f"{recipe!r}: no such file, nor one of {', '.join(RECIPES)}",
+            param_hint="--recipe",
+        )
+    given = {key: value for key, value in fields.items() if value is not None}
+    for key in given:
+        if FIELD_TYPES[key] not in _PLAIN:
+            try:
+                given[key] = read_yaml(given[key])
+            except yaml.YAMLError as error:
+                raise RecipeError(f"{key}={given[key]!r}: must be YAML") from error
+    return chosen.replace(**given)

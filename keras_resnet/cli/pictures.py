@@ -1,0 +1,137 @@
+"""The commands that look at data: prepare, validate, preview."""
+
+from pathlib import Path
+
+import click
+from rich.progress import Progress
+
+from keras_resnet import data as pictures
+from keras_resnet.cli.base import (
+    complain,
+    err,
+    group,
+    json_option,
+    make_table,
+    plain,
+    print_result,
+)
+from keras_resnet.cli.options import chosen_recipe, recipe_options
+from keras_resnet.learner import resolve
+
+_LISTED = 20  # bad pictures that `validate` prints
+
+
+@group.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--val", type=float, default=0.0, help="Share to hold out, as 0.2.")
+@click.option("--seed", type=int, default=0, help="Of that split and of the order.")
+@click.option("--resize", type=int, default=0, help="Longest short side, as 256.")
+@click.option("--beam", metavar="OPTIONS", help="Of an Apache Beam pipeline.")
+@json_option
+def prepare(source, destination, val, seed, resize, beam, as_json):
+    """Write SOURCE as TFRecord shards in DESTINATION; again, to go on.
+
+    SOURCE is a folder of train/ and val/ classes, or of classes with --val, or of
+    records; or tfds:NAME. The workers of --beam "--runner=FlinkRunner" share its disks.
+    """
+    quiet = as_json or not err.is_terminal
+    with Progress(console=err, transient=True, disable=quiet) as bar:
+
+        def show(them, total):
+            return bar.track(them, total, description="writing")
+
+        written = pictures.prepare(source, destination, val, seed, resize, beam, show)
+    facts = {"path": str(destination), "classes": len(written.class_names)}
+    for name in ("train", "val"):
+        split = getattr(written, name)
+        facts[name] = split.size if split else 0
+    print_result(facts, as_json, make_table(None, "prepared", "", rows=facts.items()))
+
+
+@group.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--first-label",
+    type=click.IntRange(0, 1),
+    help="What TFRecords without dataset.json call their first class.",
+)
+@click.option("--classes", type=click.IntRange(1), help="How many, of those.")
+@click.option("--seconds", type=float, default=10.0, help="That a picture may take.")
+@click.option("--memory", type=float, default=2.0, help="GiB that a picture may take.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; one a core.")
+@json_option
+def validate(data, first_label, classes, seconds, memory, workers, as_json):
+    """Look at every picture of DATA, and write its manifest, dataset.json.
+
+    Exit code 1 if there are bad ones; training then needs --max-bad-examples.
+    """
+    quiet = as_json or not err.is_terminal
+    with Progress(console=err, transient=True, disable=quiet) as bar:
+        report = pictures.validate(
+            data,
+            first_label,
+            classes,
+            seconds,
+            int(memory * 2**30),
+            workers,
+            progress=lambda them, total: bar.track(them, total, description="looking"),
+        )
+    print_result(report, as_json, *_validate_tables(report))
+    if report["manifest"] is None:
+        complain(report["problem"])
+    if report["bad"] or report["manifest"] is None:
+        raise click.exceptions.Exit(1)
+
+
+def _validate_tables(report):
+    def counts(what):
+        return ", ".join(f"{name} {count:,}" for name, count in what.items())
+
+    sizes = report["sizes"]
+    classes = [sum(counts.values()) for counts in report["classes"].values()]
+    duplicates = report["duplicates"]
+    yield make_table(
+        plain(report["path"]),
+        "of the good pictures",
+        "",
+        rows=[
+            ("formats", counts(report["formats"])),
+            ("modes", counts(report["modes"])),
+            ("EXIF orientations (ignored)", counts(report["exif"])),
+            *(
+                (f"{side}: min, median, max", ", ".join(f"{n:g}" for n in of.values()))
+                for side, of in sizes.items()
+                if side != "mean_bytes"
+            ),
+            ("bytes, mean", f"{sizes.get('mean_bytes', 0):,.0f}"),
+            ("classes", len(classes)),
+            ("pictures a class: min, max", f"{min(classes)}, {max(classes)}"),
+            ("named as another format", report["misnamed"]["count"]),
+            ("twice in one split", counts(duplicates["within"])),
+            ("in both splits", duplicates["across"]),
+            ("gone since the last look", report["gone"]["count"]),
+        ],
+    )
+    for entry in report["bad"][:_LISTED]:
+        yield plain(f"{entry['where']}: {entry['reason']}")
+    if len(report["bad"]) > _LISTED:
+        yield f"... and {len(report['bad']) - _LISTED:,} more"
+    total = sum(split["pictures"] for split in report["splits"].values())
+    bad = f"{len(report['bad']):,} bad" if report["bad"] else "none bad"
+    where = f"; {report['manifest']} lists them" if report["manifest"] else ""
+    yield plain(f"{total:,} pictures, {bad}{where}")
+
+
+@group.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--recipe", default="bag-of-tricks", help="A name, or a YAML/JSON file.")
+@click.option("--output", default="preview.png", show_default=True, help="A PNG file.")
+@json_option
+@recipe_options
+def preview(data, recipe, output, as_json, **fields):
+    """Save a grid of what training and evaluation see of DATA."""
+    chosen = resolve(chosen_recipe(recipe, fields))
+    shown = pictures.preview(data, chosen, output)
+    counts = ", ".join(f"{count} of {name}" for name, count in shown.items())
+    print_result({"path": output, **shown}, as_json, f"{counts} in {output}")

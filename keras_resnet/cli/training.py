@@ -1,0 +1,151 @@
+"""The commands that make models: recipes, train, demo."""
+
+import contextlib
+from pathlib import Path
+
+import click
+
+from keras_resnet import data as pictures
+from keras_resnet import demo as demonstration
+from keras_resnet import evaluate as evaluation
+from keras_resnet import train as training
+from keras_resnet.cli.base import (
+    err,
+    group,
+    json_option,
+    make_table,
+    out,
+    print_result,
+)
+from keras_resnet.cli.models import measure, metrics_table
+from keras_resnet.cli.options import chosen_recipe, recipe_options
+from keras_resnet.learner import audit as audited
+from keras_resnet.measures import to_json
+from keras_resnet.objective import rate_curve
+from keras_resnet.progress import TrainingBar
+from keras_resnet.recipe import FIELD_TYPES
+from keras_resnet.recipes import RECIPES
+from keras_resnet.variants import open_model
+
+_COLUMN = 26  # characters that a recipe takes in a table
+
+
+@group.command("recipes")
+@click.option("--show", metavar="NAME", help="One, whole: a name, or a YAML/JSON file.")
+@click.option("--output", default="rate.png", show_default=True, help="Its rate curve.")
+@json_option
+def recipes_command(show, output, as_json):
+    """The recipes side by side; or all of one, and its rate curve as a PNG."""
+    if show:
+        chosen = chosen_recipe(show, {})
+        Path(output).write_bytes(rate_curve(chosen))
+        table = make_table(chosen.name, "field", "value", rows=_rows([chosen]))
+        note = f"its rate, epoch by epoch, is in {output}"
+        return print_result(
+            {**chosen.to_dict(), "rate_curve": output}, as_json, table, note
+        )
+    some = list(RECIPES.values())
+    rows = [row for row in _rows(some) if len({*row[1:]}) > 1]
+    tables = []
+    abreast = max(out.width // _COLUMN - 1, 1)
+    for first in range(1, 1 + len(some), abreast):
+        titles, *values = ([row[0], *row[first : first + abreast]] for row in rows)
+        tables.append(make_table(None, *titles, rows=values))
+    whole = {recipe.name: recipe.to_dict() for recipe in some}
+    print_result(whole, as_json, *tables, "--show NAME prints the rest of one")
+
+
+def _rows(recipes):
+    """[field, its value in each recipe], the numbers rounded for the eye."""
+
+    def said(value):
+        if isinstance(value, dict):
+            return ", ".join(f"{key} {said(value[key])}" for key in value) or "-"
+        if isinstance(value, (list, tuple)):
+            return " ".join(map(said, value)) or "-"
+        return f"{value:.4g}" if isinstance(value, float) else str(value) or "-"
+
+    return [
+        [name, *(said(getattr(recipe, name)) for recipe in recipes)]
+        for name in FIELD_TYPES
+    ]
+
+
+@group.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--recipe", default="bag-of-tricks", help="A name, or a YAML/JSON file.")
+@click.option("--audit", is_flag=True, help="Print which variables decay, and stop.")
+@json_option
+@recipe_options
+def train(data, run, recipe, audit, as_json, **fields):
+    """Train a recipe on DATA into the directory RUN; again, to resume."""
+    chosen = chosen_recipe(recipe, fields)
+    # once: it looks at every file
+    source, skipped = pictures.without_bad(data, chosen.max_bad_examples)
+    if audit:
+        return _print_audit(training.prepare(chosen, source)[0], as_json)
+    if skipped and not as_json:
+        out.print(f"{len(skipped)} bad pictures left out; {run}/data.json lists them")
+    if training.is_finished(chosen, source, run) and not as_json:
+        out.print(f"{run} is trained already")
+    with training_bar(chosen, as_json) as bar:
+        model = training.fit(chosen, source, run, bar)
+    metrics = measure(model, source, "val", as_json, Path(run))
+    tables = [metrics_table(metrics)]
+    if chosen.ema:
+        average = open_model(Path(run) / training.RUN_AVERAGE)
+        metrics["ema"] = measure(average, source, "val", as_json)
+        training.write_whole(Path(run) / evaluation.METRICS, to_json(metrics))
+        tables += [f"the moving average, {training.RUN_AVERAGE}:"]
+        tables += [metrics_table(metrics["ema"])]
+    print_result(metrics, as_json, *tables, f"everything is in {run}")
+
+
+def _print_audit(model, as_json):
+    rows = audited(model)
+    table = make_table(
+        None,
+        "variable",
+        "shape",
+        "decays",
+        "rate",
+        rows=[
+            (
+                row["variable"],
+                " x ".join(map(str, row["shape"])),
+                "yes" if row["decays"] else "no",
+                f"x {row['rate']:g}" if row["rate"] else "frozen",
+            )
+            for row in rows
+        ],
+    )
+    decayed = sum(row["decays"] for row in rows)
+    print_result(rows, as_json, table, f"{decayed} of {len(rows)} variables decay")
+
+
+@group.command()
+@click.option("--run", default="runs/demo", show_default=True)
+@click.option("--data", default="runs/digits", show_default=True)
+@json_option
+def demo(run, data, as_json):
+    """Digits, from pictures to a served net, in about a minute."""
+
+    def say(line):
+        (err if as_json else out).print(line)
+
+    with training_bar(RECIPES["demo"], as_json) as bar:
+        metrics = demonstration.run(run, data, say, bar)
+    rows = [(Path(run) / name, what) for name, what in demonstration.LEFT.items()]
+    table = make_table(None, "left behind", "", rows=rows)
+    print_result(metrics, as_json, metrics_table(metrics), table)
+
+
+@contextlib.contextmanager
+def training_bar(recipe, as_json):
+    bar = None if as_json else TrainingBar(recipe, out, err)
+    try:
+        yield bar
+    finally:  # an interrupted bar would leave the terminal without a cursor
+        if bar and bar.bar.live.is_started:
+            bar.bar.stop()
