@@ -82,9 +82,14 @@ class ResNet(keras.Model):
             optimizer = attach_loss_scale(optimizer, self)
         super().compile(optimizer, *args, auto_scale_loss=False, **kwargs)
 
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        # the saved optimizer is scaled already, or was meant not to be
+        return {**config, "auto_scale_loss": False} if config else config
+
     def compile_from_config(self, config):  # Keras's refuses any other compile
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
+        if self.built and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
     @property

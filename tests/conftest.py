@@ -1,6 +1,8 @@
 """Small real data: coloured pictures in a folder of classes, and a tiny run."""
 
 import os
+import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -18,6 +20,15 @@ def policy():
     before = keras.config.dtype_policy()
     yield keras.config.set_dtype_policy
     keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture
+def float64(policy):
+    """All of Keras in float64."""
+    keras.config.set_floatx("float64")
+    policy("float64")
+    yield
+    keras.config.set_floatx("float32")
 
 
 def write_picture(path, colour, seed, size=(40, 36)):
@@ -87,3 +98,24 @@ def trained(folder, tiny, tmp_path_factory):
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     return run, train.fit(tiny, folder, run)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs the command line in this process, where native logs cannot be kept off."""
+
+    def call(*arguments, cwd):
+        from keras_resnet import cli
+
+        words = [str(a).replace("\0", " ") for a in arguments]
+        monkeypatch.setattr(sys, "argv", ["keras-resnet", *words])
+        monkeypatch.chdir(cwd)
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = exit_.code
+        captured = capsys.readouterr()
+        return SimpleNamespace(returncode=code, out=captured.out, err=captured.err)
+
+    return call

@@ -9,13 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import write_folder
 
 import keras_resnet
-from keras_resnet import cli
 from keras_resnet.recipe import FIELD_TYPES
 from keras_resnet.recipes import RECIPES
 from keras_resnet.variants import open_model
@@ -139,25 +137,6 @@ def test_damaged_picture_is_one_line_and_nothing_else(tmp_path):
     victim.write_bytes(victim.read_bytes()[:400])
     done = run(*tiny("photos", "run", "--json"), cwd=tmp_path)
     assert_one_line(done, "photos/train/red/001.jpg", "repair or remove it")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs the command line in this process, where native logs cannot be kept off."""
-
-    def call(*arguments, cwd):
-        words = [str(a).replace("\0", " ") for a in arguments]
-        monkeypatch.setattr(sys, "argv", ["keras-resnet", *words])
-        monkeypatch.chdir(cwd)
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code
-        captured = capsys.readouterr()
-        return SimpleNamespace(returncode=code, out=captured.out, err=captured.err)
-
-    return call
 
 
 def test_empty_class_is_one_line(call, tmp_path):

@@ -41,14 +41,6 @@ def batches(count, size=32, classes=4):
         yield x.numpy(), y.numpy()
 
 
-@pytest.fixture
-def float64(policy):
-    keras.config.set_floatx("float64")
-    policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-
-
 @pytest.mark.parametrize("weighting", ["paper", "gluon", (0.3, 0.9)])
 def test_steps_are_those_of_a_loop_by_hand(weighting, float64):
     import tensorflow as tf

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ import tensorflow as tf
 from conftest import write_picture
 
 import keras_resnet
-from keras_resnet import cli, data, evaluate
+from keras_resnet import data, evaluate
 from keras_resnet.cli import base, models
 from keras_resnet.measures import Tally, confusion_map, to_json, worst_classes
 from keras_resnet.model import ModelError, rebuild
@@ -280,23 +278,14 @@ def test_unreadable_picture_is_named(trained, tmp_path):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, trained, folder, tmp_path):
-    """`keras-resnet evaluate` in this process, of a copy of the trained run."""
+def look(call, trained, folder, tmp_path):
+    """`keras-resnet evaluate` of a copy of the trained run."""
     shutil.copytree(trained[0], tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
 
-    def call(*options, data=folder):
-        words = ["keras-resnet", "evaluate", "run", str(data), *map(str, options)]
-        monkeypatch.setattr(sys, "argv", words)
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code
-        captured = capsys.readouterr()
-        return SimpleNamespace(returncode=code, out=captured.out, err=captured.err)
+    def look(*options, data=folder):
+        return call("evaluate", "run", data, *options, cwd=tmp_path)
 
-    return call
+    return look
 
 
 WRITTEN = ("metrics.json", "predictions.png", "confusion.png")
@@ -306,12 +295,12 @@ def written(tmp_path):
     return [name for name in WRITTEN if (tmp_path / "run" / name).exists()]
 
 
-def test_usual_evaluation_is_kept_in_the_run(call, trained, folder, tmp_path):
+def test_usual_evaluation_is_kept_in_the_run(look, trained, folder, tmp_path):
     expected = evaluate.run(trained[1], folder)
     for options in ([], ["--size", trained[1].info.protocol.size]):
         for name in written(tmp_path):
             (tmp_path / "run" / name).unlink()
-        done = call("--json", *options)
+        done = look("--json", *options)
         assert done.returncode == 0, done.err
         assert json.loads(done.out) == expected
         assert written(tmp_path) == list(WRITTEN)
@@ -332,9 +321,9 @@ def test_usual_evaluation_is_kept_in_the_run(call, trained, folder, tmp_path):
     ],
 )
 def test_other_looks_are_those_of_python_and_leave_the_run_alone(
-    options, arguments, call, trained, folder, tmp_path
+    options, arguments, look, trained, folder, tmp_path
 ):
-    done = call("--json", *options)
+    done = look("--json", *options)
     assert done.returncode == 0, done.err
     ours = json.loads(done.out)
     assert ours == evaluate.run(trained[1], folder, **arguments)
@@ -342,7 +331,7 @@ def test_other_looks_are_those_of_python_and_leave_the_run_alone(
     assert written(tmp_path) == []
 
 
-def test_paper_is_the_five_scales_of_the_paper(call, monkeypatch):
+def test_paper_is_the_five_scales_of_the_paper(look, monkeypatch):
     asked = {}
 
     def run(*_, **options):
@@ -350,13 +339,13 @@ def test_paper_is_the_five_scales_of_the_paper(call, monkeypatch):
         raise data.DataError("enough")
 
     monkeypatch.setattr(evaluate, "run", run)
-    assert call("--scales", "paper").returncode == 1
+    assert look("--scales", "paper").returncode == 1
     assert asked["scales"] == (224, 256, 384, 480, 640)
 
 
-def test_table_names_the_measures_and_the_worst_classes(call, trained, folder):
+def test_table_names_the_measures_and_the_worst_classes(look, trained, folder):
     metrics = evaluate.run(trained[1], folder)
-    done = call()
+    done = look()
     assert done.returncode == 0
     for words in (
         rf"top-1\W+{metrics['top1']:.2%}",
@@ -389,21 +378,21 @@ def test_table_of_one_class_has_no_worst_one(capsys):
         (["--views", "ten-crop"], "No such option"),
     ],
 )
-def test_looks_that_there_are_not_exit_with_2(options, words, call):
-    done = call(*options, data="nowhere")
+def test_looks_that_there_are_not_exit_with_2(options, words, look):
+    done = look(*options, data="nowhere")
     assert done.returncode == 2
     assert done.out == ""
     assert words in done.err
     assert sum("Error" in line for line in done.err.splitlines()) == 1
 
 
-def test_failures_are_one_line(call, own_folder):
+def test_failures_are_one_line(look, own_folder):
     write_picture(own_folder / "val" / "red" / "long.png", (0, 0, 0), 0, (4, 400))
-    done = call("--size", 48, data="nowhere")
+    done = look("--size", 48, data="nowhere")
     assert (done.returncode, done.out) == (1, "")
     assert len(done.err.splitlines()) == 1
     assert "nowhere" in done.err
-    done = call("--scales", "32,9000", "--json", data=own_folder)
+    done = look("--scales", "32,9000", "--json", data=own_folder)
     assert (done.returncode, done.out) == (1, "")
     assert len(done.err.splitlines()) == 1
     assert "scales: a picture of" in done.err

@@ -10,7 +10,14 @@ import pytest
 from keras import ops
 
 import keras_resnet
-from keras_resnet.optimizers import CoupledSGD, LossScale, attach_loss_scale
+from keras_resnet.layers import BasicBlock
+from keras_resnet.optimizers import (
+    CoupledSGD,
+    Lamb,
+    LossScale,
+    WarmupCosine,
+    attach_loss_scale,
+)
 
 SCALES = keras.optimizers.LossScaleOptimizer
 
@@ -50,6 +57,42 @@ def test_one_layer_of_float16_is_enough():
     plain = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     rule = CoupledSGD(0.1)
     assert attach_loss_scale(rule, plain) is rule
+
+
+def test_layer_of_float16_within_a_block_is_found():
+    inputs = keras.Input((8, 8, 4))
+    block = BasicBlock(4)
+    model = keras.Model(inputs, block(inputs))
+    assert not isinstance(attach_loss_scale("sgd", model), SCALES)
+    block.conv2.conv.dtype_policy = "mixed_float16"
+    assert isinstance(attach_loss_scale("sgd", model), LossScale)
+
+
+def test_net_without_an_optimizer_stays_without(policy, tmp_path):
+    policy("mixed_float16")
+    model = net()
+    policy("float32")
+    model.compile(None, loss())
+    model.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    assert again.optimizer is None
+    x, y = batch()
+    np.testing.assert_allclose(
+        again.evaluate(x, y, verbose=0), model.evaluate(x, y, verbose=0)
+    )
+
+
+def test_net_that_was_not_to_be_scaled_is_not_when_reloaded(policy, tmp_path):
+    policy("mixed_float16")
+    model = net()
+    policy("float32")
+    model.compile(CoupledSGD(0.1), loss(), auto_scale_loss=False, jit_compile=False)
+    model.train_on_batch(*batch())
+    model.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    assert isinstance(again.optimizer, CoupledSGD)
+    for ours, theirs in zip(again.optimizer.variables, model.optimizer.variables):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_reloaded_net_is_scaled_again_and_goes_on_where_it_was(policy, tmp_path):
@@ -100,8 +143,15 @@ def test_rate_and_count_are_the_inner_rules():
     rule.apply([ops.ones(2)], [weight])
     assert float(rule.learning_rate) == 0.25
     assert int(rule.iterations) == 1
-    again = LossScale.from_config(rule.get_config())
-    assert isinstance(again.inner_optimizer, CoupledSGD)
+
+
+def test_config_makes_the_same_rule_again():
+    inner = Lamb(WarmupCosine(0.1, 2, 5), weight_decay=0.1, rates={"stem": 0.5})
+    rule = LossScale(inner, initial_scale=8.0, dynamic_growth_steps=3)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(rule))
+    assert isinstance(again, LossScale)
+    assert isinstance(again.inner_optimizer, Lamb)
+    assert keras.optimizers.serialize(again) == keras.optimizers.serialize(rule)
 
 
 REPLICAS = """
@@ -113,8 +163,9 @@ import keras
 from keras_resnet.optimizers import CoupledSGD, LossScale
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
-    weight = keras.Variable(np.ones(3, np.float32))
-    rule = LossScale(CoupledSGD(0.5, momentum=0.0, nesterov=False), initial_scale=4.0)
+    weight = keras.Variable(np.ones(3, np.float32), name="stem")
+    inner = CoupledSGD(1.0, momentum=0.0, nesterov=False, rates={"stem": 0.5})
+    rule = LossScale(inner, initial_scale=4.0)
     rule.build([weight])
 
 @tf.function

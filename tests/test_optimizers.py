@@ -1,6 +1,9 @@
 """The update rule and schedules are those of the published recipes, step for step."""
 
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -20,14 +23,6 @@ from keras_resnet.optimizers import (
 from keras_resnet.recipe import Recipe
 from keras_resnet.recipes import RECIPES
 from keras_resnet.trainable import Trainable
-
-
-@pytest.fixture
-def float64(policy):
-    keras.config.set_floatx("float64")
-    policy("float64")
-    yield
-    keras.config.set_floatx("float32")
 
 
 class Recorded(CoupledSGD):
@@ -171,13 +166,12 @@ def test_lamb_is_that_of_the_published_runs_step_for_step(float64):
 
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("rule", [CoupledSGD, Lamb])
-def test_gradients_of_parts_make_the_step_of_the_whole(rule, scaled):
-    random = np.random.default_rng(0)
-    gradients = random.normal(size=(5, 3, 4, 2)).astype(np.float32)
+def test_gradients_of_parts_make_the_step_of_the_whole(rule, scaled, float64):
+    gradients = np.random.default_rng(0).normal(size=(5, 3, 4, 2))
 
     def run(parts):
         options = {"gradient_accumulation_steps": 3} if parts else {}
-        weight = keras.Variable(np.ones((4, 2), np.float32))
+        weight = keras.Variable(np.ones((4, 2)))
         # in Keras's own count the warm-up is over after a part of it
         inner = rule(WarmupCosine(0.1, 2, 5), weight_decay=0.01, **options)
         optimizer = LossScale(inner, initial_scale=8.0) if scaled else inner
@@ -191,9 +185,9 @@ def test_gradients_of_parts_make_the_step_of_the_whole(rule, scaled):
         return ops.convert_to_numpy(weight), rates
 
     (ours, rates), (theirs, expected) = run(True), run(False)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(rates, expected)
-    np.testing.assert_allclose(rates[:3], [0, 0.05, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    np.testing.assert_allclose(rates[:3], [0, 0.05, 0.1], rtol=1e-12)
 
 
 @pytest.mark.parametrize("rule", [CoupledSGD, Lamb])
@@ -231,6 +225,29 @@ def test_rates_of_parts_multiply_the_whole_step_and_survive_saving(rule, tmp_pat
             np.testing.assert_allclose(part[path], share * step, rtol=1e-3, atol=1e-7)
 
 
+def test_rates_go_by_keras_paths_where_tensorflows_names_differ():
+    import tensorflow as tf
+
+    with tf.name_scope("outer"):
+        layer = keras.layers.Dense(2, name="stem")
+        layer.build((None, 3))
+    assert layer.kernel.value.name != layer.kernel.path
+    before = layer.get_weights()
+    optimizer = CoupledSGD(0.1, rates={"stem": 0.0})
+    optimizer.apply([ops.ones((3, 2)), ops.ones(2)], layer.trainable_variables)
+    for ours, theirs in zip(layer.get_weights(), before):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_longest_name_of_a_part_gives_its_rate():
+    optimizer = CoupledSGD(rates={"stage1": 0.5, "stage1_block1": 0.1})
+    rates = {"stage1_block0": 0.5, "stage1_block1": 0.1, "stage10_block0": 1.0}
+    for name, rate in rates.items():
+        layer = keras.layers.Dense(2, name=name)
+        layer.build((None, 3))
+        assert optimizer.rate_of(layer.kernel) == rate
+
+
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("decay", ["kernels", "all"])
 def test_rule_is_the_documented_one(nesterov, decay):
@@ -261,8 +278,9 @@ def test_decay_is_not_applied_a_second_time_by_keras():
     np.testing.assert_array_equal(ops.convert_to_numpy(variable), 0.75)
 
 
+@pytest.mark.parametrize("kind", ["keras", "weights.h5"])
 @pytest.mark.parametrize("rule", [CoupledSGD, Lamb])
-def test_saved_optimizer_decays_the_same_variables(rule, tmp_path):
+def test_saved_optimizer_decays_the_same_variables(rule, kind, tmp_path):
     def compiled():
         inputs = keras.Input((4,))
         outputs = keras.layers.Dense(3)(keras.layers.BatchNormalization()(inputs))
@@ -274,8 +292,14 @@ def test_saved_optimizer_decays_the_same_variables(rule, tmp_path):
     model = compiled()
     x, y = np.random.default_rng(0).normal(size=(2, 8, 4)).astype(np.float32)
     model.fit(x, y[:, :3], epochs=2, verbose=0)
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
+    if kind == "keras":
+        model.save(tmp_path / "model.keras")
+        again = keras.models.load_model(tmp_path / "model.keras")
+    else:
+        model.save_weights(tmp_path / "model.weights.h5")
+        again = compiled()
+        again.optimizer.build(again.trainable_variables)
+        again.load_weights(tmp_path / "model.weights.h5")
     assert again.optimizer.get_config() == model.optimizer.get_config()
     for ours, theirs in zip(again.optimizer.variables, model.optimizer.variables):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
@@ -330,6 +354,10 @@ def test_schedule_without_warmup_starts_at_the_base_rate():
         (lambda: WarmupCosine(-0.1, 0, 5), r"base_rate=-0.1: must be 0 or more"),
         (lambda: WarmupCosine(0.1, 0, 5, 0.2), r"final_rate=0.2.*base_rate=0.1"),
         (lambda: CoupledSGD(rates={"stem": -1}), r"rates\['stem'\]=-1"),
+        (lambda: Lamb(rates={"stem": "low"}), r"rates\['stem'\]='low': must be a num"),
+        (lambda: Lamb(rates={"stem": np.nan}), r"rates\['stem'\]=nan"),
+        (lambda: WarmupSteps(np.inf, 0, []), r"base_rate=inf: must be .* finite"),
+        (lambda: WarmupCosine(0.1, 0, 5, -0.1), r"final_rate=-0.1"),
         (lambda: Lamb(weight_decay=-1), r"weight_decay=-1"),
         (lambda: Lamb(decay="some"), r"decay='some'"),
         (lambda: WarmupSteps(0.1, 0, [20, 10]), r"boundaries=\[20, 10\]"),
@@ -338,3 +366,52 @@ def test_schedule_without_warmup_starts_at_the_base_rate():
 def test_bad_arguments_are_named(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+def trained(name):
+    """[*weights, updates, loss scale or 0] after four batches.
+
+    The second is infinite where the loss is scaled.
+    """
+    inner = Lamb if name == "lamb" else CoupledSGD
+    parts = {"gradient_accumulation_steps": 2} if name == "parts" else {}
+    schedule = WarmupCosine(0.1, 1, 4)
+    rule = inner(schedule, weight_decay=0.01, rates={"stem": 0.5}, **parts)
+    rule = LossScale(rule, initial_scale=4.0) if name == "scaled" else rule
+    x = inputs = keras.Input((4,))
+    for part in ("stem", "head"):
+        x = keras.layers.Dense(3, kernel_initializer="ones", name=part)(x)
+    model = keras.Model(inputs, x)
+    model.compile(rule, "mse")
+    batches = np.random.default_rng(0).normal(size=(4, 2, 8, 4)).astype(np.float32)
+    for step, (x, y) in enumerate(batches):
+        infinite = name == "scaled" and step == 1
+        model.train_on_batch(x * (np.inf if infinite else 1), y[:, :3])
+    weights = np.concatenate([weight.ravel() for weight in model.get_weights()])
+    scale = float(rule.dynamic_scale) if name == "scaled" else 0
+    return [*weights.tolist(), int(rule.iterations), scale]
+
+
+def test_rules_take_the_same_steps_on_jax():
+    names = ["sgd", "lamb", "parts", "scaled"]
+    script = (
+        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import test_optimizers as here\n"
+        f"steps = {{name: here.trained(name) for name in {names}}}\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "print(here.keras.backend.backend(), json.dumps(steps))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, os.path.dirname(__file__)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr
+    backend, said = done.stdout.strip().splitlines()[-1].split(" ", 1)
+    assert backend == "jax"
+    for name, theirs in json.loads(said).items():
+        ours = trained(name)
+        np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6, err_msg=name)
+        updates = {"sgd": 4, "lamb": 4, "parts": 2, "scaled": 3}[name]
+        assert ours[-2:] == [updates, 2.0 if name == "scaled" else 0]

@@ -145,6 +145,7 @@ def test_bad_decay_is_named():
         Trainable(net(), ema=1)
 
 
+@pytest.mark.slow
 def test_jax_trains_the_same_average(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(

@@ -23,6 +23,7 @@ def quick(tiny):
     """As tiny, with nothing that is not under test."""
     return tiny.replace(
         mixup=0.0,
+        flip=0.0,
         min_area=1.0,
         colour=0.0,
         lighting=0.0,

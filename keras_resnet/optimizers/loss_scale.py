@@ -34,11 +34,11 @@ def attach_loss_scale(optimizer, model):
     reloaded under another, or that are inside of a wrapper.
 
     Args:
-        optimizer: what `keras.optimizers.get` takes.
+        optimizer: what `keras.optimizers.get` takes; None stays None.
         model: a keras.Model.
     """
     optimizer = keras.optimizers.get(optimizer)
+    if optimizer is None or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer
     half = any(layer.compute_dtype == "float16" for layer in model._flatten_layers())
-    if half and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return LossScale(optimizer)
-    return optimizer
+    return LossScale(optimizer) if half else optimizer

@@ -19,8 +19,10 @@ class Policy(keras.optimizers.Optimizer):
             raise ValueError(f"decay={decay!r}: must be 'kernels' or 'all'")
         rates = dict(rates or {})
         for part, rate in rates.items():
-            if not 0 <= rate < math.inf:
-                raise ValueError(f"rates[{part!r}]={rate}: must be 0 or more, finite")
+            if not isinstance(rate, (int, float)) or not 0 <= rate < math.inf:
+                raise ValueError(
+                    f"rates[{part!r}]={rate!r}: must be a number, 0 or more, finite"
+                )
         # not `weight_decay`, which the base class acts upon
         self.policy_decay, self.decay, self.rates = weight_decay, decay, rates
 
@@ -31,12 +33,13 @@ class Policy(keras.optimizers.Optimizer):
         )
 
     def rate_of(self, variable) -> float:
-        """Times the schedule's rate."""
+        """Times the schedule's rate; of several names that fit, the longest counts."""
+        if not hasattr(variable, "path"):
+            # TensorFlow's own variable, the name of which need not be Keras's path
+            variable = self._trainable_variables[self._get_variable_index(variable)]
         part = getattr(variable, "path", variable.name).partition("/")[0]
-        for name, rate in self.rates.items():
-            if part == name or part.startswith(f"{name}_"):
-                return rate
-        return 1.0
+        fit = [n for n in self.rates if part == n or part.startswith(f"{n}_")]
+        return self.rates[max(fit, key=len)] if fit else 1.0
 
     def _get_current_learning_rate(self):
         schedule = self._learning_rate
