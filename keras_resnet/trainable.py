@@ -46,7 +46,7 @@ class Trainable(keras.Model):
                 trainable=False,
                 name=f"average_{weight.path.replace('/', '_')}",
             )
-            average.assign(weight)
+            average.assign(ops.copy(weight))  # JAX would share the buffer
             self.averages.append(average)
 
     @property

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -238,3 +242,55 @@ def test_model_that_was_trained_in_float16_and_reloaded_is_trained_on_with_its_s
     ours = open_model(tmp_path / "r")
     ours.compile(keras_resnet.optimizers.CoupledSGD(0.1), "categorical_crossentropy")
     assert isinstance(ours.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+JAX = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import keras, numpy as np
+from keras_resnet import evaluate, train
+from keras_resnet.recipes import RECIPES
+from test_run import Stop, assert_same_variables
+
+random, run = np.random.default_rng(0), Path(sys.argv[2])
+labels = np.arange(48) % 3
+images = random.normal(0, 10, (48, 32, 32, 3)) + 60 + 60 * labels[:, None, None, None]
+images = images.clip(0, 255).astype(np.uint8)
+data = {"train": (images[:36], labels[:36]), "val": (images[36:], labels[36:])}
+recipe = RECIPES["smoke"].replace(
+    overrides={"width": 8, "depths": [1]},
+    epochs=3,
+    ema=0.5,
+    accumulate=2,
+    schedule="plateau",
+    patience=1,
+    stage_rates=[0.5, 1],
+)
+whole = train.fit(recipe, data, run / "whole")
+assert evaluate.run(whole, data)["examples"] == 12
+try:
+    train.fit(recipe, data, run / "cut", Stop(2, 1))
+except KeyboardInterrupt:
+    assert (run / "cut" / "checkpoint.npz").exists()
+assert_same_variables(train.fit(recipe, data, run / "cut"), whole)
+texts = [(run / name / "history.json").read_text() for name in ("whole", "cut")]
+assert texts[0] == texts[1]
+print(keras.backend.backend(), texts[0])
+"""
+
+
+@pytest.mark.slow  # JAX compiles for most of a minute
+def test_jax_trains_resumes_and_lowers_its_rate(tmp_path):
+    (tmp_path / "run.py").write_text(JAX)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "run.py", Path(__file__).parent, tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    backend, _, history = done.stdout.strip().partition(" ")
+    assert backend == "jax"
+    rates = [row["rate"] for row in json.loads(history)]
+    assert max(rates) == pytest.approx(0.2 * 8 / 256)
+    assert min(rates) < max(rates) / 5
