@@ -12,7 +12,9 @@ import hashlib
 import io
 import json
 import os
+import select
 import sys
+import threading
 import types
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +34,7 @@ def main(pipe, memory):
     from keras_resnet.weights.readers.tf_checkpoint_process import limit_memory
 
     connection = Connection(int(pipe))
+    threading.Thread(target=_leave_with_parent, args=[int(pipe)], daemon=True).start()
     look = _looker()
     limit_memory(int(memory))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libjpeg has much to say
@@ -45,6 +48,14 @@ def main(pipe, memory):
         if "reason" in answer:  # it may quote what a hostile file says
             answer["reason"] = " ".join(answer["reason"].split())[:_LONGEST]
         connection.send_bytes(json.dumps(answer).encode())
+
+
+def _leave_with_parent(pipe):
+    """Ends this process once the other end is closed, whatever it is at."""
+    poll = select.poll()
+    poll.register(pipe, 0)  # no event but that
+    poll.poll()
+    os._exit(0)
 
 
 def _looker():
