@@ -29,7 +29,7 @@ def distill(
     `save` writes is the student.
 
     Args:
-        student: a keras.Model, pictures [B, S, S, 3] -> logits [B, K].
+        student: a functional keras.Model, pictures [B, S, S, 3] -> logits [B, K].
         teacher: another of the same classes, of any depth, dtype policy and input
             size. It is frozen: its `trainable` becomes False.
         temperature: T, above 0.
@@ -58,6 +58,12 @@ def distill(
             f"weighting={weighting!r}: must be one of {', '.join(WEIGHTINGS)}, or the "
             "weights of labels and teacher, 0 or more each"
         )
+    for role, model in (("teacher", teacher), ("student", student)):
+        if not hasattr(model, "input_shape"):
+            raise ValueError(
+                f"{role}: {model.name} has no fixed graph; wrap it, as "
+                "keras.Model(x, model(x)) of x = keras.Input(shape)"
+            )
     theirs, ours = teacher.output_shape[-1], student.output_shape[-1]
     if theirs != ours:
         raise ValueError(
@@ -80,7 +86,9 @@ def distill(
                 f"{role}: {model.name} ends in a softmax, and distillation needs "
                 "logits; build it with classifier_activation=None"
             )
-    fixed = teacher.input_shape[1:3]
+    # of pictures; what else a net may take has no size to change
+    pictures = len(teacher.input_shape) == 4
+    fixed = teacher.input_shape[1:3] if pictures else (None, None)
     if teacher_size is None and None not in fixed:
         teacher_size = fixed
     elif teacher_size is not None:
@@ -137,8 +145,7 @@ class Distiller(Trainable):
 
 def _gives_probabilities(model):
     """Whether its answers to noise are positive and add up to 1."""
-    sides = [side or 64 for side in model.input_shape[1:3]]
-    shape = (2, *sides, model.input_shape[3])
-    noise = np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
+    shape = [side or 64 for side in model.input_shape[1:]]
+    noise = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype("float32")
     outputs = ops.convert_to_numpy(ops.cast(model(noise, training=False), "float32"))
     return bool((outputs >= 0).all() and np.abs(outputs.sum(-1) - 1).max() < 1e-2)

@@ -125,6 +125,11 @@ class BinaryCrossentropy(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true, y_pred):
+        if y_true.shape[-1] != y_pred.shape[-1]:  # it would broadcast
+            raise ValueError(
+                f"labels: {tuple(y_true.shape)} for logits {tuple(y_pred.shape)}; must "
+                "be one-hot, such as keras.utils.to_categorical(labels, classes)"
+            )
         labels = ops.cast(y_true, y_pred.dtype)
         if self.threshold:
             labels = ops.cast(labels > self.threshold, y_pred.dtype)

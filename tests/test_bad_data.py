@@ -330,7 +330,7 @@ def test_split_of_bad_pictures_alone_is_refused(own_folder):
 
 def test_run_lists_what_it_left_out_and_counts_exactly(spoilt, tiny, tmp_path):
     root, bad = spoilt
-    recipe = tiny.replace(max_bad_examples=3, epochs=1)
+    recipe = tiny.replace(max_bad_examples=3, epochs=1, warmup_epochs=0.0)
     assert data.steps_per_epoch(data.without_bad(root, 3)[0], recipe) == 16 // 8
     with pytest.raises(data.DataError, match="cannot be used"):
         train.fit(recipe.replace(max_bad_examples=2), root, tmp_path / "run")

@@ -219,6 +219,28 @@ def test_what_cannot_be_distilled_is_refused(make, words):
         make()
 
 
+def test_nets_of_other_inputs_distil_too():
+    def dense(units):
+        return keras.Sequential([keras.Input((8,)), keras.layers.Dense(units)])
+
+    x = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    y = np.eye(3, dtype=np.float32)[np.arange(6) % 3]
+    student, teacher = dense(3), dense(3)
+    z, r = student(x), teacher(x)
+    expected = -ops.mean(ops.sum(y * ops.log_softmax(z), -1)) - 25 * ops.mean(
+        ops.sum(ops.softmax(r / 5) * ops.log_softmax(z / 5), -1)
+    )
+    loss = compiled(student, teacher).train_on_batch(x, y)[0]
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+
+    class Loose(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    with pytest.raises(ValueError, match=r"teacher: .* has no fixed graph; wrap it"):
+        distill(student, Loose())
+
+
 def test_teacher_of_our_own_loses_its_softmax_by_rebuild():
     student, teacher = net(), net(activation="softmax", seed=1)
     model = distill(student, rebuild(teacher, classifier_activation=None))

@@ -101,6 +101,13 @@ def test_binary_loss_is_finite_for_any_logit():
         assert np.isfinite(float(binary(np.array(labels, np.float32), logits)))
 
 
+def test_binary_loss_refuses_class_numbers():
+    logits = np.zeros((4, 3), np.float32)
+    for labels in (np.arange(4) % 3, np.arange(4)[:, None] % 3):
+        with pytest.raises(ValueError, match=r"labels: \(4.*must be one-hot"):
+            BinaryCrossentropy()(labels, logits)
+
+
 def test_rate_scales_with_the_batch_and_warms_up_in_epochs():
     rate = schedule(RECIPES["efficient"], 1251)
     assert float(rate(0)) == 0
