@@ -183,7 +183,8 @@ _ALLOWED: dict[str, dict] = {
     },
     "lighting mixup cutmix rand_augment_std base_rate final_rate": {"low": 0},
     "warmup_epochs weight_decay temperature": {"low": 0},
-    "test_size teacher_size max_bad_examples seed": {"low": 0},
+    "test_size teacher_size max_bad_examples": {"low": 0},
+    "seed": {"low": 0, "high": 2**32 - 1},  # what NumPy's generators take
 }
 
 
@@ -202,7 +203,12 @@ def _typed(name, value):
     kind = typing.get_origin(kind) or kind
     if not isinstance(value, kind) or (kind is int and type(value) is bool):
         raise RecipeError(f"{name}={value!r}: must be {kind.__name__}")
-    return value
+    if kind is not dict:
+        return value
+    try:  # a copy of its own, the same as after a way through a file
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{name}={value!r}: must be as JSON has it") from error
 
 
 def _require(name, value, low, high=None, open_low=False, open_high=False):
@@ -231,6 +237,8 @@ def _check_together(recipe):
         )
     if list(recipe.boundaries) != sorted({*recipe.boundaries}):
         raise RecipeError(f"boundaries={recipe.boundaries}: must rise")
+    if min(recipe.boundaries, default=1) < 1:
+        raise RecipeError(f"boundaries={recipe.boundaries}: must be 1 or more each")
     if recipe.schedule == "plateau" and (
         recipe.warmup_epochs or recipe.validate_every > 1
     ):
@@ -251,6 +259,10 @@ def _check_together(recipe):
             "distillation needs both, such as teacher='resnet152d:imagenet' and "
             "temperature=20"
         )
+    if recipe.teacher_size and not recipe.teacher:
+        raise RecipeError(
+            f"teacher_size={recipe.teacher_size}: is of a teacher, and there is none"
+        )
     if recipe.binary_threshold and recipe.loss != "binary-cross-entropy":
         raise RecipeError(
             f"binary_threshold={recipe.binary_threshold}: is of "
@@ -266,7 +278,9 @@ def _check_together(recipe):
 
 
 def _check_names(values):
-    if unknown := sorted(values.keys() - FIELD_TYPES.keys()):
+    if not isinstance(values, dict):
+        raise RecipeError(f"{values!r}: must be a mapping of Recipe fields")
+    if unknown := sorted(values.keys() - FIELD_TYPES.keys(), key=str):
         raise RecipeError(
             f"unknown recipe field {', '.join(map(repr, unknown))}: must be one of "
             f"{', '.join(FIELD_TYPES)}"
