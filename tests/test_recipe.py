@@ -38,6 +38,11 @@ def test_recipe_survives_json_and_yaml(name, tmp_path):
         ({"base_rate": float("inf")}, r"base_rate=inf"),
         ({"epochs": 3, "warmup_epochs": 3}, "warmup_epochs=3.0: must be less than epo"),
         ({"boundaries": [60, 30]}, r"boundaries=\(60, 30\): must rise"),
+        ({"boundaries": [0, 30]}, r"boundaries=\(0, 30\): must be 1 or more each"),
+        ({"seed": 2**32}, r"seed=4294967296: must be in \[0, 4294967295\]"),
+        ({"teacher_size": 64}, "teacher_size=64: is of a teacher, and there is none"),
+        ({"overrides": {"depths": {1}}}, r"overrides=.*: must be as JSON has it"),
+        ({"epoch": 3, "seeds": 1}, "unknown recipe field 'epoch', 'seeds'"),
         ({"temperature": 20}, "teacher='', temperature=20.0: distillation needs both"),
         ({"teacher": "runs/a"}, "teacher='runs/a', temperature=0.0: dist.*needs both"),
         ({"temperature": -1}, r"temperature=-1.0: must be in \[0, inf\)"),
@@ -79,6 +84,27 @@ def test_bad_field_is_refused_by_name(fields, words):
         Recipe.from_dict(fields)
     with pytest.raises(RecipeError, match=words):
         Recipe().replace(**fields)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (None, "None: must be a mapping of Recipe fields"),
+        ([1], r"\[1\]: must be a mapping of Recipe fields"),
+        ({1: 2, "a": 3}, "unknown recipe field 1, 'a'"),
+    ],
+)
+def test_what_is_no_mapping_of_fields_is_refused(values, words):
+    with pytest.raises(RecipeError, match=words):
+        Recipe.from_dict(values)
+
+
+def test_overrides_are_the_recipes_own_and_as_a_file_gives_them_back():
+    overrides = {"depths": (1, 2, 1, 1)}
+    recipe = Recipe(overrides=overrides)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    overrides["width"] = 8
+    assert recipe.overrides == {"depths": [1, 2, 1, 1]}
 
 
 def test_numbers_of_yaml_may_be_without_a_point(tmp_path):
@@ -125,6 +151,9 @@ def test_recipes_are_the_published_ones():
     assert list(said("bag-of-tricks", fields).values()) == [
         1024, 0.1, 200, 5.0, "cosine", (), "kernels",
     ]  # fmt: skip
+    # tables 3 to 5: the baseline is of 3.8 GMACs, the efficient row of table 6 of 4.3
+    assert RECIPES["baseline"].model == "resnet50a"
+    assert RECIPES["efficient"].model == RECIPES["bag-of-tricks"].model == "resnet50d"
     assert RECIPES["baseline"].overrides["zero_gamma"] is False
     assert "zero_gamma" not in RECIPES["efficient"].overrides
     assert all(
@@ -147,7 +176,10 @@ def test_recipes_are_the_published_ones():
         for field in FIELD_TYPES
         if getattr(RECIPES["gluon"], field) != getattr(RECIPES["bag-of-tricks"], field)
     ]
-    assert differing == ["name", "initializer", "colours", "interpolation", "smoothing"]
+    assert differing == [
+        "name", "initializer", "colours", "interpolation", "smoothing", "distillation",
+    ]  # fmt: skip
+    assert RECIPES["gluon"].distillation == "gluon"  # its script's weights, with one
     assert said("resnet-2015", "schedule scales nesterov model decay") == {
         "schedule": "plateau",
         "scales": (256, 480),
