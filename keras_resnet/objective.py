@@ -104,7 +104,16 @@ def loss(recipe: Recipe, classes: int) -> keras.losses.Loss:
         )
     if recipe.loss == "binary-cross-entropy":
         return BinaryCrossentropy(recipe.binary_threshold, share)
-    return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=share)
+    return CategoricalCrossentropy(from_logits=True, label_smoothing=share)
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class CategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
+    """Keras's, which says what labels must be where it is given class numbers."""
+
+    def call(self, y_true, y_pred):
+        _check_labels(y_true, y_pred)
+        return super().call(y_true, y_pred)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -125,11 +134,7 @@ class BinaryCrossentropy(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true, y_pred):
-        if y_true.shape[-1] != y_pred.shape[-1]:  # it would broadcast
-            raise ValueError(
-                f"labels: {tuple(y_true.shape)} for logits {tuple(y_pred.shape)}; must "
-                "be one-hot, such as keras.utils.to_categorical(labels, classes)"
-            )
+        _check_labels(y_true, y_pred)
         labels = ops.cast(y_true, y_pred.dtype)
         if self.threshold:
             labels = ops.cast(labels > self.threshold, y_pred.dtype)
@@ -147,6 +152,15 @@ class BinaryCrossentropy(keras.losses.Loss):
             "threshold": self.threshold,
             "label_smoothing": self.label_smoothing,
         }
+
+
+def _check_labels(labels, logits):
+    ranks = len(labels.shape), len(logits.shape)
+    if ranks[0] != ranks[1] or labels.shape[-1] != logits.shape[-1]:  # might broadcast
+        raise ValueError(
+            f"labels: {tuple(labels.shape)} for logits {tuple(logits.shape)}; must "
+            "be one-hot, such as keras.utils.to_categorical(labels, classes)"
+        )
 
 
 def metrics() -> list[keras.metrics.Metric]:

@@ -101,11 +101,22 @@ def test_binary_loss_is_finite_for_any_logit():
         assert np.isfinite(float(binary(np.array(labels, np.float32), logits)))
 
 
-def test_binary_loss_refuses_class_numbers():
+@pytest.mark.parametrize("kind", ["cross-entropy", "binary-cross-entropy"])
+def test_losses_refuse_class_numbers(kind):
+    shown = loss(Recipe(loss=kind), 3)
     logits = np.zeros((4, 3), np.float32)
-    for labels in (np.arange(4) % 3, np.arange(4)[:, None] % 3):
-        with pytest.raises(ValueError, match=r"labels: \(4.*must be one-hot"):
-            BinaryCrossentropy()(labels, logits)
+    numbers = np.arange(4) % 3
+    for labels in (numbers, numbers[:, None], np.eye(4), numbers[:3]):
+        with pytest.raises(ValueError, match=r"^labels: \([34].*must be one-hot"):
+            shown(labels, logits[: len(labels)])
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    model.compile("sgd", shown)
+    with pytest.raises(ValueError, match=r"labels: \(.*must be one-hot"):
+        model.fit(logits, np.arange(4) % 3, verbose=0)
+    again = keras.losses.deserialize(keras.losses.serialize(shown))
+    assert type(again) is type(shown)
+    assert again.get_config() == shown.get_config()
 
 
 def test_rate_scales_with_the_batch_and_warms_up_in_epochs():
