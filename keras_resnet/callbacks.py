@@ -50,10 +50,11 @@ class Checkpoint(keras.callbacks.Callback):
             for name, variable in _state(self.model).items()
         }
         if not all(np.isfinite(array).all() for array in arrays.values()):
+            step = (epoch + 1) * self.params["steps"]
             raise RunError(
-                f"{self.run}: the weights are not finite after epoch {epoch + 1}, rate "
-                f"{rate:.3g}; the epoch is not kept. Try a smaller base_rate in "
-                "another directory"
+                f"{self.run}: the weights are not finite after epoch {epoch + 1}, step "
+                f"{step}; {_pace(self.model.optimizer)}. The epoch is not kept; try a "
+                "smaller base_rate, or a longer warm-up, in another directory"
             )
         self.history.append(row)
         text = json.dumps(self.history, indent=1)
@@ -148,10 +149,10 @@ class Watch(keras.callbacks.Callback):
             self.model.jax_state_sync()
         optimizer = self.model.optimizer
         streak = int(self.model.bad_steps)
-        scale = initial = None
-        if hasattr(optimizer, "dynamic_scale"):
-            scale, initial = float(optimizer.dynamic_scale), optimizer.initial_scale
-        if streak < STREAK and (scale is None or scale > initial / 2**STREAK):
+        scale = _scale(optimizer)
+        if streak < STREAK and (
+            scale is None or scale > optimizer.initial_scale / 2**STREAK
+        ):
             return
         what = (
             f"the loss has not been finite for {streak} steps"
@@ -159,12 +160,23 @@ class Watch(keras.callbacks.Callback):
             else f"the gradients overflowed {STREAK} times"
         )
         raise RunError(
-            f"{self.run}: stopped at step {self.before + batch + 1}: {what}; rate "
-            f"{float(optimizer.learning_rate):.3g}, loss scale "
-            f"{'none' if scale is None else f'{scale:.3g}'}. The last whole epoch is "
-            "kept; try a smaller base_rate, a longer warm-up, or precision=float32, in "
-            "another directory"
+            f"{self.run}: stopped at step {self.before + batch + 1}: {what}; "
+            f"{_pace(optimizer)}. The last whole epoch is kept; try a smaller "
+            "base_rate, a longer warm-up, or precision=float32, in another directory"
         )
+
+
+def _pace(optimizer):
+    """The rate and the loss scale, for an error."""
+    scale = _scale(optimizer)
+    said = "none" if scale is None else f"{scale:.3g}"
+    return f"rate {float(optimizer.learning_rate):.3g}, loss scale {said}"
+
+
+def _scale(optimizer):
+    """The loss scale, or None where the loss is not scaled."""
+    scale = getattr(optimizer, "dynamic_scale", None)
+    return None if scale is None else float(scale)
 
 
 def curves(title, history) -> bytes:
