@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import keras
@@ -14,7 +16,9 @@ from keras_resnet.objective import loss, metrics, optimizer, parts
 from keras_resnet.recipe import Recipe, RecipeError
 from keras_resnet.trainable import Trainable
 from keras_resnet.variants import RUN_MODEL, describe, open_model
-from keras_resnet.weights import load_weights, locate, read_info
+from keras_resnet.weights import WeightsError, load_weights, locate, read_info
+
+_NORMALISED = ("mean", "std")  # fields of ResNetConfig that come with the weights
 
 # of convolutions and classifier, under their recipe names
 INITIALIZERS = {
@@ -71,6 +75,27 @@ def resolve(recipe: Recipe) -> Recipe:
     )
 
 
+def net_of(weights) -> dict:
+    """The net that a run directory or a weights file of ours is of, if it says so.
+
+    Returns:
+        {"model": a variant, "overrides": of it}, as in a Recipe, but without mean and
+        std, which training takes from the weights anyway; {} where nothing is said.
+    """
+    path = Path(weights)
+    said = read_info(path / RUN_MODEL if path.is_dir() else path) or {}
+    variant, config = str(said.get("variant")), said.get("config")
+    if variant not in VARIANTS or not isinstance(config, dict):
+        return {}
+    usual = json.loads(json.dumps(dataclasses.asdict(VARIANTS[variant])))
+    overrides = {
+        name: value
+        for name, value in config.items()
+        if name not in _NORMALISED and usual.get(name) != value
+    }
+    return {"model": variant, "overrides": overrides}
+
+
 def precision_policy(recipe: Recipe) -> str:
     """The dtype policy that the recipe's precision means on this machine.
 
@@ -82,6 +107,12 @@ def precision_policy(recipe: Recipe) -> str:
     if on_gpu():
         return "mixed_float16"
     return "mixed_bfloat16" if _cpu_multiplies_bfloat16() else "float32"
+
+
+def said_precision(recipe: Recipe) -> str:
+    """The line that training begins with: net, recipe and the dtype policy chosen."""
+    auto = ", as this machine is fastest" if recipe.precision == "auto" else ""
+    return f"{recipe.model}, {recipe.name}: {precision_policy(recipe)}{auto}"
 
 
 def learner(recipe: Recipe, class_names, steps_per_epoch: int) -> Trainable:
@@ -199,7 +230,7 @@ def _net(recipe, class_names):
         said = read_info(file) or {}
         normalised = {
             name: said["config"][name]
-            for name in ("mean", "std")
+            for name in _NORMALISED
             if name in said.get("config", {}) and name not in recipe.overrides
         }
         config = config.replace(**normalised)
@@ -215,12 +246,28 @@ def _net(recipe, class_names):
     if file is not None:
         head = net.get_layer("head")
         fresh = head.get_weights()
-        report = load_weights(net, file, strict=False)
+        try:
+            report = load_weights(net, file, strict=False)
+        except WeightsError as error:
+            _check_net(recipe, error)
+            raise
         names = said.get("class_names")
         if names is not None and tuple(names) != class_names and not report.initial:
             head.set_weights(fresh)  # as many classes, but others
     net.info = info.replace(class_names=class_names, protocol=recipe.protocol)
     return net
+
+
+def _check_net(recipe, error):
+    """Names the net that the weights are of, where that is why they do not fit."""
+    theirs = net_of(recipe.weights)
+    ours = {k: v for k, v in recipe.overrides.items() if k not in _NORMALISED}
+    if theirs and theirs != {"model": recipe.model, "overrides": ours}:
+        raise WeightsError(
+            f"weights={recipe.weights!r}: are of model={theirs['model']!r} with "
+            f"overrides={theirs['overrides']}, not of model={recipe.model!r} with "
+            f"overrides={ours}; give theirs"
+        ) from error
 
 
 def _initialize(net, kind):

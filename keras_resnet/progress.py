@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from keras_resnet.learner import on_gpu, precision_policy
+from keras_resnet.learner import on_gpu, said_precision
 
 _SECONDS = 0.5  # between looks at the rate, each of which waits for the device
 
@@ -43,9 +43,7 @@ class TrainingBar(keras.callbacks.Callback):
         )
 
     def on_train_begin(self, logs=None):
-        policy = precision_policy(self.recipe)
-        auto = ", as this machine is fastest" if self.recipe.precision == "auto" else ""
-        self.out.print(f"{self.recipe.model}, {self.recipe.name}: {policy}{auto}")
+        self.out.print(said_precision(self.recipe))
         self.steps = self.params["steps"]
         total = self.steps * self.recipe.epochs
         self.task = self.bar.add_task("", total=total, facts="")

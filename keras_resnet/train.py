@@ -24,7 +24,13 @@ from keras_resnet.callbacks import (
     restore,
     write_whole,
 )
-from keras_resnet.learner import check, learner, precision_policy, resolve
+from keras_resnet.learner import (
+    check,
+    learner,
+    precision_policy,
+    resolve,
+    said_precision,
+)
 from keras_resnet.model import assemble
 from keras_resnet.objective import schedule
 from keras_resnet.recipe import Recipe
@@ -76,7 +82,8 @@ def fit(
             recipe's `max_bad_examples` that cannot be decoded are left out, and listed
             in data.json.
         run: a directory, made if need be.
-        progress: a Keras callback that shows how it goes; None is silent.
+        progress: a Keras callback that shows how it goes; None prints the choice of
+            precision and nothing else.
         callbacks: further Keras callbacks; what they remember is not resumed. Their
             `model` is a Trainable, whose `net` is the net.
 
@@ -104,7 +111,9 @@ def fit(
         write_whole(run / name, json.dumps(facts, indent=1))
     history = restore(model, run)
     if len(history) < recipe.epochs:
-        every = [*callbacks, *filter(None, [progress])]
+        every = list(callbacks) if progress is None else [*callbacks, progress]
+        if progress is None:
+            print(said_precision(whole))
         _train(model, whole, source, steps, run, history, every)
     title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
     write_whole(run / CURVES, curves(title, history))

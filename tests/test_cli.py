@@ -238,6 +238,7 @@ def test_recipes_stand_side_by_side_and_one_is_shown_whole(call, tmp_path):
     table = call("recipes", cwd=tmp_path).out
     assert re.search(r"batch_size\W+256\W+1024", table)
     assert "max_bad_examples" not in table  # alike in all
+    assert "…" not in table
     assert list(tmp_path.iterdir()) == []
     done = call("recipes", "--show", "gluon", "--output", "r.png", cwd=tmp_path)
     assert re.search(r"initializer\W+msra-prelu", done.out)
@@ -272,17 +273,20 @@ def test_audit_prints_what_decays_and_trains_nothing(call, place, tmp_path):
     assert re.search(r"stem/conv1/conv/kernel\W+3 x 3 x 3 x 4\W+no\W+frozen", done.out)
     assert re.search(r"stage4_block0/conv1/conv/kernel.*yes\W+x 0.1", done.out)
     assert "variables decay" in done.out
+    assert "…" not in done.out  # at 80 columns no name is cut off
     assert list(tmp_path.iterdir()) == []
 
 
 def test_fine_tuning_is_one_command(call, place, tmp_path):
     done = call(
         "train", place / "photos", "tuned", "--recipe", "fine-tune", "--weights",
-        place / "run", "--model", "resnet18d", "--overrides",
-        "{width: 8,depths: [1,1,1,1]}", "--epochs", 2, "--batch-size", 8,
+        place / "run", "--epochs", 2, "--batch-size", 8,
         "--train-size", 32, "--ema", 0.5, "--json", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.err
+    recipe = json.loads((tmp_path / "tuned" / "recipe.json").read_text())
+    assert recipe["model"] == "resnet18d"  # those of the run it starts from
+    assert recipe["overrides"] == {"width": 8, "depths": [1, 1, 1, 1]}
     metrics = json.loads(done.out)
     assert metrics["examples"] == metrics["ema"]["examples"] == 12
     saved = json.loads((tmp_path / "tuned" / "metrics.json").read_text())

@@ -9,7 +9,14 @@ import keras_resnet
 from keras_resnet import learner as building
 from keras_resnet import train
 from keras_resnet.distillation import Distiller
-from keras_resnet.learner import audit, check, learner, precision_policy, resolve
+from keras_resnet.learner import (
+    audit,
+    check,
+    learner,
+    net_of,
+    precision_policy,
+    resolve,
+)
 from keras_resnet.model import Protocol
 from keras_resnet.recipe import Recipe, RecipeError
 from keras_resnet.recipes import RECIPES
@@ -205,10 +212,31 @@ def test_a_head_of_other_classes_is_fresh_though_they_are_as_many(tmp_path):
         assert net.info.class_names == NAMES
 
 
-def test_weights_of_another_net_are_refused(released):
-    recipe = fine_tune(released[0]).replace(overrides={"width": 8})
+def test_weights_of_another_net_are_refused(released, tmp_path):
+    keras_resnet.save_weights(released[1], tmp_path / "five.npz")
+    recipe = fine_tune(tmp_path / "five.npz").replace(
+        overrides={"width": 8}, test_size=32, crop_pct=1.0, interpolation="bicubic"
+    )
     with pytest.raises(keras_resnet.WeightsError, match="stage1_block1"):
         learner(resolve(recipe), NAMES, 4)
+
+
+def test_weights_of_ours_say_which_net_they_are_of(released, trained, tmp_path):
+    path, _ = released
+    net = {"model": "resnet18d", "overrides": {"width": 8, "depths": [1, 1, 1, 1]}}
+    assert net_of(path) == net  # no mean, which training takes by itself
+    run, _ = trained
+    drop = {"drop_path": 0.1}
+    assert net_of(run) == {**net, "overrides": {**net["overrides"], **drop}}
+    for nothing in (tmp_path, tmp_path / "nowhere.keras", "imagenet", "ra2_in1k"):
+        assert net_of(nothing) == {}
+    for fields in ({"overrides": {}}, {"model": "resnet50d"}):
+        with pytest.raises(
+            keras_resnet.WeightsError,
+            match=r"^weights='.*five.safetensors': are of model='resnet18d' with "
+            r"overrides=\{.*'width': 8.*\}, not of model='resnet.*; give theirs$",
+        ):
+            learner(resolve(fine_tune(path)).replace(**fields), NAMES, 4)
 
 
 @pytest.fixture

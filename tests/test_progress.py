@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from keras_resnet import progress
+from keras_resnet import learner, progress
 from keras_resnet.progress import TrainingBar
 from keras_resnet.recipe import Recipe
 
@@ -56,7 +56,7 @@ def test_bar_has_rate_speed_memory_and_all_batches(watched):
 
 
 def test_choice_of_precision_is_said(monkeypatch):
-    monkeypatch.setattr(progress, "precision_policy", lambda recipe: "mixed_bfloat16")
+    monkeypatch.setattr(learner, "precision_policy", lambda recipe: "mixed_bfloat16")
     out = Console(file=io.StringIO(), width=100)
     bar = TrainingBar(Recipe(), out, Console(file=io.StringIO()))
     bar.set_params({"steps": 3})

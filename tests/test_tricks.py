@@ -16,7 +16,7 @@ import tensorflow as tf
 from test_run import Stop, assert_same_variables
 
 import keras_resnet
-from keras_resnet import data, evaluate, train
+from keras_resnet import data, evaluate, learner, train
 from keras_resnet.callbacks import Watch
 from keras_resnet.data.split import Arrays
 from keras_resnet.variants import open_model
@@ -121,6 +121,20 @@ def test_a_batch_in_parts_takes_the_step_of_the_whole(quick, folder, tmp_path):
     assert [row["rate"] for row in a] == [row["rate"] for row in b]
 
 
+def test_choice_of_precision_is_printed_where_no_bar_says_it(
+    quick, folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(learner, "precision_policy", lambda recipe: "float32")
+    recipe = quick.replace(epochs=1, warmup_epochs=0.0, precision="auto")
+    train.fit(recipe, folder, tmp_path / "run")
+    expected = "resnet18d, tiny: float32, as this machine is fastest\n"
+    assert capsys.readouterr().out == expected
+    train.fit(recipe, folder, tmp_path / "run")  # nothing is trained
+    silent = keras.callbacks.Callback()
+    train.fit(recipe, folder, tmp_path / "other", silent)
+    assert capsys.readouterr().out == ""
+
+
 def test_logs_say_what_the_history_says(quick, folder, tmp_path):
     seen = []
     log = keras.callbacks.LambdaCallback(
@@ -153,7 +167,8 @@ def test_run_without_a_finite_loss_stops_with_step_rate_and_scale(
     quick, folder, tmp_path
 ):
     recipe = quick.replace(base_rate=1e20, warmup_epochs=0.0, epochs=30)
-    with pytest.raises(train.RunError, match=r"not finite after epoch 1, rate .*base_"):
+    words = r"after epoch 1, step 4; rate 3.1\de\+18, loss scale none.*smaller base_"
+    with pytest.raises(train.RunError, match=words):
         train.fit(recipe, folder, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint.npz").exists()
     long = {

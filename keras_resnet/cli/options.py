@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import yaml
 
+from keras_resnet.learner import net_of
 from keras_resnet.recipe import FIELD_TYPES, Recipe, RecipeError, read_yaml
 from keras_resnet.recipes import RECIPES
 
@@ -39,7 +40,10 @@ def _notes():
 
 
 def chosen_recipe(recipe, fields):
-    """The recipe of a name or a file, with the fields given as options."""
+    """The recipe of a name or a file, with the fields given as options.
+
+    Weights of a run or a file of ours bring their net along, if none is given.
+    """
     if recipe in RECIPES:
         chosen = RECIPES[recipe]
     elif Path(recipe).is_file():
@@ -56,4 +60,6 @@ def chosen_recipe(recipe, fields):
                 given[key] = read_yaml(given[key])
             except yaml.YAMLError as error:
                 raise RecipeError(f"{key}={given[key]!r}: must be YAML") from error
+    if "weights" in given and given.keys().isdisjoint({"model", "overrides"}):
+        given |= net_of(given["weights"])  # of our own they say which net they are of
     return chosen.replace(**given)

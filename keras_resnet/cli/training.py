@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 
 import click
+import keras
 
 from keras_resnet import data as pictures
 from keras_resnet import demo as demonstration
@@ -39,7 +40,7 @@ def recipes_command(show, output, as_json):
     if show:
         chosen = chosen_recipe(show, {})
         Path(output).write_bytes(rate_curve(chosen))
-        table = make_table(chosen.name, "field", "value", rows=_rows([chosen]))
+        table = _folded(chosen.name, "field", "value", rows=_rows([chosen]))
         note = f"its rate, epoch by epoch, is in {output}"
         return print_result(
             {**chosen.to_dict(), "rate_curve": output}, as_json, table, note
@@ -50,9 +51,17 @@ def recipes_command(show, output, as_json):
     abreast = max(out.width // _COLUMN - 1, 1)
     for first in range(1, 1 + len(some), abreast):
         titles, *values = ([row[0], *row[first : first + abreast]] for row in rows)
-        tables.append(make_table(None, *titles, rows=values))
+        tables.append(_folded(None, *titles, rows=values))
     whole = {recipe.name: recipe.to_dict() for recipe in some}
     print_result(whole, as_json, *tables, "--show NAME prints the rest of one")
+
+
+def _folded(title, *columns, rows):
+    """A table of which a narrow terminal breaks the long words, and cuts none off."""
+    table = make_table(title, *columns, rows=rows)
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
 
 
 def _rows(recipes):
@@ -104,7 +113,7 @@ def train(data, run, recipe, audit, as_json, **fields):
 
 def _print_audit(model, as_json):
     rows = audited(model)
-    table = make_table(
+    table = _folded(
         None,
         "variable",
         "shape",
@@ -143,9 +152,10 @@ def demo(run, data, as_json):
 
 @contextlib.contextmanager
 def training_bar(recipe, as_json):
-    bar = None if as_json else TrainingBar(recipe, out, err)
+    # with --json one that says nothing, not even the precision
+    bar = keras.callbacks.Callback() if as_json else TrainingBar(recipe, out, err)
     try:
         yield bar
     finally:  # an interrupted bar would leave the terminal without a cursor
-        if bar and bar.bar.live.is_started:
+        if not as_json and bar.bar.live.is_started:
             bar.bar.stop()
