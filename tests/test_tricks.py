@@ -281,13 +281,14 @@ recipe = RECIPES["smoke"].replace(
     patience=1,
     stage_rates=[0.5, 1],
 )
-whole = train.fit(recipe, data, run / "whole")
+silent = keras.callbacks.Callback()
+whole = train.fit(recipe, data, run / "whole", silent)
 assert evaluate.run(whole, data)["examples"] == 12
 try:
     train.fit(recipe, data, run / "cut", Stop(2, 1))
 except KeyboardInterrupt:
     assert (run / "cut" / "checkpoint.npz").exists()
-assert_same_variables(train.fit(recipe, data, run / "cut"), whole)
+assert_same_variables(train.fit(recipe, data, run / "cut", silent), whole)
 texts = [(run / name / "history.json").read_text() for name in ("whole", "cut")]
 assert texts[0] == texts[1]
 print(keras.backend.backend(), texts[0])
