@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,19 +53,25 @@ def variable_shapes(config: ResNetConfig, classes=1000) -> dict[str, tuple[int, 
     shapes = {}
     for kernel in _kernels(config, 224, classes):
         outputs = kernel.shape[-1:]
+        shapes[f"{kernel.module}/kernel"] = kernel.shape
         if kernel.beside == "norm":
-            shapes[f"{kernel.module}/conv/kernel"] = kernel.shape
+            norm = f"{kernel.module.removesuffix('conv')}norm"
             for leaf in ("gamma", "beta", "moving_mean", "moving_variance"):
-                shapes[f"{kernel.module}/norm/{leaf}"] = outputs
-        else:
-            shapes[f"{kernel.module}/kernel"] = kernel.shape
-            if kernel.beside:
-                shapes[f"{kernel.module}/bias"] = outputs
+                shapes[f"{norm}/{leaf}"] = outputs
+        elif kernel.beside:
+            shapes[f"{kernel.module}/bias"] = outputs
     return shapes
 
 
 def _kernels(config, size, classes) -> Iterator[_Kernel]:
-    """From the stem to the classifier."""
+    """From the stem to the classifier, a bias for a normalisation that is folded."""
+    for kernel in _walk(config, size, classes):
+        if kernel.beside == "norm" and config.fused_batch_norm is None:
+            kernel = dataclasses.replace(kernel, beside="bias")
+        yield kernel
+
+
+def _walk(config, size, classes) -> Iterator[_Kernel]:
     side, channels = -(-size // 2), len(config.mean)
     for number, (kernel, filters) in enumerate(_stem(config), start=1):
         yield _conv(f"stem/conv{number}", kernel, channels, filters, side)
@@ -127,4 +134,4 @@ def _outputs(config, filters):
 
 def _conv(module, kernel, inputs, outputs, side, groups=1) -> _Kernel:
     shape = (kernel, kernel, inputs // groups, outputs)
-    return _Kernel(module, shape, side**2, "norm")
+    return _Kernel(f"{module}/conv", shape, side**2, "norm")

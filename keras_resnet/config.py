@@ -16,6 +16,7 @@ _CHOICES = {
     "shortcut": ("projection", "avg_pool", "zero_pad"),
     "attention": (None, "se", "eca"),
     "output_stride": (8, 16, 32),
+    "fused_batch_norm": (True, False, None),
 }
 
 
@@ -46,7 +47,8 @@ class ResNetConfig:
     output_stride: int = 32  # 16 and 8 dilate instead of striding
     mean: tuple[float, ...] = IMAGENET_MEAN  # of RGB in [0, 1]
     std: tuple[float, ...] = IMAGENET_STD  # of RGB in [0, 1]
-    fused_batch_norm: bool = True  # False: Keras's own BatchNormalization
+    # False: Keras's own BatchNormalization; None: biases, `export.fold_batch_norm`'s
+    fused_batch_norm: bool | None = True
 
     def __post_init__(self):
         for name in ("depths", "mean", "std"):

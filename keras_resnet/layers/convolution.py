@@ -1,7 +1,7 @@
 """Layers made of layers, and the first of them: convolution with normalisation."""
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from keras_resnet.layers.normalization import batch_norm
 
@@ -50,6 +50,19 @@ def he_fan_out():
     return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
+class _GroupedConv2D(layers.Conv2D):
+    """With a bias that is added by itself.
+
+    TensorFlow fuses a BiasAdd into the convolution, and then has no kernel for groups
+    on a CPU without oneDNN.
+    """
+
+    def call(self, inputs):
+        outputs = self.convolution_op(inputs, self.kernel)
+        # of the other order Keras makes a BiasAdd
+        return ops.add(ops.reshape(self.bias, (1, 1, 1, -1)), outputs)
+
+
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class ConvNorm(Composite):
     """Convolution without bias, batch normalisation, and ReLU unless `relu=False`.
@@ -58,6 +71,9 @@ class ConvNorm(Composite):
     (kernel_size - 1) / 2 * dilation on every side, also at stride 2, where "same" would
     pad (0, 1) on even sizes and shift the result: TF-slim's `slim.conv2d` with
     `slim.batch_norm` after an explicit `tf.pad`, and torch's convolution.
+
+    `fused_batch_norm=None` has a bias in place of the normalisation: what
+    `export.fold_batch_norm` makes.
     """
 
     def __init__(
@@ -85,27 +101,29 @@ class ConvNorm(Composite):
         )
         margin = (kernel_size - 1) // 2 * dilation if stride > 1 else 0
         self.pad = self._part(layers.ZeroPadding2D, margin, name="pad")
+        folded = fused_batch_norm is None
         self.conv = self._part(
-            layers.Conv2D,
+            _GroupedConv2D if folded and groups > 1 else layers.Conv2D,
             filters,
             kernel_size,
             strides=stride,
             padding="valid" if stride > 1 else "same",
             dilation_rate=dilation,
             groups=groups,
-            use_bias=False,
+            use_bias=folded,
             kernel_initializer=he_fan_out(),
             name="conv",
         )
-        self.norm = self._part(
-            batch_norm,
-            fused_batch_norm,
-            gamma_initializer="zeros" if zero_gamma else "ones",
-            name="norm",
-        )
+        self.norm = None
+        if not folded:
+            self.norm = self._part(
+                batch_norm,
+                fused_batch_norm,
+                gamma_initializer="zeros" if zero_gamma else "ones",
+                name="norm",
+            )
         self.relu = self._part(layers.ReLU, name="relu") if relu else None
 
     def _chain(self):
-        first = [self.pad] if self.conv.padding == "valid" else []
-        last = [self.relu] if self.relu else []
-        return [*first, self.conv, self.norm, *last]
+        first = self.pad if self.conv.padding == "valid" else None
+        return [part for part in (first, self.conv, self.norm, self.relu) if part]
