@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow test-browser check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/keras-resnet demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not browser"
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m "slow and not gpu and not network"
+	$(BIN)/python -m pytest -m "slow and not gpu and not network and not browser"
+
+# apt-get install chromium chromium-driver, or what your system calls them
+test-browser: $(VENV)/.test
+	$(BIN)/python -m pytest -m browser
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

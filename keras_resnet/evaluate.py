@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_resnet import data as pictures
 from keras_resnet import views as looks
 from keras_resnet.measures import Tally, drawable
-from keras_resnet.model import ModelError, Protocol, rebuild
+from keras_resnet.model import ModelError, Protocol, ResNet, rebuild
 
 METRICS = "metrics.json"  # in a run directory
 GRID = "predictions.png"
@@ -34,7 +34,8 @@ def run(
     """Evaluates a model with a classifier under the protocol that it carries.
 
     Args:
-        model: of this package, with its top; it stays as it is.
+        model: of this package, with its top; it stays as it is. Or an exported one, of
+            `engines.open_engine`, which takes one size.
         data: what `data.open_source` takes.
         split: "val" or "train".
         batch_size: pictures at a time; of no effect on the result.
@@ -57,7 +58,8 @@ def run(
 
     Raises:
         ValueError: of views, size and scales, before anything is read.
-        ModelError: the model's classes are not the data's, or its outputs not finite.
+        ModelError: the model's classes are not the data's, its outputs not finite, or
+            it is an exported one and of another size.
         DataError: the data cannot be used.
     """
     looks.check(views, size, scales)
@@ -68,7 +70,8 @@ def run(
     protocol = model.info.protocol
     if size is not None:
         protocol = dataclasses.replace(protocol, size=int(size))
-    if size is not None or views == "multi-scale":
+    fits = size is None or model.input_shape[1:3] == (size, size)
+    if views == "multi-scale" or not fits:
         model = _of_any_size(model)
     load, batch_size, classify = looks.open_views(model, views, scales, batch_size)
     batches = pictures.eval_batches(source, protocol, split, batch_size, load)
@@ -175,6 +178,11 @@ def picture_grid(model, data, path, count=24, split="val") -> None:
 def _of_any_size(model):
     if model.input_shape[1:3] == (None, None):
         return model
+    if not isinstance(model, ResNet):
+        raise ModelError(
+            f"{model.name}: an exported model takes {model.input_shape[1]} pixels "
+            "only; leave out size and scales, or give what it was exported from"
+        )
     return rebuild(model, model.info.dtype_policy, input_shape=None)
 
 

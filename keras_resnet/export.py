@@ -1,104 +1,197 @@
-"""A model -> a SavedModel for TensorFlow Serving that takes JPEG bytes or pixels."""
+"""A model -> what servers and other runtimes run, checked, then numbered."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 
-from keras_resnet.data import load_eval
+from keras_resnet import formats, tf_serving
+from keras_resnet.data.decode import MAX_PIXELS
+from keras_resnet.engines import (
+    DESCRIPTION,
+    FILES,
+    FORMATS,
+    describe,
+    open_engine,
+    versions,
+)
 from keras_resnet.evaluate import class_names
+from keras_resnet.folding import fold_batch_norm
 from keras_resnet.model import ModelError, ResNet, rebuild
+from keras_resnet.signatures import TOP_K, write_saved_model
 
-TOP_K = 5
+__all__ = ["fold_batch_norm", "save", "versions"]
+
+LABELS = "labels.txt"
+_PARTIAL = ".export."  # and more: the folder of an export that is not whole yet
 
 
-def save(model: ResNet, folder) -> Path:
+def save(
+    model: ResNet,
+    folder,
+    format: str = "savedmodel",
+    precision: str = "float32",
+    pictures: Sequence = (),
+    warm_up: bool | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
     """Writes `folder`/<next version>/, whole or not at all, and returns that path.
 
-    Signatures, for S the side that the model's protocol names and K classes:
+    The signatures of a SavedModel, for S the side that the model's protocol names and
+    K classes:
         serving_default: images float32 [None, S, S, 3] in [0, 255]
             -> probabilities float32 [None, K]
         serving_bytes: image_bytes string [None], JPEG or PNG files of any sizes
-            -> probabilities, and the k = min(5, K) likeliest: top_classes string
-            [None, k], top_probabilities float32 [None, k]
+            -> probabilities; the k = min(5, K) likeliest, top_classes string [None, k]
+            and top_probabilities float32 [None, k]; ok bool [None], false where a row
+            is no such picture, is damaged, or has more than 89,478,485 pixels: that
+            row's answers are zeros, and the others' what they would be without it.
 
-    The graph computes in float32 whatever the training policy, normalises, and for
-    bytes decodes and crops as evaluation does. assets/labels.txt has the class names.
+    For bytes the graph decodes and crops as evaluation does. Batch normalisation is
+    folded. An "onnx", "openvino" or "litert" file takes images and gives probabilities
+    under the same names. What is written is run by its own runtime on real pictures,
+    and refused if it answers otherwise than the model in float32. labels.txt has the
+    class names and model.json what `engines.open_engine` wants, in a SavedModel in
+    assets/. Beside the versions of SavedModels come models.config, batching.config and
+    README.md for TensorFlow Serving, where there are none.
+
+    Args:
+        model: of this package, with its top and normalisation, trained in any policy.
+        folder: of all the model's versions, made if need be.
+        format: of `engines.FORMATS`.
+        precision: "float32", whatever the model was trained in; or what else
+            `engines.FORMATS` has for the format: "bfloat16", "int8".
+        pictures: files to compare answers on; by default ten crops of a photograph.
+        warm_up: with the requests that TensorFlow Serving runs before it calls a
+            version available; None: where tensorflow-serving-api is installed.
+        say: gets a line about the comparison, and one if there is no warm-up.
 
     Raises:
-        ModelError: a model without classifier or without normalisation in its graph, or
-            a Keras backend that is not TensorFlow.
+        ModelError: a model without classifier or normalisation in its graph; a Keras
+            backend that is not TensorFlow; a format or precision that there is not, or
+            a package that it needs; or answers that are off.
+        DataError: a picture to compare on that cannot be read.
     """
-    _check(model)
-    serving = rebuild(
-        model,
-        "float32",
-        classifier_activation=model.info.classifier_activation or "softmax",
-    )
+    _check(model, format, precision, warm_up)
+    activation = model.info.classifier_activation or "softmax"
+    model = rebuild(model, classifier_activation=activation)  # in float32
+    images = formats.photographs(model.info.protocol, pictures)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".export.", dir=folder))
-    try:
-        _write(serving, partial / "model")
-        (partial / "model" / "assets").mkdir(exist_ok=True)
-        labels = "".join(f"{name}\n" for name in class_names(model))
-        (partial / "model" / "assets" / "labels.txt").write_text(labels)
-        target = folder / str(max(versions(folder), default=0) + 1)
-        os.replace(partial / "model", target)  # a polling server sees all of it or none
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return target
-
-
-def _write(model, path):
-    protocol = model.info.protocol
-    names = tf.constant(class_names(model))
-    top = min(TOP_K, model.info.classes)
-
-    def serving_default(images):
-        return {"probabilities": model(images, training=False)}
-
-    def serving_bytes(image_bytes):
-        images = tf.map_fn(
-            lambda data: load_eval(data, protocol),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec([protocol.size] * 2 + [3], tf.uint8),
+    _check_versions(folder, format)
+    with _partial(folder) as partial:
+        version = partial / "version"
+        beside = _write(model, version, format, precision)
+        with open_engine(version) as engine:
+            difference = formats.check(engine, model, images)
+        say(
+            f"{format} in {precision}: off by at most {difference:.1e} in the "
+            f"probabilities of {len(images)} pictures"
         )
-        probabilities = model(tf.cast(images, tf.float32), training=False)
-        likeliest, places = tf.math.top_k(probabilities, top)
-        return {
-            "probabilities": probabilities,
-            "top_classes": tf.gather(names, places),
-            "top_probabilities": likeliest,
-        }
-
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    pixels = tf.TensorSpec(
-        [None, protocol.size, protocol.size, 3], tf.float32, "images"
-    )
-    archive.add_endpoint("serving_default", serving_default, [pixels])
-    encoded = tf.TensorSpec([None], tf.string, "image_bytes")
-    archive.add_endpoint("serving_bytes", serving_bytes, [encoded])
-    archive.write_out(str(path), verbose=False)
+        said = {**describe(model, format, precision), "difference": difference}
+        (beside / DESCRIPTION).write_text(json.dumps(said, indent=1))
+        if format == "savedmodel":
+            _write_for_serving(model, folder, version, images, warm_up, say)
+        return _publish(version, folder)
 
 
-def versions(folder) -> list[int]:
-    """The version numbers in a model folder, rising."""
-    folder = Path(folder)
-    entries = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(entry.name) for entry in entries if entry.name.isdigit())
+def _write(model, version, format, precision) -> Path:
+    """The model and its labels; the folder for what describes it."""
+    if format == "savedmodel":
+        write_saved_model(fold_batch_norm(model, precision), version)
+        beside = version / "assets"
+    else:
+        version.mkdir()
+        # an OpenVINO file is in float32; its engine computes as it is told
+        formats.write(fold_batch_norm(model), version, format, precision)
+        beside = version
+    beside.mkdir(exist_ok=True)
+    labels = "".join(f"{name}\n" for name in class_names(model))
+    (beside / LABELS).write_text(labels, encoding="utf8", errors="surrogateescape")
+    said = describe(model, format, precision)
+    (beside / DESCRIPTION).write_text(json.dumps(said, indent=1))
+    return beside
 
 
-def _check(model):
+def _write_for_serving(model, folder, version, images, warm_up, say):
+    facts = {
+        "variant": model.info.variant,
+        "classes": model.info.classes,
+        "size": model.info.protocol.size,
+        "top": min(TOP_K, model.info.classes),
+        "pixels": f"{MAX_PIXELS:,}",
+    }
+    tf_serving.write_beside(folder, facts)
+    if warm_up or (warm_up is None and tf_serving.can_warm_up()):
+        tf_serving.write_warm_up(version, tf_serving.model_name(folder), images[0])
+    elif warm_up is None:
+        say(
+            "no warm-up requests, for want of tensorflow-serving-api: the first answer "
+            "of a server will be slow; `pip install keras-resnet-d[serving]`"
+        )
+
+
+@contextlib.contextmanager
+def _partial(folder) -> Iterator[Path]:
+    """A hidden folder in `folder`, gone afterwards; one export at a time."""
+    import fcntl  # not on Windows, where the rest of the package works
+
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    partial = None
+    try:
+        # some network file systems cannot; then `_publish` still is safe
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)  # freed by any death
+            for killed in folder.glob(f"{_PARTIAL}*"):
+                shutil.rmtree(killed)
+        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
+        yield partial
+        os.fsync(handle)
+    finally:
+        if partial:
+            shutil.rmtree(partial, ignore_errors=True)
+        os.close(handle)
+
+
+def _publish(version, folder) -> Path:
+    """Gives a whole version the next number, at once: a server polls the folder."""
+    for path in [*version.rglob("*"), version]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    while True:
+        target = folder / str(max(versions(folder), default=0) + 1)
+        try:
+            os.rename(version, target)
+        except OSError:
+            if not target.exists():  # else another machine's export was faster
+                raise
+        else:
+            return target
+
+
+def _check_versions(folder, format):
+    """A server that polls a folder takes its newest version for a SavedModel."""
+    for number in versions(folder):
+        for other, file in FILES.items():
+            if other != format and (folder / str(number) / file).is_file():
+                raise ModelError(
+                    f"{folder}: version {number} is of format={other!r}; must be "
+                    f"another folder for {format!r}"
+                )
+
+
+def _check(model, format, precision, warm_up):
     if keras.backend.backend() != "tensorflow":
         raise ModelError(
-            f"backend={keras.backend.backend()!r}: a SavedModel is written on the "
+            f"backend={keras.backend.backend()!r}: models are exported on the "
             "TensorFlow backend; set KERAS_BACKEND=tensorflow"
         )
     if not model.info.include_top or not model.info.include_preprocessing:
@@ -106,4 +199,15 @@ def _check(model):
             f"{model.name}: built with include_top={model.info.include_top}, "
             f"include_preprocessing={model.info.include_preprocessing}; "
             "serving needs both"
+        )
+    if format not in FORMATS or precision not in FORMATS[format]:
+        allowed = ", ".join(FORMATS.get(format, FORMATS))
+        what = f"precision={precision!r} with " if format in FORMATS else ""
+        raise ModelError(f"{what}format={format!r}: must be one of {allowed}")
+    if warm_up and format != "savedmodel":
+        raise ModelError(f"warm_up=True with format={format!r}: is for 'savedmodel'")
+    if warm_up and not tf_serving.can_warm_up():
+        raise ModelError(
+            "warm_up=True: needs the package tensorflow-serving-api; run `pip install "
+            "keras-resnet-d[serving]`"
         )

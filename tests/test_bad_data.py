@@ -16,11 +16,10 @@ from conftest import load_one, write_picture
 from PIL import Image
 
 import keras_resnet
-from keras_resnet import data, evaluate, export, train
+from keras_resnet import data, evaluate, train
 from keras_resnet.data.decode import ends_whole, has_magic, picture_size
 from keras_resnet.data.records import encode_example, index_records
 from keras_resnet.model import ModelError, Protocol
-from keras_resnet.savedmodel import SavedModel, SavedModelError
 
 ODD_JPEGS, ODD_PNGS = hostile.odd_jpegs(), hostile.odd_pngs()
 FOREIGN = hostile.foreign()
@@ -519,29 +518,3 @@ def test_picture_that_changes_during_an_epoch_is_named(how, own_folder, tiny):
         data.blame_pictures(source),
     ):
         list(itertools.islice(batches, 50))  # what was read ahead may still hold it
-
-
-# The bytes signature, through TensorFlow's C++ loader
-
-
-@pytest.fixture(scope="module")
-def served(net, tmp_path_factory):
-    with SavedModel(export.save(net, tmp_path_factory.mktemp("served"))) as model:
-        yield model
-
-
-def test_served_bytes_answer_as_prediction_does(served, net):
-    cases = [*ODD.values(), hostile.turned(6), hostile.turned(3)]
-    cases += [hostile.encoded(hostile.scene(), kind) for kind in ("gif", "webp", "bmp")]
-    theirs = served.run("serving_bytes", image_bytes=cases)["probabilities"]
-    images = [data.load_eval(case, net.info.protocol).numpy() for case in cases]
-    ours = net.predict(np.stack(images), verbose=0)
-    np.testing.assert_allclose(theirs, ours, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", FOREIGN)
-def test_served_model_refuses_a_foreign_file_and_goes_on(name, served):
-    with pytest.raises(SavedModelError):
-        served.run("serving_bytes", image_bytes=[ODD["rgb"], FOREIGN[name]])
-    answer = served.run("serving_bytes", image_bytes=[ODD["rgb"]])["probabilities"]
-    np.testing.assert_allclose(answer.sum(), 1, rtol=1e-5)

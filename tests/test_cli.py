@@ -1,5 +1,7 @@
 """The command line as a person meets it: its own process, its exit codes, its lines."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -10,10 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import write_folder
 
 import keras_resnet
+from keras_resnet.engines import FORMATS
+from keras_resnet.formats import TOLERANCES
 from keras_resnet.recipe import FIELD_TYPES
 from keras_resnet.recipes import RECIPES
 from keras_resnet.variants import open_model
@@ -113,8 +118,55 @@ def test_evaluate_predict_and_export_work_on_a_run(place):
         "003.png",
     ]
     done = run("export", "run", "served", "--json", cwd=place)
-    assert json.loads(done.out) == {"path": "served/1"}
+    facts = json.loads(done.out)
+    assert facts.pop("difference") < 1e-5
+    assert facts == {
+        "path": "served/1",
+        "format": "savedmodel",
+        "precision": "float32",
+    }
     assert (place / "served" / "1" / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"), [(k, p) for k, some in FORMATS.items() for p in some]
+)
+def test_every_export_predicts_and_is_evaluated(kind, precision, call, place, tmp_path):
+    options = ("--format", kind, "--precision", precision)
+    done = call("export", "run", tmp_path / "out", *options, cwd=place)
+    assert done.returncode == 0, done.err
+    assert f"{kind} in {precision}: off by at most " in done.out
+    asked = ("photos/val/red", "photos/val/blue/000.png", "--json")
+    of_run, of_file = (
+        json.loads(call("predict", model, *asked, cwd=place).out)
+        for model in ("run", tmp_path / "out")
+    )
+    assert len(of_file) == 5
+    for ours, theirs in zip(of_file, of_run):
+        assert (ours["file"], ours["classes"]) == (theirs["file"], theirs["classes"])
+        difference = np.subtract(ours["probabilities"], theirs["probabilities"])
+        assert np.abs(difference).max() <= TOLERANCES[precision]
+    before = sorted((tmp_path / "out").rglob("*"))
+    done = call("evaluate", tmp_path / "out" / "1", "photos", "--json", cwd=place)
+    measured = json.loads(done.out)
+    assert (
+        measured["confusion"]
+        == json.loads((place / "run" / "metrics.json").read_text())["confusion"]
+    )
+    assert sorted((tmp_path / "out").rglob("*")) == before
+
+
+def test_predictions_are_written_as_csv(call, place):
+    done = call("predict", "run", "photos/val/red", "--top", 2, "--csv", cwd=place)
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    assert len(rows) == 4 * 2
+    assert [row["rank"] for row in rows] == ["1", "2"] * 4
+    assert {row["class"] for row in rows} <= {"blue", "green", "red"}
+    assert all(0 <= float(row["probability"]) <= 1 for row in rows)
+    assert rows[0]["file"] == "photos/val/red/000.png"
+    both = call("predict", "run", "photos", "--csv", "--json", cwd=place)
+    assert both.returncode == 2
+    assert "--csv with --json" in both.err
 
 
 def assert_one_line(done, *words):

@@ -6,13 +6,11 @@ import zipfile
 import keras
 import numpy as np
 import pytest
-from conftest import write_picture
 
 import keras_resnet
 from keras_resnet import data, demo, evaluate, export, train
 from keras_resnet.model import ModelError
 from keras_resnet.recipe import Recipe
-from keras_resnet.savedmodel import SavedModel
 from keras_resnet.variants import open_model
 
 FILES = {
@@ -167,90 +165,6 @@ def test_half_precision_trains_and_answers_in_float32(
     assert model.output.dtype == "float32"
     assert evaluate.run(model, folder)["examples"] == 12
     assert np.isfinite(np.concatenate([w.ravel() for w in model.get_weights()])).all()
-
-
-@pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    return export.save(trained[1], tmp_path_factory.mktemp("served") / "colours")
-
-
-def test_export_writes_a_numbered_version_and_nothing_else(trained, exported):
-    assert exported.name == "1"
-    second = export.save(trained[1], exported.parent)
-    assert second.name == "2"
-    assert sorted(path.name for path in exported.parent.iterdir()) == ["1", "2"]
-    assert (exported / "assets" / "labels.txt").read_text() == "blue\ngreen\nred\n"
-    assert export.versions(exported.parent) == [1, 2]
-    assert export.versions(exported.parent / "nowhere") == []
-
-
-def test_served_signatures_are_the_published_ones(exported):
-    with SavedModel(exported) as served:
-        signatures = served.signatures
-    assert signatures["serving_default"] == {
-        "inputs": {"images": ("float32", (None, 32, 32, 3))},
-        "outputs": {"probabilities": ("float32", (None, 3))},
-    }
-    assert signatures["serving_bytes"] == {
-        "inputs": {"image_bytes": ("string", (None,))},
-        "outputs": {
-            "probabilities": ("float32", (None, 3)),
-            "top_classes": ("string", (None, 3)),
-            "top_probabilities": ("float32", (None, 3)),
-        },
-    }
-
-
-def test_served_answers_are_those_of_predict(trained, exported, folder, tmp_path):
-    _, model = trained
-    files = sorted((folder / "val").rglob("*.*"))
-    odd = tmp_path / "odd.jpg"  # of another size in the same batch
-    write_picture(odd, (200, 60, 50), seed=1, size=(90, 61))
-    files.append(odd)
-    images = np.stack([evaluate.load_picture(f, model.info.protocol) for f in files])
-    expected = model.predict(images, verbose=0)
-    with SavedModel(exported) as served:
-        pixels = served.run("serving_default", images=images.astype(np.float32))
-        encoded = np.array([f.read_bytes() for f in files], object)
-        answers = served.run("serving_bytes", image_bytes=encoded)
-    np.testing.assert_allclose(pixels["probabilities"], expected, atol=1e-5)
-    np.testing.assert_allclose(answers["probabilities"], expected, atol=1e-5)
-    order = np.argsort(-expected, axis=1, kind="stable")
-    names = np.array([b"blue", b"green", b"red"], object)
-    np.testing.assert_array_equal(answers["top_classes"], names[order])
-    np.testing.assert_allclose(
-        answers["top_probabilities"], np.take_along_axis(expected, order, 1), atol=1e-5
-    )
-
-
-def test_model_of_half_precision_is_served_in_float32(trained, tmp_path):
-    half = keras_resnet.model.rebuild(trained[1], "mixed_bfloat16")
-    assert half.get_layer("stem").compute_dtype == "bfloat16"
-    with SavedModel(export.save(half, tmp_path)) as served:
-        image = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3))
-        image = image.astype(np.float32)
-        ours = served.run("serving_default", images=image)["probabilities"]
-    expected = trained[1].predict(image, verbose=0)
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
-    assert np.abs(half.predict(image, verbose=0) - expected).max() > 1e-5
-
-
-def test_failed_export_leaves_no_version(trained, tmp_path, monkeypatch):
-    def fail(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(export, "_write", fail)
-    with pytest.raises(KeyboardInterrupt):
-        export.save(trained[1], tmp_path / "served")
-    assert list((tmp_path / "served").iterdir()) == []
-
-
-def test_model_without_classifier_or_normalisation_is_not_served(tmp_path):
-    for arguments in ({"include_top": False}, {"include_preprocessing": False}):
-        model = keras_resnet.create("resnet18d", width=8, **arguments)
-        with pytest.raises(ModelError, match="serving needs both"):
-            export.save(model, tmp_path / "served")
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

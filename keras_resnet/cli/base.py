@@ -46,4 +46,9 @@ def make_table(title, *columns, rows):
 
 def plain(value):
     """As it is: a file's name may have brackets, and bytes that are no UTF-8."""
-    return escape(str(value).encode(errors="backslashreplace").decode())
+    return escape(printable(value))
+
+
+def printable(value):
+    """As UTF-8 takes it."""
+    return str(value).encode(errors="backslashreplace").decode()

@@ -1,6 +1,8 @@
 """The commands that use models: list, evaluate, predict, export, convert."""
 
+import csv
 import dataclasses
+import io
 from pathlib import Path
 
 import click
@@ -17,9 +19,12 @@ from keras_resnet.cli.base import (
     group,
     json_option,
     make_table,
+    plain,
     print_result,
+    printable,
 )
 from keras_resnet.complexity import complexity
+from keras_resnet.engines import FORMATS, is_exported, open_any, read_description
 from keras_resnet.measures import confusion_map, to_json, worst_classes
 from keras_resnet.variants import open_model
 from keras_resnet.views import LARGEST, SCALES
@@ -76,17 +81,21 @@ def _short_sides(context, parameter, text):
 )
 @json_option
 def evaluate(model, data, split, max_bad_examples, ten_crop, size, scales, as_json):
-    """Top-1, top-5, loss and calibration of MODEL on DATA, each picture once."""
+    """Top-1, top-5, loss and calibration of MODEL on DATA, each picture once.
+
+    MODEL is a run directory, a .keras file, variant:weights, or an exported model.
+    """
     if scales and (ten_crop or size):
         other = "--ten-crop" if ten_crop else "--size"
         raise click.UsageError(f"{other} with --scales: leave out either")
     source, _ = pictures.without_bad(data, max_bad_examples, (split,))
-    net = open_model(model)
+    net = open_any(model)
     looks = {"views": "ten-crop" if ten_crop else "center"}
     looks |= {"size": size, "scales": scales}
     usual = split == "val" and not ten_crop and not scales
     usual = usual and size in (None, net.info.protocol.size)
-    run = Path(model) if Path(model).is_dir() and usual else None
+    is_run = Path(model).is_dir() and not is_exported(model)
+    run = Path(model) if is_run and usual else None
     metrics = measure(net, source, split, as_json, run, **looks)
     print_result(metrics, as_json, metrics_table(metrics))
 
@@ -129,10 +138,19 @@ def metrics_table(metrics):
 @click.argument("model")
 @click.argument("picture", nargs=-1, required=True)
 @click.option("--top", type=click.IntRange(1), default=5, help="Classes to show.")
+@click.option("--csv", "as_csv", is_flag=True, help="A line a class: for spreadsheets.")
 @json_option
-def predict(model, picture, top, as_json):
-    """Classify pictures, or all those in folders, with MODEL."""
-    results = evaluation.predict(open_model(model), picture, top)
+def predict(model, picture, top, as_csv, as_json):
+    """Classify pictures, or all those in folders, with MODEL.
+
+    MODEL is a run directory, a .keras file, variant:weights, or what `export` wrote:
+    its folder, a version in it, or a file.
+    """
+    if as_csv and as_json:
+        raise click.UsageError("--csv with --json: leave out either")
+    results = evaluation.predict(open_any(model), picture, top)
+    if as_csv:
+        return click.echo(_csv(results), nl=False)
     rows = [
         (
             result["file"],
@@ -146,14 +164,57 @@ def predict(model, picture, top, as_json):
     print_result(results, as_json, make_table(None, "picture", "classes", rows=rows))
 
 
+def _csv(results):
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("file", "rank", "class", "probability"))
+    for result in results:
+        likeliest = zip(result["classes"], result["probabilities"])
+        for rank, (name, probability) in enumerate(likeliest, start=1):
+            writer.writerow(
+                (printable(result["file"]), rank, printable(name), probability)
+            )
+    return stream.getvalue()
+
+
 @group.command()
 @click.argument("model")
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(list(FORMATS)),
+    default="savedmodel",
+    show_default=True,
+)
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    help="; ".join(f"{kind}: {', '.join(some)}" for kind, some in FORMATS.items()),
+)
+@click.option(
+    "--picture",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="To compare the answers on; several times. A photograph of our own otherwise.",
+)
+@click.option(
+    "--warm-up/--no-warm-up",
+    default=None,
+    help="Requests that TensorFlow Serving begins with; where their package is there.",
+)
 @json_option
-def export(model, folder, as_json):
-    """Write MODEL as FOLDER/<next version> for TensorFlow Serving."""
-    version = exporting.save(open_model(model), folder)
-    print_result({"path": str(version)}, as_json, f"SavedModel in {version}")
+def export(model, folder, kind, precision, picture, warm_up, as_json):
+    """Write MODEL as FOLDER/<next version>, for TensorFlow Serving or elsewhere."""
+    lines: list[str] = []
+    net = open_model(model)
+    version = exporting.save(
+        net, folder, kind, precision, picture, warm_up, lines.append
+    )
+    facts = {"path": str(version), "format": kind, "precision": precision}
+    facts["difference"] = read_description(version).difference
+    print_result(facts, as_json, *lines, f"{kind} in {plain(version)}")
 
 
 @group.command()

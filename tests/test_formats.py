@@ -1,0 +1,284 @@
+"""Files of other frameworks: what they take and answer, and how that is judged."""
+
+import importlib
+import json
+import logging
+import os
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_resnet
+from keras_resnet import engines, formats
+from keras_resnet.data import DataError
+from keras_resnet.model import ModelError, rebuild
+
+ALL = [(kind, some) for kind, those in formats.FORMATS.items() for some in those]
+NAMES = {
+    "onnx": {"model.onnx"},
+    "openvino": {"model.xml", "model.bin"},
+    "litert": {"model.tflite"},
+}
+
+
+def write(model, folder, kind, precision="float32"):
+    """An export of nothing but the file and what describes it."""
+    folder.mkdir(exist_ok=True)
+    formats.write(model, folder, kind, precision)
+    said = engines.describe(model, kind, precision)
+    (folder / engines.DESCRIPTION).write_text(json.dumps(said))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(trained, tmp_path_factory):
+    """{(format, precision): folder} of the tiny trained net."""
+    folder = tmp_path_factory.mktemp("files")
+    return {
+        (kind, some): write(trained[1], folder / f"{kind}-{some}", kind, some)
+        for kind, some in ALL
+    }
+
+
+@pytest.fixture(scope="module")
+def pictures(trained, folder):
+    """Real ones: the photograph's ten crops, and the validation set."""
+    protocol = trained[1].info.protocol
+    own = sorted((folder / "val").rglob("*.*"))
+    return np.concatenate(
+        [formats.photographs(protocol), formats.photographs(protocol, own)]
+    )
+
+
+@pytest.mark.parametrize(("kind", "precision"), ALL)
+def test_nothing_but_the_named_files_is_written(kind, precision, files):
+    there = {path.name for path in files[kind, precision].iterdir()}
+    assert there == {*NAMES[kind], "model.json"}
+
+
+def test_onnx_file_takes_and_gives_what_is_promised(files):
+    runtime = importlib.import_module("onnxruntime")
+    path = files["onnx", "float32"] / "model.onnx"
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    ends = [*session.get_inputs(), *session.get_outputs()]
+    assert [(end.name, end.type, end.shape) for end in ends] == [
+        ("images", "tensor(float)", ["batch", 32, 32, 3]),
+        ("probabilities", "tensor(float)", ["batch", 3]),
+    ]
+
+
+@pytest.mark.parametrize("precision", formats.FORMATS["openvino"])
+def test_openvino_file_takes_and_gives_what_is_promised(precision, files):
+    runtime = importlib.import_module("openvino")
+    model = runtime.Core().read_model(files["openvino", precision] / "model.xml")
+    ends = [*model.inputs, *model.outputs]
+    said = [(end.names, end.get_element_type().to_dtype()) for end in ends]
+    assert said == [({"images"}, np.float32), ({"probabilities"}, np.float32)]
+    shapes = [end.partial_shape.to_string() for end in ends]
+    assert shapes == ["[?,32,32,3]", "[?,3]"]
+
+
+@pytest.mark.parametrize("precision", formats.FORMATS["litert"])
+def test_litert_file_takes_and_gives_what_is_promised(precision, files):
+    runtime = importlib.import_module("ai_edge_litert.interpreter")
+    path = files["litert", precision] / "model.tflite"
+    interpreter = runtime.Interpreter(model_path=str(path))
+    assert interpreter.get_signature_list() == {
+        "serving_default": {"inputs": ["images"], "outputs": ["probabilities"]}
+    }
+    (taken,), (given,) = (
+        interpreter.get_input_details(),
+        interpreter.get_output_details(),
+    )
+    assert taken["shape_signature"].tolist() == [-1, 32, 32, 3]
+    assert given["shape_signature"].tolist() == [-1, 3]
+    assert taken["dtype"] == given["dtype"] == np.float32
+    interpreter.resize_tensor_input(taken["index"], [5, 32, 32, 3])
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(taken["index"], np.zeros([5, 32, 32, 3], np.float32))
+    interpreter.invoke()
+    assert interpreter.get_tensor(given["index"]).shape == (5, 3)
+
+
+@pytest.mark.parametrize(("kind", "precision"), ALL)
+def test_answers_are_those_of_predict(kind, precision, files, trained, pictures):
+    with engines.open_engine(files[kind, precision]) as engine:
+        found = formats.check(engine, trained[1], pictures)
+        answers = engine.predict_on_batch(pictures)
+    expected = trained[1].predict(pictures, verbose=0)
+    assert found == pytest.approx(np.abs(answers - expected).max(), rel=0.2, abs=1e-6)
+    assert found <= (1e-5 if precision == "float32" else formats.TOLERANCES[precision])
+    np.testing.assert_array_equal(answers.argmax(1)[10:], expected.argmax(1)[10:])
+
+
+def test_lesser_precisions_are_at_work(files, trained, pictures):
+    for case in [("openvino", "bfloat16"), ("litert", "int8")]:
+        with engines.open_engine(files[case]) as engine:
+            assert formats.difference(engine, trained[1], pictures) > 1e-4
+
+
+def test_int8_file_is_a_third_or_less(files):
+    sizes = {
+        precision: (files["litert", precision] / "model.tflite").stat().st_size
+        for precision in formats.FORMATS["litert"]
+    }
+    assert sizes["int8"] < 0.35 * sizes["float32"]
+
+
+def tell_apart(model, images):
+    """Gives an untrained net a head whose answers differ from picture to picture."""
+    head = model.get_layer("head")
+    features = keras.Model(model.inputs, head.input).predict_on_batch(images)
+    centre = features.mean(0)
+    kernel = head.kernel.numpy() / ((features - centre) @ head.kernel.numpy()).std()
+    head.set_weights([kernel, -centre @ kernel])
+    assert np.ptp(model.predict_on_batch(images), axis=0).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("variant", "overrides"),
+    [
+        ("resnet50d", {"attention": "se"}),
+        ("resnet50d", {"attention": "eca"}),
+        ("resnext50d_32x4d", {"width": 16, "groups": 4}),
+        ("resnet50d", {"output_stride": 8}),
+        ("resnet18b", {"shortcut": "zero_pad"}),
+        ("resnet50t", {}),
+    ],
+    ids=["se", "eca", "groups", "dilated", "zero-pad", "tiered"],
+)
+@pytest.mark.parametrize("kind", formats.FORMATS)
+def test_every_kind_of_layer_is_converted(kind, variant, overrides, tmp_path):
+    fields = {"width": 8, "depths": (1, 1, 1, 1), "zero_gamma": False, **overrides}
+    model = keras_resnet.create(variant, classes=7, **fields)
+    model.info = model.info.replace(protocol=keras_resnet.Protocol(size=64))
+    images = formats.photographs(model.info.protocol)
+    tell_apart(model, images)
+    with engines.open_engine(write(model, tmp_path, kind)) as engine:
+        assert formats.check(engine, model, images) < 2e-5
+
+
+@pytest.mark.parametrize(("kind", "precision"), ALL)
+def test_converters_keep_quiet(kind, precision, trained, tmp_path, capfd, caplog):
+    write(trained[1], tmp_path, kind, precision)
+    with engines.open_engine(tmp_path) as engine:
+        engine.predict_on_batch(np.zeros((1, 32, 32, 3)))
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+def test_quiet_puts_everything_back(capfd):
+    def fail():
+        os.write(2, b"lost")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), formats.quiet():
+        fail()
+    os.write(2, b"kept")
+    assert capfd.readouterr().err == "kept"
+    assert logging.getLogger().isEnabledFor(logging.ERROR)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("coreml",), r"format='coreml': must be one of onnx, openvino, litert"),
+        (("onnx", "int8"), r"precision='int8' with format='onnx': must be one of floa"),
+    ],
+)
+def test_unknown_format_is_named(arguments, words, trained, tmp_path):
+    with pytest.raises(ModelError, match=words):
+        formats.write(trained[1], tmp_path, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"), [("onnx", "tf2onnx"), ("openvino", "openvino")]
+)
+def test_missing_converter_is_named(kind, package, trained, tmp_path, monkeypatch):
+    for name in [package, f"{package}.convert"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    words = rf"format='{kind}': needs the package {package} .*resnet-d\[{kind}\]`"
+    with pytest.raises(ModelError, match=words):
+        formats.write(trained[1], tmp_path, kind)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_conversion_is_one_error_and_leaves_no_file(
+    trained, tmp_path, monkeypatch
+):
+    def fail(*_, **__):
+        raise RuntimeError("Exception from core.cpp:1:\nno such operation\nmore")
+
+    monkeypatch.setattr(importlib.import_module("openvino"), "save_model", fail)
+    with pytest.raises(
+        ModelError, match=r"format='openvino': resnet18d .*: no such operation$"
+    ):
+        formats.write(trained[1], tmp_path, "openvino")
+    assert list(tmp_path.iterdir()) == []
+
+
+def scale_an_initializer(folder):
+    """Makes one kernel of an ONNX file a tenth larger."""
+    onnx = importlib.import_module("onnx")
+    proto = onnx.load(folder / "model.onnx")
+    kernel = next(it for it in proto.graph.initializer if len(it.dims) == 4)
+    values = onnx.numpy_helper.to_array(kernel) * np.float32(1.1)
+    kernel.CopyFrom(onnx.numpy_helper.from_array(values, kernel.name))
+    onnx.save(proto, folder / "model.onnx")
+
+
+def test_file_with_a_spoiled_kernel_is_refused(trained, tmp_path, pictures):
+    write(trained[1], tmp_path, "onnx")
+    scale_an_initializer(tmp_path)
+    with (
+        engines.open_engine(tmp_path) as engine,
+        pytest.raises(
+            ModelError, match=r"off by .* on 22 pictures, more than .*float32"
+        ),
+    ):
+        formats.check(engine, trained[1], pictures)
+
+
+@pytest.mark.parametrize(("kind", "precision"), ALL)
+def test_file_of_another_net_is_refused(kind, precision, trained, tmp_path):
+    other = rebuild(trained[1])
+    head = other.get_layer("head")
+    head.set_weights([head.kernel.numpy()[:, ::-1], head.bias.numpy()])
+    images = formats.photographs(trained[1].info.protocol)
+    with (
+        engines.open_engine(write(other, tmp_path, kind, precision)) as engine,
+        pytest.raises(ModelError, match=f"more than .* of {precision}; do not use it"),
+    ):
+        formats.check(engine, trained[1], images)
+
+
+@pytest.mark.parametrize("spoil", ["half", "nan"])
+def test_weights_of_half_precision_are_no_float32(spoil, trained, tmp_path, pictures):
+    other = rebuild(trained[1])
+    half = [w.astype(np.float16).astype(np.float32) for w in other.get_weights()]
+    other.set_weights(half)
+    if spoil == "nan":
+        other.get_layer("head").bias.assign([np.nan, 0, 0])
+    with (
+        engines.open_engine(write(other, tmp_path, "openvino")) as engine,
+        pytest.raises(ModelError, match="off by nan" if spoil == "nan" else "off by"),
+    ):
+        formats.check(engine, trained[1], pictures)
+
+
+def test_photographs_are_what_the_protocol_shows(trained, folder, tmp_path):
+    protocol = trained[1].info.protocol
+    crops = formats.photographs(protocol)
+    assert crops.shape == (10, 32, 32, 3)
+    assert crops.dtype == np.uint8
+    np.testing.assert_array_equal(crops[:5, :, ::-1], crops[5:])
+    with pytest.raises(DataError, match=r"none\.png: no such file"):
+        formats.photographs(protocol, [tmp_path / "none.png"])
+
+
+def test_missing_photograph_is_named(trained, monkeypatch):
+    monkeypatch.setattr(formats, "PHOTOGRAPH", "nobody.jpg")
+    with pytest.raises(ModelError, match=r"nobody\.jpg: matplotlib came without it"):
+        formats.photographs(trained[1].info.protocol)

@@ -1,0 +1,319 @@
+"""The served graph answers as evaluation does, and no row harms another."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hostile_pictures as hostile
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+import keras_resnet
+from keras_resnet import data, demo, evaluate, export, savedmodel
+from keras_resnet.model import Protocol
+from keras_resnet.savedmodel import SavedModel, SavedModelError
+from keras_resnet.variants import open_model
+
+PICTURES = Path(__file__).parent / "goldens" / "pictures"
+DIGITS = Path(__file__).parents[1] / "models" / "resnet18d-digits"
+SERVED = ("jpeg", "png")
+ODD = hostile.odd_jpegs() | hostile.odd_pngs()
+BAD = hostile.foreign() | {
+    path.name: path.read_bytes() for path in sorted((PICTURES / "bad").iterdir())
+}
+
+
+@pytest.fixture(scope="module")
+def net():
+    """An untrained net of three classes that looks at 64 pixels."""
+    tiny = {"width": 8, "depths": (1, 1, 1, 1), "zero_gamma": False}
+    model = keras_resnet.create("resnet18d", classes=3, **tiny)
+    facts = {"class_names": ("blue", "grün", "red")}
+    facts["protocol"] = Protocol(64, 0.875, "bicubic")
+    model.info = dataclasses.replace(model.info, **facts)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(net, tmp_path_factory):
+    return export.save(net, tmp_path_factory.mktemp("served") / "colours")
+
+
+@pytest.fixture(scope="module")
+def served(folder):
+    with SavedModel(folder) as model:
+        yield model
+
+
+def ask(served, files):
+    return served.run("serving_bytes", image_bytes=np.array(list(files), object))
+
+
+def predicted(net, files):
+    images = [data.load_eval(file, net.info.protocol).numpy() for file in files]
+    return net.predict(np.stack(images), verbose=0)
+
+
+def test_signatures_are_the_published_ones(served):
+    assert served.signatures["serving_default"] == {
+        "inputs": {"images": ("float32", (None, 64, 64, 3))},
+        "outputs": {"probabilities": ("float32", (None, 3))},
+    }
+    assert served.signatures["serving_bytes"] == {
+        "inputs": {"image_bytes": ("string", (None,))},
+        "outputs": {
+            "ok": ("bool", (None,)),
+            "probabilities": ("float32", (None, 3)),
+            "top_classes": ("string", (None, 3)),
+            "top_probabilities": ("float32", (None, 3)),
+        },
+    }
+
+
+@pytest.mark.parametrize("count", [1, 3, 64])
+def test_pixels_answer_as_predict_does(count, served, net):
+    images = np.random.default_rng(count).uniform(0, 255, (count, 64, 64, 3))
+    images = images.astype(np.float32)
+    ours = served.run("serving_default", images=images)["probabilities"]
+    np.testing.assert_allclose(ours, net.predict(images, verbose=0), atol=1e-5)
+
+
+def test_bytes_of_mixed_sizes_answer_as_prediction_does(served, net):
+    files = [*ODD.values(), hostile.turned(6), hostile.turned(3)]
+    answers = ask(served, files)
+    expected = predicted(net, files)
+    np.testing.assert_allclose(answers["probabilities"], expected, atol=1e-5)
+    assert answers["ok"].all()
+    order = np.argsort(-answers["probabilities"], axis=1, kind="stable")
+    names = np.array([b"blue", "grün".encode(), b"red"], object)
+    np.testing.assert_array_equal(answers["top_classes"], names[order])
+    np.testing.assert_array_equal(
+        answers["top_probabilities"],
+        np.take_along_axis(answers["probabilities"], order, 1),
+    )
+
+
+def test_odd_pictures_of_files_are_answered_or_refused_by_their_format(served, net):
+    files = {p.name: p.read_bytes() for p in sorted((PICTURES / "ok").iterdir())}
+    answers = ask(served, files.values())
+    kinds = [data.decode.sniff(file[:12]) for file in files.values()]
+    assert {*kinds} == {"jpeg", "png", "gif", "bmp", "webp"}
+    served_ones = np.isin(kinds, SERVED)
+    np.testing.assert_array_equal(answers["ok"], served_ones)
+    expected = predicted(net, files.values())[served_ones]
+    ours = answers["probabilities"][served_ones]
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_bad_row_is_zeros_and_harms_no_other(served, net):
+    good = [ODD["rgb"], hostile.encoded(hostile.scene(90, 61))]
+    alone = ask(served, good)
+    bad = [b"", b"\xff\xd8\xff", *BAD.values(), hostile.bomb_png(20_000)]
+    bad += [hostile.lying_jpeg(13_000), hostile.lying_jpeg(65_000)]
+    answers = ask(served, [good[0], *bad, good[1]])
+    assert answers["ok"].tolist() == [True, *[False] * len(bad), True]
+    for key, value in answers.items():
+        np.testing.assert_array_equal(value[[0, -1]], alone[key], key)
+    refused = slice(1, -1)
+    assert not answers["probabilities"][refused].any()
+    assert not answers["top_probabilities"][refused].any()
+    assert {*answers["top_classes"][refused].ravel()} == {b""}
+
+
+def test_jpeg_is_refused_wherever_it_is_cut(served):
+    whole = hostile.encoded(hostile.scene())
+    cut = hostile.cuts(whole)
+    answers = ask(served, [*cut.values(), whole])
+    assert answers["ok"].tolist() == [False] * len(cut) + [True]
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_batch_without_a_good_row_is_answered(count, served):
+    answers = ask(served, [b"no picture"] * count)
+    assert {key: value.shape for key, value in answers.items()} == {
+        "ok": (count,),
+        "probabilities": (count, 3),
+        "top_classes": (count, 3),
+        "top_probabilities": (count, 3),
+    }
+    assert not answers["ok"].any()
+
+
+def in_a_process(folder, scratch, signature, onednn="1", **inputs):
+    """The answers in a process of its own."""
+    savedmodel.write_npz(scratch / "in.npz", inputs)
+    done = subprocess.run(
+        [
+            *(sys.executable, savedmodel.__file__, folder, signature),
+            *(scratch / "in.npz", scratch / "out.npz"),
+        ],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": onednn},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    return savedmodel.read_npz(scratch / "out.npz")
+
+
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_empty_batch_is_an_empty_answer(onednn, folder, tmp_path):
+    for signature, inputs in (
+        ("serving_default", {"images": np.zeros((0, 64, 64, 3), np.float32)}),
+        ("serving_bytes", {"image_bytes": np.array([], object)}),
+    ):
+        answer = in_a_process(folder, tmp_path, signature, onednn, **inputs)
+        assert answer["probabilities"].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"images": np.zeros((1, 64, 64, 4), np.float32)}, "64,64,4"),
+        ({"images": np.zeros((1, 32, 32, 3), np.float32)}, "32,32,3"),
+        ({"images": np.zeros((64, 64, 3), np.float32)}, "64,64,3"),
+        ({"images": np.zeros((1, 64, 64, 3))}, "float64"),
+    ],
+)
+def test_wrong_shape_or_dtype_is_refused_and_the_next_is_answered(
+    inputs, words, served
+):
+    with pytest.raises(SavedModelError) as refused:
+        served.run("serving_default", **inputs)
+    assert words in str(refused.value).replace(" ", "")
+    answer = ask(served, [ODD["rgb"]])["probabilities"]
+    np.testing.assert_allclose(answer.sum(), 1, rtol=1e-5)
+
+
+def test_row_that_is_not_finite_harms_no_other(served):
+    images = np.full((3, 64, 64, 3), 90, np.float32)
+    images[1, 5, 5, 0] = np.nan
+    answers = served.run("serving_default", images=images)["probabilities"]
+    assert np.isfinite(answers[[0, 2]]).all()
+    np.testing.assert_array_equal(answers[0], answers[2])
+
+
+def test_hundred_mebibytes_are_one_bad_row(served):
+    answers = ask(served, [b"\xff\xd8\xff" + bytes(100 * 2**20), ODD["rgb"]])
+    assert answers["ok"].tolist() == [False, True]
+
+
+def test_convolutions_run_with_bias_and_relu_in_one(folder):
+    graph, metadata = tf.Graph(), tf.compat.v1.RunMetadata()
+    with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
+        meta = tf.compat.v1.saved_model.load(session, ["serve"], str(folder))
+        signature = meta.signature_def["serving_default"]
+        session.run(
+            signature.outputs["probabilities"].name,
+            {signature.inputs["images"].name: np.zeros((1, 64, 64, 3), np.float32)},
+            options=tf.compat.v1.RunOptions(output_partition_graphs=True),
+            run_metadata=metadata,
+        )
+    nodes = [node for part in metadata.partition_graphs for node in part.node]
+    convolutions = [node for node in nodes if "Conv2D" in node.op]
+    assert all("FusedConv2D" in node.op for node in convolutions)
+    # a stem of 3, two in each of 4 blocks, and 3 shortcuts
+    assert len(convolutions) == 3 + 2 * 4 + 3
+    fused = [node.attr["fused_ops"].list.s for node in convolutions]
+    assert all(b"BiasAdd" in ops for ops in fused)
+    assert sum(b"Relu" in ops for ops in fused) >= 3 + 4
+    assert not [node for node in nodes if "FusedBatchNorm" in node.op]
+
+
+@pytest.mark.parametrize("onednn", ["0", "1"])
+def test_grouped_convolutions_need_no_compiler(onednn, tmp_path):
+    options = {"width": 32, "depths": (1, 1, 1, 1), "zero_gamma": False}
+    model = keras_resnet.create("resnext50d_32x4d", classes=3, **options)
+    model.info = model.info.replace(protocol=Protocol(64, 0.875, "bicubic"))
+    exported = export.save(model, tmp_path / "served")
+    saved = saved_model_pb2.SavedModel.FromString(
+        (exported / "saved_model.pb").read_bytes()
+    )
+    functions = saved.meta_graphs[0].graph_def.library.function
+    assert functions
+    assert not any(it.attr["_XlaMustCompile"].b for it in functions)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3))
+    images = images.astype(np.float32)
+    answer = in_a_process(exported, tmp_path, "serving_default", onednn, images=images)
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+
+
+def test_saved_model_cli_shows_and_runs_it(folder, tmp_path):
+    cli = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
+    where = ["--dir", folder, "--tag_set", "serve"]
+    np.save(tmp_path / "images.npy", np.full((2, 64, 64, 3), 90, np.float32))
+    done = subprocess.run(
+        [
+            *(*cli, "run", *where, "--signature_def", "serving_default", "--inputs"),
+            *(f"images={tmp_path / 'images.npy'}", "--outdir", tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    answers = np.load(tmp_path / "probabilities.npy")
+    np.testing.assert_allclose(answers.sum(1), [1, 1], rtol=1e-5)
+    done = subprocess.run(
+        [*cli, "show", *where, "--signature_def", "serving_bytes"],
+        capture_output=True,
+        text=True,
+    )
+    assert "inputs['image_bytes'] tensor_info" in done.stdout
+    assert "outputs['ok'] tensor_info" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """(the released net, its export, the 360 held-out digits as PNG files)."""
+    model = open_model(DIGITS)
+    place = tmp_path_factory.mktemp("digits")
+    exported = export.save(model, place / "served")
+    demo.write_digits(place / "records")
+    source = data.open_source(place / "records")
+    files = [file.numpy() for file, _ in source.split("val").ordered()]
+    return model, exported, source, files
+
+
+def test_digits_are_answered_as_evaluate_answers_picture_for_picture(digits):
+    model, exported, source, files = digits
+    metrics = evaluate.run(model, source)
+    expected = predicted(model, files)
+    with SavedModel(exported) as served:
+        answers = ask(served, files)
+    assert len(files) == metrics["examples"] == 360
+    assert answers["ok"].all()
+    np.testing.assert_allclose(answers["probabilities"], expected, atol=1e-5)
+    guesses = answers["probabilities"].argmax(1)
+    np.testing.assert_array_equal(guesses, expected.argmax(1))
+    truth = [label.numpy() for _, label in source.split("val").ordered()]
+    assert (guesses == truth).mean() == metrics["top1"]
+    told = json.loads((DIGITS / "metrics.json").read_text())
+    assert metrics["top1"] == told["top1"]
+
+
+def test_export_loads_where_neither_keras_nor_this_package_is(digits, tmp_path):
+    _, exported, _, files = digits
+    savedmodel.write_npz(tmp_path / "in.npz", {"image_bytes": np.array(files, object)})
+    program = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "assert not {'keras', 'keras_resnet', 'tensorflow'} & {*sys.modules}"
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", program, savedmodel.__file__, exported),
+            *("serving_bytes", tmp_path / "in.npz", tmp_path / "out.npz"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-500:]
+    with SavedModel(exported) as served:
+        expected = ask(served, files)["probabilities"]
+    answers = savedmodel.read_npz(tmp_path / "out.npz")["probabilities"]
+    np.testing.assert_allclose(answers, expected, atol=1e-6)
