@@ -5,7 +5,7 @@ import sys
 import click
 
 import keras_resnet
-from keras_resnet.cli import models, pictures, training  # noqa: F401 their commands
+from keras_resnet.cli import models, pictures, serving, training  # noqa: F401 commands
 from keras_resnet.cli.base import complain, group
 from keras_resnet.data import DataError
 from keras_resnet.demo import DemoError

@@ -1,0 +1,94 @@
+"""The command that serves: serve."""
+
+import json
+import shlex
+from pathlib import Path
+
+import click
+
+from keras_resnet import serve as serving
+from keras_resnet.cli.base import complain, group, json_option, print_result
+from keras_resnet.serve import ServeError, Settings
+from keras_resnet.tf_serving import model_name
+
+_DEFAULTS = Settings("any")
+
+
+def _limit(name, kind, text):
+    return click.option(
+        name,
+        type=kind,
+        default=getattr(_DEFAULTS, name.strip("-").replace("-", "_")),
+        show_default=True,
+        help=text,
+    )
+
+
+@group.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--name", help="In the paths, /v1/models/NAME; DIR's own by default.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8501,
+    show_default=True,
+    help="Of REST; 0: any free one.",
+)
+@_limit(
+    "--poll", click.FloatRange(0), "Seconds between looks for versions; 0: one look."
+)
+@_limit("--max-batch", click.IntRange(1), "Rows that are run together.")
+@_limit("--wait-ms", click.FloatRange(0), "That a request waits for others to join it.")
+@click.option(
+    "--max-body",
+    type=click.IntRange(1),
+    default=_DEFAULTS.max_body // 2**20,
+    show_default=True,
+    help="MiB of a request.",
+)
+@_limit("--max-rows", click.IntRange(1), "Of a request.")
+@_limit("--max-pixels", click.IntRange(1), "Of a picture, by its header.")
+@_limit("--max-queue", click.IntRange(1), "Requests at a time; more get a 503.")
+@click.option("--here", is_flag=True, help="Do not look for TensorFlow Serving.")
+@json_option
+def serve(folder, name, host, port, max_body, here, as_json, **limits):
+    """Serve the newest version in DIR at TensorFlow Serving's REST paths.
+
+    Where tensorflow_model_server or docker is there, this only prints the command that
+    serves with TensorFlow Serving, which is what production should use.
+    """
+
+    def announce(url, version):
+        if as_json:
+            facts = {"url": url, "model": settings.name, "version": str(version)}
+            click.echo(json.dumps(facts))
+        else:
+            click.echo(
+                f"{settings.name}, version {version}, is served at {url}; "
+                "Ctrl-C stops. In production use TensorFlow Serving."
+            )
+
+    try:
+        settings = Settings(
+            name or model_name(folder), max_body=max_body * 2**20, **limits
+        )
+        serving.check_folder(folder)
+        words = None if here else serving.command(folder, settings.name, port)
+        if words:
+            return _print_command(words, as_json)
+        serving.run(folder, settings, host, port, announce)
+    except ServeError as error:
+        complain(error)
+        raise click.exceptions.Exit(1) from error
+
+
+def _print_command(words, as_json):
+    print_result({"command": words}, as_json)
+    if not as_json:
+        click.echo(shlex.join(words))
+        click.echo(
+            "This is TensorFlow Serving, for production; with --here the built-in "
+            "server serves instead.",
+            err=True,
+        )

@@ -1,0 +1,92 @@
+"""Arrays -> JSON answers in the shapes of TensorFlow Serving's REST interface."""
+
+import base64
+import json
+
+import numpy as np
+
+from keras_resnet.serve.requests import RequestError
+
+_DTYPES = {"float32": "DT_FLOAT", "float64": "DT_DOUBLE", "float16": "DT_HALF"}
+_DTYPES |= {"bfloat16": "DT_BFLOAT16", "int32": "DT_INT32", "int64": "DT_INT64"}
+_DTYPES |= {"uint8": "DT_UINT8", "bool": "DT_BOOL", "string": "DT_STRING"}
+
+
+def write(outputs, by_rows):
+    """The bytes that answer a Call: predictions by rows, or outputs by columns.
+
+    With one output its values stand alone. A string is text, or, if the output's name
+    ends in _bytes, {"b64": ...}.
+
+    Raises:
+        RequestError: 400 if an output is not finite, which JSON cannot say.
+    """
+    columns = {key: _values(key, array) for key, array in outputs.items()}
+    only = next(iter(columns.values())) if len(columns) == 1 else None
+    if not by_rows:
+        answer = {"outputs": columns if only is None else only}
+    elif only is not None:
+        answer = {"predictions": only}
+    else:
+        rows = zip(*columns.values())
+        answer = {"predictions": [dict(zip(columns, row)) for row in rows]}
+    return json.dumps(answer, allow_nan=False).encode()
+
+
+def _values(key, array):
+    if array.dtype.hasobject:
+        texts = [_text(key, item) for item in array.flat]
+        return np.array(texts, object).reshape(array.shape).tolist()
+    if array.dtype.kind in "fV":  # a bfloat16 is of kind V
+        array = array.astype(np.float64)
+        if not np.isfinite(array).all():
+            raise RequestError(
+                400,
+                f"{key} is not finite for these inputs: pixels must be in [0, 255]",
+            )
+    return array.tolist()
+
+
+def _text(key, item):
+    if key.endswith("_bytes"):
+        return {"b64": base64.b64encode(item).decode()}
+    return item.decode(errors="replace")
+
+
+def metadata(name, version, tensors):
+    """The answer to .../metadata.
+
+    Args:
+        tensors: {signature: (inputs, outputs)}, each {key: (tensor, dtype, shape)}.
+    """
+    signatures = {
+        signature: {
+            "inputs": {key: _tensor(*info) for key, info in inputs.items()},
+            "outputs": {key: _tensor(*info) for key, info in outputs.items()},
+            "method_name": "tensorflow/serving/predict",
+            "defaults": {},
+        }
+        for signature, (inputs, outputs) in tensors.items()
+    }
+    return {
+        "model_spec": {"name": name, "signature_name": "", "version": str(version)},
+        "metadata": {"signature_def": {"signature_def": signatures}},
+    }
+
+
+def _tensor(tensor, dtype, shape):
+    sizes = [-1 if size is None else size for size in shape or ()]
+    return {
+        "dtype": _DTYPES.get(dtype, "DT_INVALID"),
+        "tensor_shape": {
+            "dim": [{"size": str(size), "name": ""} for size in sizes],
+            "unknown_rank": shape is None,
+        },
+        "name": tensor,
+    }
+
+
+def status(number, state, error=None):
+    """One entry of model_version_status."""
+    said = {"error_code": "UNKNOWN" if error else "OK", "error_message": error or ""}
+    return {"version": str(number), "state": state, "status": said}

@@ -1,0 +1,44 @@
+"""The command that serves a folder with TensorFlow Serving, where that is there."""
+
+import os
+import shutil
+import subprocess
+
+_PORT = 8501  # of TensorFlow Serving's REST
+_SECONDS = 5.0  # that docker's daemon may take to say that it is there
+
+
+def command(folder, name, port):
+    """The words of the command, or None: neither of its programs is there."""
+    path, port = os.path.abspath(folder), port or _PORT  # 0 would mean no REST there
+    if shutil.which("tensorflow_model_server"):
+        return [
+            "tensorflow_model_server",
+            "--port=8500",
+            f"--rest_api_port={port}",
+            f"--model_name={name}",
+            f"--model_base_path={path}",
+        ]
+    if _docker_runs():
+        return [
+            *("docker", "run", "-p", "8500:8500", "-p", f"{port}:{_PORT}"),
+            *("-v", f"{path}:/models/{name}", "-e", f"MODEL_NAME={name}"),
+            "tensorflow/serving",
+        ]
+    return None
+
+
+def _docker_runs():
+    """Whether there is a daemon too: the client alone serves nothing."""
+    if not shutil.which("docker"):
+        return False
+    try:
+        done = subprocess.run(
+            ["docker", "info", "--format", "{{.ServerVersion}}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and bool(done.stdout.strip())

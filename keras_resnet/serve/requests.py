@@ -1,0 +1,213 @@
+"""A request's JSON -> arrays, as TensorFlow Serving's REST interface reads it.
+
+https://www.tensorflow.org/tfx/serving/api_rest says what: `instances` is a list of
+rows and `inputs` a column each; bytes are {"b64": "..."}; with one input its name may
+be left out. Stricter than there: numbers must be finite, for JSON knows no others.
+"""
+
+import base64
+import itertools
+import json
+from dataclasses import dataclass
+from typing import NoReturn
+
+import numpy as np
+
+DEFAULT_SIGNATURE = "serving_default"
+_DEEPEST = 32  # dimensions
+_LEAVES: dict[str, tuple[set[type], str]] = {
+    "b": ({bool}, "true or false"),
+    "f": ({int, float}, "a number"),
+}
+_LEAVES |= {"i": ({int}, "a whole number"), "u": ({int}, "a whole number")}
+
+
+class RequestError(Exception):
+    """A request that is refused: an HTTP status, and why."""
+
+    def __init__(self, status, message):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class Call:
+    """A request as arrays; `rows` is the size of their first dimension."""
+
+    signature: str
+    inputs: dict[str, np.ndarray]
+    rows: int
+    by_rows: bool  # asked for with instances, so answered with predictions
+
+
+def read(body, signatures, max_rows):
+    """The Call that a body's bytes ask for.
+
+    Args:
+        signatures: those of a SavedModel.
+
+    Raises:
+        RequestError: 400, naming what is wrong and what must be there; 413 for more
+            rows than `max_rows`.
+    """
+    request = parse(body)
+    signature = request.get("signature_name")
+    if signature in (None, ""):
+        signature = DEFAULT_SIGNATURE
+    if not isinstance(signature, str) or signature not in signatures:
+        known = ", ".join(sorted(signatures))
+        _refuse(f"signature_name={_short(signature)}: must be one of {known}")
+    sources = signatures[signature]["inputs"]
+    by_rows = "instances" in request
+    if by_rows == ("inputs" in request):
+        _refuse("must have either instances, a list of rows, or inputs, by columns")
+    if by_rows:
+        columns = _from_rows(request["instances"], sources, max_rows)
+    else:
+        columns = _from_columns(request["inputs"], sources)
+    inputs = {key: _array(key, columns[key], *sources[key]) for key in sources}
+    return Call(signature, inputs, _count(inputs, max_rows), by_rows)
+
+
+def parse(body):
+    """The JSON object of a body's bytes.
+
+    Raises:
+        RequestError: 400.
+    """
+
+    def refuse(constant):
+        raise ValueError(f"{constant} is not JSON; numbers must be finite")
+
+    try:
+        request = json.loads(body, parse_constant=refuse)
+    except RecursionError:
+        _refuse("the request is nested too deep for any input")
+    except ValueError as error:  # bad UTF-8 too
+        _refuse(f"the request is not JSON: {error}")
+    if not isinstance(request, dict):
+        _refuse("the request must be a JSON object with instances or inputs")
+    return request
+
+
+def _from_rows(rows, sources, max_rows):
+    if not isinstance(rows, list):
+        _refuse(f"instances={_short(rows)}: must be a list of rows")
+    if len(rows) > max_rows:
+        _too_many(len(rows), max_rows)
+    named = [isinstance(row, dict) and not _is_b64(row) for row in rows]
+    if not any(named):
+        if len(sources) != 1:
+            _refuse(f"a row of instances must be an object with {_list(sources)}")
+        return dict.fromkeys(sources, rows)
+    for index, row in enumerate(rows):
+        _check_keys(f"instances[{index}]", row if named[index] else {}, sources)
+    return {key: [row[key] for row in rows] for key in sources}
+
+
+def _from_columns(inputs, sources):
+    if isinstance(inputs, dict) and not _is_b64(inputs):
+        _check_keys("inputs", inputs, sources)
+        return inputs
+    if len(sources) != 1:
+        _refuse(f"inputs must be an object with {_list(sources)}")
+    return dict.fromkeys(sources, inputs)
+
+
+def _check_keys(where, given, sources):
+    if given.keys() != sources.keys():
+        got = ", ".join(map(_short, sorted(given))) or "none of them"
+        _refuse(f"{where} must have {_list(sources)}, and has {got}")
+
+
+def _count(inputs, max_rows):
+    counts = {array.shape[:1] for array in inputs.values()}
+    if len(counts) != 1 or counts == {()}:
+        _refuse("all inputs must have the same number of rows")
+    rows = counts.pop()[0]
+    if rows < 1:
+        _refuse("there are no rows: there must be at least one")
+    if rows > max_rows:
+        _too_many(rows, max_rows)
+    return rows
+
+
+def _array(key, value, dtype, shape):
+    """The input as an array of the signature's dtype, and of a shape that it allows."""
+    sizes: list[int] = []
+    level = [value]
+    while (kinds := set(map(type, level))) == {list} and len(sizes) < _DEEPEST:
+        lengths = set(map(len, level))
+        if len(lengths) > 1:
+            _refuse(
+                f"{key} is ragged: lists at depth {len(sizes) + 1} differ in length"
+            )
+        sizes.append(lengths.pop())
+        level = list(itertools.chain.from_iterable(level))
+    _check_shape(key, sizes, shape, list in kinds)
+    if dtype == "string":
+        flat = np.empty(len(level), object)
+        flat[:] = [_bytes(key, item) for item in level]
+        return flat.reshape(sizes)
+    try:
+        allowed, wanted = _LEAVES[np.dtype(dtype).kind]
+        odd = kinds - allowed
+        if odd:
+            item = next(item for item in level if type(item) in odd)
+            _refuse(f"{key} holds {_short(item)}: must be {wanted}, {dtype}")
+        with np.errstate(over="ignore"):
+            array = np.array(level, dtype).reshape(sizes)
+    except (TypeError, KeyError):  # a dtype that only TensorFlow has
+        _refuse(f"{key} is {dtype}, which this server does not read from JSON")
+    except (ValueError, OverflowError) as error:
+        _refuse(f"{key} does not fit into {dtype}: {error}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        _refuse(f"{key} holds a number beyond {dtype}: numbers must be finite")
+    return array
+
+
+def _check_shape(key, sizes, shape, mixed):
+    if mixed:
+        _refuse(f"{key} is ragged, or of more than {_DEEPEST} dimensions")
+    if shape is None:
+        return
+    fits = len(sizes) == len(shape)
+    if not fits or any(m not in (n, None) for n, m in zip(sizes, shape)):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        _refuse(f"{key} has shape {sizes}: must be [{wanted}]")
+
+
+def _bytes(key, item):
+    if isinstance(item, str):
+        try:
+            return item.encode()
+        except UnicodeEncodeError:  # JSON may escape half a character
+            _refuse(f"{key} holds a string that is no Unicode; bytes must be base64")
+    if not isinstance(item, dict) or not _is_b64(item):
+        _refuse(f'{key} holds {_short(item)}: must be {{"b64": "..."}} or a string')
+    try:
+        return base64.b64decode("".join(item["b64"].split()), validate=True)
+    except ValueError as error:
+        _refuse(f"{key} holds b64 that is not base64: {error}")
+
+
+def _is_b64(value):
+    return value.keys() == {"b64"} and isinstance(value["b64"], str)
+
+
+def _list(names):
+    return ", ".join(sorted(names)) or "nothing"
+
+
+def _short(value):
+    said = json.dumps(value) if not isinstance(value, (list, dict)) else "a list"
+    said = "an object" if isinstance(value, dict) else said
+    return said if len(said) < 60 else f"{said[:60]}..."
+
+
+def _too_many(rows, max_rows) -> NoReturn:
+    raise RequestError(413, f"{rows} rows: must be at most {max_rows} a request")
+
+
+def _refuse(message) -> NoReturn:
+    raise RequestError(400, message)

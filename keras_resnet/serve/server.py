@@ -1,0 +1,99 @@
+"""Runs the server on a port until it is told to stop."""
+
+import asyncio
+import contextlib
+import ctypes
+import signal
+import socket
+
+import uvicorn
+
+from keras_resnet.serve.app import create
+from keras_resnet.serve.metrics import Metrics
+from keras_resnet.serve.settings import ServeError
+from keras_resnet.serve.versions import Versions
+
+_ARENAS = 2  # of memory that the C library's threads share
+_M_ARENA_MAX = -8  # as malloc.h numbers it
+_TRIM_SECONDS = 5.0
+
+
+def run(folder, settings, host, port, announce):
+    """Serves until SIGTERM or SIGINT, then ends what is in flight and returns.
+
+    Args:
+        announce: is called with the URL and the version number, once there is an answer
+            to be had.
+
+    Raises:
+        ServeError: the port is taken, or no version loads.
+    """
+    listening = _listen(host, port)
+    with listening:
+        asyncio.run(_serve(folder, settings, listening, announce))
+
+
+def _listen(host, port):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise ServeError(
+            f"port={port}: {error.strerror or error} on {host}; give another --port"
+        ) from error
+    except OverflowError as error:
+        raise ServeError(f"port={port}: must be in [0, 65535]") from error
+
+
+async def _serve(folder, settings, listening, announce):
+    metrics = Metrics()
+    versions = Versions(folder, settings, metrics)
+    app = create(folder, settings, metrics, versions)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            lifespan="on",
+            timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+        )
+    )
+    # before anything is loaded; and uvicorn, which raises them once more at its end,
+    # then finds these and not Python's own, by which the process would die
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    trimming = asyncio.create_task(_trim())
+    await versions.poll()
+    if not versions.current:
+        await versions.stop()
+        raise ServeError(_reason(folder, versions))
+    announce(_url(listening), versions.current.number)
+    await server.serve(sockets=[listening])
+    trimming.cancel()
+
+
+async def _trim():
+    """Gives freed memory back to the system now and then.
+
+    Pictures of all sizes leave holes in each of glibc's arenas, of which it makes eight
+    a core, and the process would grow for hours before it levelled off.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_ARENA_MAX, _ARENAS)
+        while True:
+            await asyncio.sleep(_TRIM_SECONDS)
+            await asyncio.to_thread(libc.malloc_trim, 0)
+
+
+def _reason(folder, versions):
+    for entry in versions.statuses():
+        message = entry["status"]["error_message"]
+        return f"{folder}: version {entry['version']} does not load: {message}"
+    return f"{folder}: has no version any more"
+
+
+def _url(listening):
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
