@@ -341,8 +341,15 @@ def test_fine_tuning_is_one_command(call, place, tmp_path):
     assert recipe["overrides"] == {"width": 8, "depths": [1, 1, 1, 1]}
     metrics = json.loads(done.out)
     assert metrics["examples"] == metrics["ema"]["examples"] == 12
-    saved = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
-    assert saved == metrics
+    kept = tmp_path / "tuned" / "metrics.json"
+    assert json.loads(kept.read_text()) == metrics
+    kept.unlink()
+    call("evaluate", "tuned", place / "photos", "--json", cwd=tmp_path)
+    assert json.loads(kept.read_text()) == metrics
+    others = write_folder(tmp_path / "others", train=1, val=2)
+    done = call("evaluate", "tuned", others, "--json", cwd=tmp_path)
+    assert json.loads(done.out)["examples"] == 6
+    assert json.loads(kept.read_text()) == metrics  # which are of the run's own data
     tuned = open_model(tmp_path / "tuned")
     assert tuned.info.protocol == open_model(place / "run").info.protocol
 

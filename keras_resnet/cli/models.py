@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ from keras_resnet.cli.base import (
     printable,
 )
 from keras_resnet.complexity import complexity
-from keras_resnet.engines import FORMATS, is_exported, open_any, read_description
+from keras_resnet.engines import FORMATS, open_any, read_description
 from keras_resnet.measures import confusion_map, to_json, worst_classes
 from keras_resnet.variants import open_model
 from keras_resnet.views import LARGEST, SCALES
@@ -94,14 +95,25 @@ def evaluate(model, data, split, max_bad_examples, ten_crop, size, scales, as_js
     looks |= {"size": size, "scales": scales}
     usual = split == "val" and not ten_crop and not scales
     usual = usual and size in (None, net.info.protocol.size)
-    is_run = Path(model).is_dir() and not is_exported(model)
-    run = Path(model) if is_run and usual else None
+    run = Path(model) if usual and _is_run_of(model, source) else None
     metrics = measure(net, source, split, as_json, run, **looks)
-    print_result(metrics, as_json, metrics_table(metrics))
+    print_result(metrics, as_json, *metrics_tables(metrics))
+
+
+def _is_run_of(model, source):
+    """Whether it is the directory of a run on this very data, whose measures it is."""
+    try:
+        said = json.loads(Path(model, training.DATA).read_text())
+        return said["data_hash"] == source.fingerprint
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def measure(model, data, split, as_json, run=None, **looks):
-    """Measures; and writes what a run directory keeps, if there is one."""
+    """Measures; and writes what a run directory keeps, if there is one.
+
+    There the moving average, if any, is measured too.
+    """
 
     def bar(batches):
         if as_json:
@@ -110,10 +122,21 @@ def measure(model, data, split, as_json, run=None, **looks):
 
     metrics = evaluation.run(model, data, split, progress=bar, **looks)
     if run:
+        if (run / training.RUN_AVERAGE).is_file():
+            average = open_model(run / training.RUN_AVERAGE)
+            metrics["ema"] = measure(average, data, split, as_json)
         training.write_whole(run / evaluation.METRICS, to_json(metrics))
         evaluation.picture_grid(model, data, run / evaluation.GRID)
         confusion_map(metrics, run / evaluation.CONFUSION)
     return metrics
+
+
+def metrics_tables(metrics):
+    """Of a model; and of its moving average, if that was measured."""
+    yield metrics_table(metrics)
+    if "ema" in metrics:
+        yield f"the moving average, {training.RUN_AVERAGE}:"
+        yield metrics_table(metrics["ema"])
 
 
 def metrics_table(metrics):

@@ -8,7 +8,6 @@ import keras
 
 from keras_resnet import data as pictures
 from keras_resnet import demo as demonstration
-from keras_resnet import evaluate as evaluation
 from keras_resnet import train as training
 from keras_resnet.cli.base import (
     err,
@@ -18,15 +17,13 @@ from keras_resnet.cli.base import (
     out,
     print_result,
 )
-from keras_resnet.cli.models import measure, metrics_table
+from keras_resnet.cli.models import measure, metrics_table, metrics_tables
 from keras_resnet.cli.options import chosen_recipe, recipe_options
 from keras_resnet.learner import audit as audited
-from keras_resnet.measures import to_json
 from keras_resnet.objective import rate_curve
 from keras_resnet.progress import TrainingBar
 from keras_resnet.recipe import FIELD_TYPES
 from keras_resnet.recipes import RECIPES
-from keras_resnet.variants import open_model
 
 _COLUMN = 26  # characters that a recipe takes in a table
 
@@ -101,14 +98,7 @@ def train(data, run, recipe, audit, as_json, **fields):
     with training_bar(chosen, as_json) as bar:
         model = training.fit(chosen, source, run, bar)
     metrics = measure(model, source, "val", as_json, Path(run))
-    tables = [metrics_table(metrics)]
-    if chosen.ema:
-        average = open_model(Path(run) / training.RUN_AVERAGE)
-        metrics["ema"] = measure(average, source, "val", as_json)
-        training.write_whole(Path(run) / evaluation.METRICS, to_json(metrics))
-        tables += [f"the moving average, {training.RUN_AVERAGE}:"]
-        tables += [metrics_table(metrics["ema"])]
-    print_result(metrics, as_json, *tables, f"everything is in {run}")
+    print_result(metrics, as_json, *metrics_tables(metrics), f"everything is in {run}")
 
 
 def _print_audit(model, as_json):
