@@ -72,7 +72,8 @@ def test_features_of_a_backbone_stay(images):
     model = seasoned("resnet26d", include_top=False, pooling=None)
     expected = model.predict(images, verbose=0)
     ours = export.fold_batch_norm(model).predict(images, verbose=0)
-    np.testing.assert_allclose(ours, expected, atol=1e-5 * expected.std())
+    # float32 has no more than seven digits of the largest features
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * expected.std())
 
 
 def test_net_of_half_precision_is_folded_in_float32(images):
