@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
-import keras
 import tensorflow as tf
 
 from keras_resnet.data import decode_image, eval_crop
@@ -56,12 +54,21 @@ def write_saved_model(model, path) -> None:
         images = tf.pad(images, [[0, more], [0, 0], [0, 0], [0, 0]])
         return answer(images)[OUTPUT][:count]
 
-    archive: Any = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint("serving_default", serving_default, [_pixels(model)])
     encoded = tf.TensorSpec([None], tf.string, "image_bytes")
-    archive.add_endpoint("serving_bytes", serving_bytes, [encoded])
-    archive.write_out(str(path), verbose=False)
+    module = tf.Module()
+    # TensorFlow's own: of Keras's it would write each a second time
+    module.kept = [variable.value for variable in model.variables]
+    tf.saved_model.save(
+        module,
+        str(path),
+        {
+            signature.__name__: tf.function(signature, input_signature=[spec])
+            for signature, spec in (
+                (serving_default, _pixels(model)),
+                (serving_bytes, encoded),
+            )
+        },
+    )
 
 
 def trace(model):
