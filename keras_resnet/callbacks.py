@@ -5,27 +5,28 @@ from __future__ import annotations
 import csv
 import io
 import json
-import zipfile
+import signal
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet import checkpoints
+from keras_resnet.checkpoints import Place, RunError
 from keras_resnet.objective import plateau_drops
+from keras_resnet.process import Interrupted
 from keras_resnet.weights import aside
 
 HISTORY = "history.json"
 LOG = "log.csv"  # the same, for a spreadsheet
 TENSORBOARD = "tensorboard"  # the same, for TensorBoard
-CHECKPOINT = "checkpoint.npz"
+_METRIC = "metric"  # where a checkpoint's arrays are of metrics
 STREAK = 20  # batches without a finite loss, or halvings of the loss scale
 _LOOK = 10  # batches between looks, each of which waits for the device
-
-
-class RunError(ValueError):
-    """A run directory that cannot be used as asked, with its path and what to do."""
 
 
 def write_whole(path: Path, content: str | bytes):
@@ -34,56 +35,229 @@ def write_whole(path: Path, content: str | bytes):
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """After each epoch: the whole state and the history, atomically."""
+@dataclass(frozen=True)
+class Saving:
+    """How often a run writes where it stands, and how many of these it keeps."""
 
-    def __init__(self, run, history):
+    steps: int = 0  # batches from one to the next; 0: by time and epochs alone
+    seconds: float = 600.0  # the same by time; 0: by steps and epochs alone
+    keep: int = 2  # the newest; the best epoch's is kept besides
+
+    def __post_init__(self):
+        if self.steps < 0 or not 0 <= self.seconds < float("inf"):
+            raise ValueError(
+                f"checkpoint_steps={self.steps}, checkpoint_seconds={self.seconds}: "
+                "must be 0 or more"
+            )
+        if self.keep < 2:
+            raise ValueError(f"keep={self.keep}: must be at least 2, should one rot")
+
+
+class Keeper(keras.callbacks.Callback):
+    """Writes where the run stands: by steps, by time, after epochs, and when stopped.
+
+    A step waits for the copy to host memory alone; a thread does the rest, and what
+    goes wrong there ends the run at the next step.
+
+    Args:
+        run: the run directory.
+        history: the rows of the epochs that are done; grows.
+        steps: batches an epoch.
+        parts: that a batch is computed in.
+        facts: of every manifest, as JSON has them.
+        stop: of `process.stoppable`.
+        saving: a Saving.
+    """
+
+    def __init__(self, run, history, steps, parts, facts, stop, saving):
         super().__init__()
-        self.run, self.history = run, history
+        self.run, self.history, self.facts = run, history, facts
+        self.steps, self.parts = steps, parts
+        self.stop, self.saving = stop, saving
+        self.logs: dict[str, float] | None = None  # of an epoch's batches, once done
+        self._saved = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch, self.logs = epoch, None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._writing and self._writing.done():
+            self.wait()
+        done, part = divmod(batch + 1, self.parts)
+        if part:
+            return
+        if done == self.steps:
+            _sync(self.model)
+            self.logs = _floats(self.model.get_metrics_result())
+        if self.stop.signal:
+            self._leave(Place(self.epoch, done))
+        if done < self.steps and self._is_due(done) and not self._writing:
+            self._save(Place(self.epoch, done))
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self.stop.signal and self.logs is not None:
+            self._leave(Place(self.epoch, self.steps))
 
     def on_epoch_end(self, epoch, logs=None):
         rate = float(self.model.optimizer.learning_rate)
-        logs = {key: float(value) for key, value in logs.items()}
-        row = {"epoch": epoch + 1, "rate": rate, **logs}
-        arrays: dict[str, Any] = {
-            name: np.asarray(keras.ops.convert_to_numpy(variable))
+        self.history.append({"epoch": epoch + 1, "rate": rate, **_floats(logs)})
+        self.logs = None
+        self.wait()
+        self._save(Place(epoch + 1))
+        if self.stop.signal:
+            self._leave(Place(epoch + 1), saved=True)
+
+    def on_train_end(self, logs=None):
+        self.wait()
+
+    def wait(self):
+        """Returns when nothing is being written, or raises what went wrong."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def close(self):
+        """Ends the thread when it has written what it was given."""
+        self._thread.shutdown()
+
+    def _is_due(self, done):
+        steps, seconds = self.saving.steps, self.saving.seconds
+        by_steps = steps and (self.epoch * self.steps + done) % steps == 0
+        return by_steps or (seconds and time.monotonic() - self._saved >= seconds)
+
+    def _leave(self, place, saved=False):
+        self.wait()
+        if not saved:
+            self._save(place)
+            self.wait()
+        name = signal.Signals(self.stop.signal).name
+        raise Interrupted(
+            f"{self.run}: stopped by {name}, and written at {place}; "
+            "the same command goes on from there"
+        )
+
+    def _save(self, place):
+        _sync(self.model)
+        arrays = {
+            name: np.array(keras.ops.convert_to_numpy(variable))  # a copy
             for name, variable in _state(self.model).items()
         }
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            step = (epoch + 1) * self.params["steps"]
+        facts = {**self.facts, "logs": self.logs, "history": list(self.history)}
+        pace = _pace(self.model.optimizer)
+        self._writing = self._thread.submit(self._write, place, arrays, facts, pace)
+        self._saved = time.monotonic()
+
+    def _write(self, place, arrays, facts, pace):
+        if not all(
+            np.isfinite(array).all()
+            for name, array in arrays.items()
+            if not name.startswith(_METRIC)  # of one bad batch, and float16 has such
+        ):
+            step = place.epoch * self.steps + place.batch
             raise RunError(
-                f"{self.run}: the weights are not finite after epoch {epoch + 1}, step "
-                f"{step}; {_pace(self.model.optimizer)}. The epoch is not kept; try a "
+                f"{self.run}: the weights are not finite at step {step}, after "
+                f"{place.epoch} epochs; {pace}. The last checkpoint is kept; try a "
                 "smaller base_rate, or a longer warm-up, in another directory"
             )
-        self.history.append(row)
-        text = json.dumps(self.history, indent=1)
-        stream = io.BytesIO()
-        np.savez(stream, history=np.frombuffer(text.encode(), np.uint8), **arrays)
-        write_whole(self.run / CHECKPOINT, stream.getvalue())
-        write_whole(self.run / HISTORY, text)
-        write_whole(self.run / LOG, _table(self.history))
+        rows = facts["history"]
+        try:
+            checkpoints.write(self.run, place, arrays, facts)
+            checkpoints.prune(self.run, place, self.saving.keep, best_place(rows))
+            if not place.batch:
+                write_history(self.run, rows)
+        except OSError as error:
+            raise RunError(
+                f"{self.run}: the checkpoint of {place} cannot be written: "
+                f"{error.strerror or error}; those before it are whole. When that is "
+                "mended, the same command goes on"
+            ) from error
 
 
-def restore(model, run):
-    """Loads the checkpoint if there is one: the rows of the epochs that are done."""
-    path = run / CHECKPOINT
-    if not path.exists():
-        return []
-    try:
-        with np.load(path) as arrays:  # a zip: it knows its checksums
-            values = dict(arrays)
-        history = json.loads(values.pop("history").tobytes())
-        state = _state(model)
-        if state.keys() != values.keys():
-            raise KeyError("its variables are not this model's")
-        for name, variable in state.items():
-            variable.assign(values[name])
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+def best_place(history) -> Place | None:
+    """Of the epoch with the best validation top-1, the first of such."""
+    scores = [row.get("val_top1", -1.0) for row in history]
+    return Place(history[int(np.argmax(scores))]["epoch"]) if scores else None
+
+
+def write_history(run, history):
+    """Writes history.json and log.csv."""
+    write_whole(run / HISTORY, json.dumps(history, indent=1))
+    write_whole(run / LOG, _table(history))
+
+
+def restore(model, checkpoint):
+    """Puts back all variables of model and optimizer.
+
+    Raises:
+        RunError: they are not this model's.
+    """
+    ours = {n: v for n, v in _state(model).items() if not n.startswith(_METRIC)}
+    theirs = {n: a for n, a in checkpoint.arrays.items() if not n.startswith(_METRIC)}
+    wrong = [
+        name
+        for name in sorted(ours.keys() | theirs.keys())
+        if name not in ours
+        or name not in theirs
+        or tuple(ours[name].shape) != theirs[name].shape
+        or keras.backend.standardize_dtype(ours[name].dtype) != theirs[name].dtype
+    ]
+    if wrong:
         raise RunError(
-            f"{path}: damaged ({error}); remove the run directory to start afresh"
-        ) from error
-    return history
+            f"checkpoint {checkpoint.place}: its variables are not this model's "
+            f"({', '.join(wrong[:5])}); was it written by another version? "
+            f"{checkpoint.facts.get('versions')}"
+        )
+    for name, variable in ours.items():
+        variable.assign(theirs[name])
+    # the metrics' variables are there from their first use on, which may be no later
+    # than the epoch in the middle of which training goes on
+    blank = np.zeros((1, model.net.output_shape[-1]), np.float32)
+    model.compute_metrics(None, blank, blank)
+
+
+class Several(keras.callbacks.CallbackList):
+    """The callbacks of one training that is several `fit`s.
+
+    They see one training: it begins and ends once, and batches are counted from the
+    beginning of their epoch, also where the first `fit` starts within one.
+
+    Args:
+        first: batches, or parts of such, of the first epoch that are done.
+        metrics: {name: array} of a checkpoint, put back when that epoch begins.
+    """
+
+    def __init__(self, callbacks, model, first, metrics, **params):
+        super().__init__(callbacks, add_history=True, model=model, **params)
+        self.first, self.metrics = first, metrics
+        self.begun, self.last = False, False
+
+    def on_train_begin(self, logs=None):
+        if not self.begun:
+            super().on_train_begin(logs)
+        self.begun = True
+
+    def on_train_end(self, logs=None):
+        if self.last:
+            super().on_train_end(logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        for name, variable in _state(self.model).items():
+            if name in self.metrics:  # which fit has just reset
+                variable.assign(self.metrics[name])
+        self.metrics = {}
+
+    def on_train_batch_begin(self, batch, logs=None):
+        super().on_train_batch_begin(batch + self.first, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch + self.first, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.first = 0
+        super().on_epoch_end(epoch, logs)
 
 
 class Events(keras.callbacks.Callback):
@@ -145,8 +319,7 @@ class Watch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if (batch + 1) % _LOOK and batch + 1 < self.params["steps"]:
             return
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
+        _sync(self.model)
         optimizer = self.model.optimizer
         streak = int(self.model.bad_steps)
         scale = _scale(optimizer)
@@ -161,7 +334,7 @@ class Watch(keras.callbacks.Callback):
         )
         raise RunError(
             f"{self.run}: stopped at step {self.before + batch + 1}: {what}; "
-            f"{_pace(optimizer)}. The last whole epoch is kept; try a smaller "
+            f"{_pace(optimizer)}. The last checkpoint is kept; try a smaller "
             "base_rate, a longer warm-up, or precision=float32, in another directory"
         )
 
@@ -203,9 +376,30 @@ def curves(title, history) -> bytes:
 
 
 def _state(model):
-    # by place: seed generators have another name each time a process builds the net
-    everything = [*model.state, *model.optimizer.variables]
-    return {f"{place:05d}": variable for place, variable in enumerate(everything)}
+    """{name: variable} of all that training changes; metrics only once they are built.
+
+    The names are those of a checkpoint's arrays.
+    """
+    groups = {
+        "model": model.state,
+        "optimizer": model.optimizer.variables,
+        _METRIC: model.metrics_variables,
+    }
+    return {
+        f"{group}/{place:05d}": variable
+        for group, variables in groups.items()
+        for place, variable in enumerate(variables)
+    }
+
+
+def _sync(model):
+    """On JAX variables are old until this; `fit` keeps the new values to itself."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
+def _floats(logs):
+    return {name: float(value) for name, value in logs.items()}
 
 
 def _table(history):

@@ -33,7 +33,7 @@ LEFT = {  # in the run directory
     evaluate.CONFUSION: "which digit is taken for which",
     evaluate.METRICS: "top-1, top-5, loss, calibration, serving difference",
     train.RUN_MODEL: "the Keras model",
-    train.CHECKPOINT: "all state, to resume",
+    train.CHECKPOINTS: "all state, to resume",
     "export/1": "the SavedModel",
 }
 

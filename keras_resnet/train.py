@@ -1,29 +1,36 @@
-"""Recipe and data -> a run directory; running again resumes at the last whole epoch."""
+"""Recipe and data -> a run directory; running again resumes, bit for bit."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
 from keras_resnet.callbacks import (
-    CHECKPOINT,
     HISTORY,
     LOG,
     TENSORBOARD,
-    Checkpoint,
     Events,
+    Keeper,
     Plateau,
-    RunError,
+    Saving,
+    Several,
     Watch,
     curves,
     restore,
+    write_history,
     write_whole,
 )
+from keras_resnet.checkpoints import FOLDER as CHECKPOINTS
+from keras_resnet.checkpoints import Place, RunError, newest, places
 from keras_resnet.learner import (
     check,
     learner,
@@ -33,13 +40,14 @@ from keras_resnet.learner import (
 )
 from keras_resnet.model import assemble
 from keras_resnet.objective import schedule
+from keras_resnet.process import LOCK, Interrupted, locked, stoppable
 from keras_resnet.recipe import Recipe
 from keras_resnet.trainable import Trainable
 from keras_resnet.variants import RUN_MODEL, open_model
 from keras_resnet.weights import aside
 
 __all__ = [
-    "CHECKPOINT",
+    "CHECKPOINTS",
     "CURVES",
     "DATA",
     "HISTORY",
@@ -47,6 +55,7 @@ __all__ = [
     "RECIPE",
     "RUN_AVERAGE",
     "TENSORBOARD",
+    "Interrupted",
     "RunError",
     "fit",
     "is_finished",
@@ -67,36 +76,48 @@ def fit(
     run,
     progress: keras.callbacks.Callback | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoint_steps: int = 0,
+    checkpoint_seconds: float = 600.0,
+    keep: int = 2,
 ):
-    """Trains a recipe on data into a run directory.
+    """Trains a recipe on data into a run directory; the same call again resumes.
 
-    The directory gets recipe.json and data.json; history.json, log.csv, tensorboard/
-    and checkpoint.npz (all variables of model and optimizer) after each epoch; at the
-    end curves.png, model.keras and, with `ema`, model_ema.keras. Each file is written
-    aside and renamed. The same call again resumes after the last whole epoch, with the
-    results of an uninterrupted run, or returns the finished model.
+    The directory gets recipe.json and data.json; checkpoints/ by time, by steps, after
+    each epoch and when the run is stopped; history.json, log.csv and tensorboard/ after
+    each epoch; at the end curves.png, model.keras and, with `ema`, model_ema.keras.
+    Each is written aside, flushed and renamed. A run that was stopped, killed or out of
+    disk goes on from its newest checkpoint that verifies, to the very weights,
+    optimizer state and history of one that never stopped. SIGTERM and SIGINT write a
+    checkpoint within a step and raise Interrupted; a second one ends the process.
 
     Args:
-        recipe: a Recipe.
+        recipe: a Recipe. Of one whose run is there, `epochs` alone may be another, and
+            more.
         data: what `data.open_source` takes, with train and val pictures; up to the
             recipe's `max_bad_examples` that cannot be decoded are left out, and listed
             in data.json.
-        run: a directory, made if need be.
+        run: a directory, made if need be, and locked while this lasts.
         progress: a Keras callback that shows how it goes; None prints the choice of
             precision and nothing else.
         callbacks: further Keras callbacks; what they remember is not resumed. Their
             `model` is a Trainable, whose `net` is the net.
+        checkpoint_steps: batches between two checkpoints; 0: as below.
+        checkpoint_seconds: between two checkpoints; 0: after epochs alone.
+        keep: of checkpoints the newest, 2 or more; that of the best epoch stays too.
 
     Returns:
         The trained model, with softmax, class names and evaluation protocol.
 
     Raises:
-        RunError: the directory is of another recipe or other data, or damaged; or the
-            run came to no finite loss any more.
+        RunError: the directory is of another recipe or other data, in use, or damaged;
+            a checkpoint could not be written; or the run came to no finite loss any
+            more.
+        Interrupted: a KeyboardInterrupt; the run was told to stop.
         DataError, RecipeError, ModelError, WeightsError, ValueError: before anything
             is built or written.
     """
     run = Path(run)
+    saving = Saving(checkpoint_steps, checkpoint_seconds, keep)
     source, _ = pictures.without_bad(data, recipe.max_bad_examples)
     if source.split("val") is source.train:
         raise pictures.DataError(
@@ -105,21 +126,41 @@ def fit(
         )
     if is_finished(recipe, source, run):
         return open_model(run)
-    model, whole, steps = prepare(recipe, source)
-    run.mkdir(parents=True, exist_ok=True)
-    for name, facts in reversed(_identity(recipe, source).items()):  # recipe.json last
-        write_whole(run / name, json.dumps(facts, indent=1))
-    history = restore(model, run)
-    if len(history) < recipe.epochs:
-        every = list(callbacks) if progress is None else [*callbacks, progress]
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(stoppable())
+        if run.is_dir():
+            held.enter_context(locked(run))
+        checkpoint, rejected = newest(run)
+        for reason in rejected:
+            print(f"{reason}; left out", file=sys.stderr)
+        # as it began, on whatever machine
+        began = checkpoint.facts["precision"] if checkpoint else recipe.precision
+        model, whole, steps = prepare(recipe.replace(precision=began), source)
+        facts = _facts(recipe, source, precision_policy(whole))
+        if not run.is_dir():
+            run.mkdir(parents=True)
+            held.enter_context(locked(run))
+            if places(run):
+                raise RunError(
+                    f"{run}: another process has trained there meanwhile; the same "
+                    "command goes on from there"
+                )
+        for name in (RUN_MODEL, RUN_AVERAGE):  # of fewer epochs, and it is not over
+            (run / name).unlink(missing_ok=True)
+        for name, said in reversed(_identity(recipe, source).items()):  # recipe last
+            write_whole(run / name, json.dumps(said, indent=1))
         if progress is None:
             print(said_precision(whole))
-        _train(model, whole, source, steps, run, history, every)
-    title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
-    write_whole(run / CURVES, curves(title, history))
-    if recipe.ema:
-        _save(model.net, model.averages, run / RUN_AVERAGE)
-    _save(model.net, model.net.weights, run / RUN_MODEL)
+        every = [*callbacks, *([] if progress is None else [progress])]
+        history = checkpoint.facts["history"] if checkpoint else []
+        keeper = Keeper(run, history, steps, recipe.accumulate, facts, stop, saving)
+        with contextlib.closing(keeper):
+            _train(model, whole, source, steps, keeper, checkpoint, every)
+        title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
+        write_whole(run / CURVES, curves(title, history))
+        if recipe.ema:
+            _save(model.net, model.averages, run / RUN_AVERAGE)
+        _save(model.net, model.net.weights, run / RUN_MODEL)
     return open_model(run)
 
 
@@ -138,20 +179,19 @@ def is_finished(recipe, data, run) -> bool:
     if run.exists() and not run.is_dir():
         raise RunError(f"{run}: is a file; choose a directory")
     if not (run / RECIPE).exists():
-        if run.is_dir() and any(run.iterdir()):
+        # these, whole or not, are there before the recipe
+        early = {LOCK, DATA, *(f".partial.{name}" for name in (DATA, RECIPE))}
+        if run.is_dir() and {path.name for path in run.iterdir()} - early:
             raise RunError(f"{run}: holds files but no run; choose an empty directory")
         return False
     differing = []
     source, _ = pictures.without_bad(data, recipe.max_bad_examples)
     for name, ours in _identity(recipe, source).items():
-        try:
-            theirs = json.loads((run / name).read_text())
-            # data may move, and its hash is of what is left of it
-            keys = (theirs.keys() | ours.keys()) - {"path", "bad_examples"}
-        except (AttributeError, OSError, ValueError) as error:
-            raise RunError(
-                f"{run / name}: unreadable ({error}); choose another directory"
-            ) from error
+        theirs = _read(run / name)
+        # data may move, and its hash is of what is left of it
+        keys = (theirs.keys() | ours.keys()) - {"path", "bad_examples"}
+        if theirs.get("epochs", 0) < ours.get("epochs", 0):
+            keys -= {"epochs"}
         differing += [
             f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
             for key in sorted(keys)
@@ -160,9 +200,22 @@ def is_finished(recipe, data, run) -> bool:
     if differing:
         raise RunError(
             f"{run}: belongs to another run: {'; '.join(differing)}. Choose another "
-            "directory, or the same recipe and data"
+            "directory, or the same recipe and data; epochs alone may change, upwards"
         )
-    return (run / RUN_MODEL).is_file()
+    whole = (run / RUN_MODEL).is_file() and (run / HISTORY).is_file()
+    return whole and len(_read(run / HISTORY, list)) >= recipe.epochs
+
+
+def _read(path, kind=dict):
+    try:
+        said = json.loads(path.read_text())
+        if not isinstance(said, kind):
+            raise ValueError(f"no {kind.__name__}")
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path}: unreadable ({error}); choose another directory"
+        ) from error
+    return said
 
 
 def _identity(recipe, source):
@@ -176,34 +229,105 @@ def _identity(recipe, source):
     return {RECIPE: recipe.to_dict(), DATA: data}
 
 
-def _train(model, recipe, source, steps, run, history, more):
+def _facts(recipe, source, precision):
+    """What stands in every checkpoint beside the state: what it is of."""
+    from keras_resnet import __version__
+
+    return {
+        "recipe": recipe.to_dict(),
+        "data_hash": source.fingerprint,
+        "precision": precision,
+        "versions": {
+            "keras_resnet": __version__,
+            "keras": keras.__version__,
+            "backend": keras.backend.backend(),
+            "tensorflow": tf.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _train(model, recipe, source, steps, keeper, checkpoint, more):
+    """What is left of the run: the rest of an epoch, then whole ones."""
+    start, metrics = Place(0), dict[str, np.ndarray]()
+    if checkpoint:
+        restore(model, checkpoint)
+        start = checkpoint.place
+        metrics = checkpoint.arrays if start.batch else {}  # else an epoch's that ended
+    history, parts = keeper.history, recipe.accumulate
+    if history:
+        write_history(keeper.run, history)  # it may have been killed before
     plateau = recipe.schedule == "plateau"
-    done, last = len(history), recipe.epochs
-    with pictures.blame_pictures(source):
+    callbacks = Several(
+        [
+            Watch(keeper.run),
+            *[
+                Plateau(schedule(recipe, steps), recipe.patience, history)
+                for _ in range(plateau)
+            ],
+            keeper,
+            Events(keeper.run),
+            *more,
+        ],
+        model,
+        first=start.batch * parts,
+        metrics=metrics,
+        epochs=recipe.epochs,
+        steps=steps * parts,
+        verbose=0,
+    )
+    validation = pictures.eval_batches(source, recipe)
+    validated = [
+        epoch
+        for epoch in range(1, recipe.epochs + 1)
+        if epoch % recipe.validate_every == 0 or epoch == recipe.epochs
+    ]
+
+    def train_to(epoch):
+        batches = pictures.train_batches(source, recipe, start.epoch, start.batch)
+        callbacks.last = epoch == recipe.epochs
         model.fit(
-            _in_parts(pictures.train_batches(source, recipe, done), recipe.accumulate),
-            initial_epoch=done,
-            epochs=last,
-            steps_per_epoch=steps * recipe.accumulate,
-            validation_data=pictures.eval_batches(source, recipe),
-            validation_freq=[
-                epoch
-                for epoch in range(1, last + 1)
-                if epoch % recipe.validate_every == 0 or epoch == last
-            ],
-            callbacks=[
-                Watch(run),
-                *[
-                    Plateau(schedule(recipe, steps), recipe.patience, history)
-                    for _ in range(plateau)
-                ],
-                Checkpoint(run, history),
-                Events(run),
-                *more,
-            ],
+            _in_parts(batches, parts),
+            initial_epoch=start.epoch,
+            epochs=epoch,
+            steps_per_epoch=(steps - start.batch) * parts,
+            validation_data=validation,
+            validation_freq=validated,
+            callbacks=callbacks,
             shuffle=False,
             verbose=0,
         )
+
+    with pictures.blame_pictures(source):
+        if start.batch == steps:
+            due = validation if start.epoch + 1 in validated else None
+            logs = checkpoint.facts["logs"]
+            _end_epoch(model, keeper, callbacks, start.epoch, logs, due)
+        elif start.batch:
+            train_to(start.epoch + 1)
+        if start.batch:
+            start = Place(start.epoch + 1)
+        if start.epoch < recipe.epochs:
+            train_to(recipe.epochs)
+        else:
+            callbacks.last = True
+            callbacks.on_train_begin()
+            callbacks.on_train_end()
+
+
+def _end_epoch(model, keeper, callbacks, epoch, logs, validation):
+    """What `fit` does after an epoch's last batch; with validation if it is due."""
+    callbacks.metrics = {}
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(epoch)
+    keeper.logs = logs
+    if validation is not None:
+        measured = model.evaluate(
+            validation, callbacks=callbacks, return_dict=True, verbose=0
+        )
+        logs = {**logs, **{f"val_{name}": value for name, value in measured.items()}}
+    callbacks.on_epoch_end(epoch, logs)
 
 
 def _in_parts(batches, count):

@@ -81,7 +81,7 @@ def test_list_prints_every_variant_for_machines_and_people(call, tmp_path):
 def test_run_directory_is_whole_after_training(place):
     names = {path.name for path in (place / "run").iterdir()}
     assert names == {
-        "checkpoint.npz",
+        "checkpoints",
         "confusion.png",
         "curves.png",
         "data.json",
@@ -96,11 +96,11 @@ def test_run_directory_is_whole_after_training(place):
 
 
 def test_training_again_says_so_and_trains_nothing(place):
-    before = (place / "run" / "checkpoint.npz").stat().st_mtime_ns
+    before = (place / "run" / "checkpoints").stat().st_mtime_ns
     done = run(*tiny("records", "run"), cwd=place)
     assert done.returncode == 0
     assert "run is trained already" in done.out
-    assert (place / "run" / "checkpoint.npz").stat().st_mtime_ns == before
+    assert (place / "run" / "checkpoints").stat().st_mtime_ns == before
 
 
 def test_evaluate_predict_and_export_work_on_a_run(place):
@@ -270,7 +270,7 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(place, tmp_path)
     assert len(err.splitlines()) == 1
     assert "the same command again" in err
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    whole = {"recipe.json", "data.json", "checkpoint.npz", "history.json", "log.csv"}
+    whole = {"recipe.json", "data.json", "checkpoints", "history.json", "log.csv"}
     whole.add("tensorboard")
     # a file caught in the middle of being written is hidden, and replaced next time
     assert {name for name in names if not name.startswith(".")} == whole

@@ -5,6 +5,8 @@
     python tools/benchmark.py input      pictures a second, against decoding alone; with
         --python PY, a Python that has timm, against timm's loader; or with --stages,
         microseconds of CPU a picture that each stage takes
+    python tools/benchmark.py checkpoint the demo's training with a checkpoint every 50
+        steps, against checkpoints after epochs alone
 
 Times depend on the machine and on its neighbours; what counts is the comparison of the
 two sides of one run.
@@ -115,6 +117,43 @@ def measure_load(rounds):
     }
 
 
+# the seconds of an epoch's steps, without building, tracing and the last writing
+_TRAIN = """
+import sys, time, keras
+from pathlib import Path
+from keras_resnet import RECIPES, data, demo, train
+records, run, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+if not records.exists():
+    demo.write_digits(records)
+class Clock(keras.callbacks.Callback):
+    times = []
+    def on_epoch_begin(self, epoch, logs=None):
+        self.times.append(time.perf_counter())
+recipe = RECIPES["demo"].replace(epochs=12)
+train.fit(recipe, records, run, Clock(), checkpoint_steps=steps, checkpoint_seconds=0)
+print(Clock.times[-1] - Clock.times[1])  # ten epochs, 220 steps; the first traces
+"""
+
+
+def measure_checkpoint(rounds):
+    """Training the demo with a checkpoint every 50 steps, and without such."""
+    ratios, seconds = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(rounds):
+            with_them, without = (
+                float(_python(_TRAIN, f"{folder}/digits", f"{folder}/{turn}-{n}", n))
+                for n in ("50", "0")
+            )
+            seconds.append(without)
+            ratios.append(with_them / without)
+    return {
+        "without, s": statistics.median(seconds),
+        "every 50 steps / without": statistics.median(ratios),
+        "least of it": min(ratios),
+        "most of it": max(ratios),
+    }
+
+
 def _python(program, *arguments):
     return subprocess.check_output(
         [sys.executable, "-c", program, *arguments],
@@ -125,7 +164,7 @@ def _python(program, *arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["import", "load", "input"])
+    parser.add_argument("what", choices=["import", "load", "input", "checkpoint"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--python", help="input: a Python that has torch and timm")
     parser.add_argument("--stages", action="store_true", help="input: a stage a line")
@@ -136,6 +175,7 @@ def main():
         "import": measure_import,
         "load": measure_load,
         "input": benchmark_input.measure_stages if arguments.stages else rates,
+        "checkpoint": measure_checkpoint,
     }[arguments.what]
     result = measure(arguments.rounds)
     if arguments.json:

@@ -27,8 +27,9 @@ def main():
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        complain("interrupted; the same command again goes on from what is whole")
+    except (KeyboardInterrupt, click.Abort) as error:
+        usual = "interrupted; the same command again goes on from what is whole"
+        complain(str(error) or usual)
         sys.exit(INTERRUPTED)
     except (
         DataError,

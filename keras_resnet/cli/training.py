@@ -15,6 +15,7 @@ from keras_resnet.cli.base import (
     json_option,
     make_table,
     out,
+    plain,
     print_result,
 )
 from keras_resnet.cli.models import measure, metrics_table, metrics_tables
@@ -24,6 +25,7 @@ from keras_resnet.objective import rate_curve
 from keras_resnet.progress import TrainingBar
 from keras_resnet.recipe import FIELD_TYPES
 from keras_resnet.recipes import RECIPES
+from keras_resnet.status import status
 
 _COLUMN = 26  # characters that a recipe takes in a table
 
@@ -82,10 +84,44 @@ def _rows(recipes):
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--recipe", default="bag-of-tricks", help="A name, or a YAML/JSON file.")
 @click.option("--audit", is_flag=True, help="Print which variables decay, and stop.")
+@click.option(
+    "--checkpoint-steps",
+    type=click.IntRange(0),
+    default=0,
+    help="Batches from one checkpoint to the next, besides those by time.",
+)
+@click.option(
+    "--checkpoint-seconds",
+    type=click.FloatRange(0),
+    default=600.0,
+    show_default=True,
+    help="The same by time; 0: none.",
+)
+@click.option(
+    "--keep",
+    type=click.IntRange(2),
+    default=2,
+    show_default=True,
+    help="Checkpoints, besides the best epoch's.",
+)
 @json_option
 @recipe_options
-def train(data, run, recipe, audit, as_json, **fields):
-    """Train a recipe on DATA into the directory RUN; again, to resume."""
+def train(
+    data,
+    run,
+    recipe,
+    audit,
+    checkpoint_steps,
+    checkpoint_seconds,
+    keep,
+    as_json,
+    **fields,
+):
+    """Train a recipe on DATA into the directory RUN; again, to resume.
+
+    A run that was stopped, killed or out of disk goes on where it was, to the same
+    result. Ctrl-C and SIGTERM stop it in good order, with exit code 75.
+    """
     chosen = chosen_recipe(recipe, fields)
     # once: it looks at every file
     source, skipped = pictures.without_bad(data, chosen.max_bad_examples)
@@ -96,7 +132,15 @@ def train(data, run, recipe, audit, as_json, **fields):
     if training.is_finished(chosen, source, run) and not as_json:
         out.print(f"{run} is trained already")
     with training_bar(chosen, as_json) as bar:
-        model = training.fit(chosen, source, run, bar)
+        model = training.fit(
+            chosen,
+            source,
+            run,
+            bar,
+            checkpoint_steps=checkpoint_steps,
+            checkpoint_seconds=checkpoint_seconds,
+            keep=keep,
+        )
     metrics = measure(model, source, "val", as_json, Path(run))
     print_result(metrics, as_json, *metrics_tables(metrics), f"everything is in {run}")
 
@@ -121,6 +165,66 @@ def _print_audit(model, as_json):
     )
     decayed = sum(row["decays"] for row in rows)
     print_result(rows, as_json, table, f"{decayed} of {len(rows)} variables decay")
+
+
+@group.command("status")
+@click.argument("run", type=click.Path(path_type=Path))
+@json_option
+def status_command(run, as_json):
+    """Where the run in RUN stands, its checkpoints, their health, and its history.
+
+    Exit code 1 if a checkpoint is damaged.
+    """
+    facts = status(run)
+    print_result(facts, as_json, *_status_tables(facts))
+    if any(row["problem"] for row in facts["checkpoints"]):
+        raise click.exceptions.Exit(1)
+
+
+def _status_tables(facts):
+    best = facts["best"]
+    rows = [
+        ("recipe", f"{facts['recipe']}, {facts['model']}"),
+        (
+            "state",
+            (facts["process"] and f"running: {facts['process']}") or facts["state"],
+        ),
+        ("epochs done", f"{facts['epoch']} of {facts['epochs']}"),
+        ("batches of the next", facts["batch"]),
+    ]
+    if best and best["val_top1"] is not None:
+        rows.append(("best top-1", f"{best['val_top1']:.2%}, epoch {best['epoch']}"))
+    yield make_table(plain(facts["run"]), "run", "", rows=rows)
+    yield make_table(
+        None,
+        "checkpoint",
+        "MB",
+        "every byte verified",
+        rows=[
+            (row["name"], f"{row['bytes'] / 1e6:.1f}", row["problem"] or "yes")
+            for row in facts["checkpoints"]
+        ],
+    )
+    yield make_table(
+        None,
+        "epoch",
+        "rate",
+        "loss",
+        "top-1",
+        "held out: loss",
+        "top-1",
+        rows=[
+            (
+                row["epoch"],
+                f"{row['rate']:.3g}",
+                f"{row['loss']:.4f}",
+                f"{row['top1']:.2%}",
+                f"{row['val_loss']:.4f}" if "val_loss" in row else "-",
+                f"{row['val_top1']:.2%}" if "val_top1" in row else "-",
+            )
+            for row in facts["history"]
+        ],
+    )
 
 
 @group.command()

@@ -1,0 +1,102 @@
+"""A run's process: the only one at its directory, and one that stops in good order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+
+from keras_resnet.checkpoints import RunError
+
+LOCK = ".lock"  # in a run directory; who holds it stands in it
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was told to stop, and has written where it stands."""
+
+
+class Stop:
+    """Whether the run was told to stop, and by which signal."""
+
+    signal: int | None = None
+
+
+@contextlib.contextmanager
+def stoppable():
+    """SIGTERM and SIGINT ask the run to stop, once; the second ends the process.
+
+    Yields:
+        A Stop. Outside the main thread signals stay as they are.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number, frame):
+        stop.signal = number
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def locked(run):
+    """Holds the lock of a run directory; that of a dead process is free.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    import fcntl  # not on Windows, where the rest of the package works
+
+    path = Path(run, LOCK)
+    while True:
+        with open(path, "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by any death
+            except BlockingIOError as error:
+                raise RunError(
+                    f"{run}: is being trained by {holder(run) or 'another process'}; "
+                    "wait for it, or stop it"
+                ) from error
+            # or it was the file of one that just ended, which is gone
+            if not _is_still(lock, path):
+                continue
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            lock.flush()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # of a disk that went read-only
+                    path.unlink()
+            return
+
+
+def _is_still(file, path):
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def holder(run) -> str | None:
+    """Which process trains in a run directory now, if one does."""
+    import fcntl
+
+    with contextlib.suppress(FileNotFoundError), open(Path(run, LOCK)) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return lock.read().strip() or "another process"
+    return None

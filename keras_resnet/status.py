@@ -1,0 +1,64 @@
+"""Where a run stands, from its directory alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from keras_resnet import checkpoints
+from keras_resnet.callbacks import best_place
+from keras_resnet.checkpoints import Damaged, RunError
+from keras_resnet.process import holder
+from keras_resnet.recipe import Recipe
+from keras_resnet.train import RECIPE
+from keras_resnet.variants import RUN_MODEL
+
+
+def status(run) -> dict:
+    """What a run directory says of its run; nothing is built, and nothing changed.
+
+    Returns:
+        {"run", "recipe": its name, "model": a variant, "state": "finished", "running"
+        or "stopped", "process": which runs it, or None, "epoch": whole ones done,
+        "batch": of the next one done, "epochs": of the recipe, "best": {"epoch",
+        "val_top1"} or None, "checkpoints": [{"name", "bytes", "problem": None if every
+        byte verifies}, ...] the newest last, "history": a row an epoch}.
+
+    Raises:
+        RunError: there is no run in it.
+        RecipeError: its recipe cannot be read.
+    """
+    run = Path(run)
+    if not (run / RECIPE).is_file():
+        raise RunError(f"{run}: no {RECIPE} in it, so no run; train there first")
+    recipe = Recipe.read(run / RECIPE)
+    rows, history, place = [], [], checkpoints.Place(0)
+    for where in checkpoints.places(run):
+        path = checkpoints.path_of(run, where)
+        problem = None
+        try:
+            history = checkpoints.read(path).facts["history"]
+            place = where
+        except Damaged as error:
+            problem = str(error)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        rows.append({"name": path.name, "bytes": size, "problem": problem})
+    process = holder(run)
+    done = (run / RUN_MODEL).is_file() and place.epoch >= recipe.epochs
+    best = best_place(history)
+    return {
+        "run": str(run),
+        "recipe": recipe.name,
+        "model": recipe.model,
+        "state": "running" if process else "finished" if done else "stopped",
+        "process": process,
+        "epoch": place.epoch,
+        "batch": place.batch,
+        "epochs": recipe.epochs,
+        "best": best
+        and {
+            "epoch": best.epoch,
+            "val_top1": history[best.epoch - 1].get("val_top1"),
+        },
+        "checkpoints": rows,
+        "history": history,
+    }

@@ -1,0 +1,422 @@
+"""Runs that are killed, starved and damaged go on to the very same result."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from resume_program import INTERRUPTED, PICTURES, RECIPE, STEPS, Moment, pictures
+
+from keras_resnet import checkpoints, process, train
+from keras_resnet.checkpoints import Place
+from keras_resnet.variants import open_model
+
+COMMAND = Path(sys.executable).with_name("keras-resnet")
+PROGRAM = Path(__file__).with_name("resume_program.py")
+EVERY = {"checkpoint_steps": 1}
+NONE = {"checkpoint_seconds": 0.0}  # but after epochs
+
+
+def at(hook, epoch, batch=0, **more):
+    return {"at": [hook, epoch, batch], **more}
+
+
+# in the order of a run; each life begins where the one before has left the directory
+LIVES = {
+    "first step": at("batch begin", 0, 0),
+    "mid-epoch": at("batch begin", 0, 2),
+    "last step of an epoch": at("batch end", 0, 3),
+    "evaluation": at("evaluation", 0, 1),
+    "first step after an epoch": at("batch begin", 1, 0),
+    "a save, its arrays not written": {"save": ["savez", 0, True]},
+    "a save, its arrays not flushed": {"save": ["fsync", 0, True]},
+    "a save, its manifest not flushed": {"save": ["fsync", 1, True]},
+    "a save, not renamed": {"save": ["rename", 0, True]},
+    "a save, just renamed": {"save": ["rename", 0, False]},
+    "the last evaluation": at("evaluation", 2, 0),
+    "before the model is written": at("train end", 2),
+}
+SOME = ["mid-epoch", "last step of an epoch", "a save, not renamed"]
+QUICK = [
+    "first step",
+    "mid-epoch",
+    "last step of an epoch",
+    "evaluation",
+    "first step after an epoch",
+    "a save, not renamed",
+    "before the model is written",
+]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return pictures()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory, data):
+    """The pictures, for another process."""
+    path = tmp_path_factory.mktemp("data") / "pictures.npz"
+    arrays = {}
+    for split, (images, labels) in data.items():
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+    np.savez(path, **arrays)
+    return path
+
+
+def live(file, run, backend="tensorflow", **spec):
+    """A process of its own, to its end: (exit status, stderr)."""
+    spec |= {"data": str(file), "run": str(run)}
+    done = subprocess.run(
+        [sys.executable, PROGRAM, json.dumps(spec)],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    return done.returncode, done.stderr
+
+
+def final(run):
+    """{name: array or text} of all that a finished run has come to."""
+    names = (train.HISTORY, train.LOG)
+    result = {name: np.array((run / name).read_text()) for name in names}
+    for name in ("model.keras", train.RUN_AVERAGE):
+        for place, weight in enumerate(open_model(run / name).weights):
+            result[f"{name}/{place}/{weight.path}"] = keras.ops.convert_to_numpy(weight)
+    checkpoint, rejected = checkpoints.newest(run)
+    assert rejected == []
+    return result | checkpoint.arrays
+
+
+def differing(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    return [
+        name
+        for name in ours
+        if ours[name].dtype != theirs[name].dtype
+        or ours[name].tobytes() != theirs[name].tobytes()
+    ]
+
+
+def read_log(path):
+    """{(epoch, batch): the numbers of its pictures}, and how many lines there were."""
+    seen, lines = {}, path.read_text().splitlines()
+    for epoch, batch, numbers in map(json.loads, lines):
+        # a batch that is trained on again is the same
+        assert seen.setdefault((epoch, batch), numbers) == numbers
+    return seen, len(lines)
+
+
+def chain(file, folder, lives, backend="tensorflow", **spec):
+    """A run in peace, and one that lives so often: both directories."""
+    folder.mkdir(exist_ok=True, parents=True)
+    peace, fire = folder / "peace", folder / "fire"
+    log = {name: f"{folder}/{name}.log" for name in ("peace", "fire")}
+    code, said = live(file, peace, backend, log=log["peace"], **spec)
+    assert code == 0, said
+    for name in lives:
+        code, said = live(file, fire, backend, log=log["fire"], **spec, **LIVES[name])
+        assert code == -signal.SIGKILL, (name, said)
+    code, said = live(file, fire, backend, log=log["fire"], **spec)
+    assert code == 0, said
+    return peace, fire
+
+
+def assert_same(folder):
+    peace, fire = folder / "peace", folder / "fire"
+    theirs = final(peace)
+    assert differing(final(fire), theirs) == []
+    names = {name.split("/")[0] for name in theirs}
+    assert names == {
+        *["model", "optimizer", "metric", "model.keras", "model_ema.keras"],
+        *["history.json", "log.csv"],
+    }
+    assert {p.name for p in peace.iterdir()} == {p.name for p in fire.iterdir()}
+    hidden = [path for path in fire.rglob("*") if path.name.startswith(".")]
+    assert hidden == []
+
+
+@pytest.fixture(scope="module")
+def killed(file, tmp_path_factory):
+    """The folder of a float32 run in peace, and of one killed at many moments."""
+    folder = tmp_path_factory.mktemp("killed")
+    chain(file, folder, QUICK)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def peace(killed):
+    return final(killed / "peace")
+
+
+def test_run_killed_again_and_again_equals_the_uninterrupted_one(killed):
+    assert_same(killed)
+
+
+def test_every_picture_is_seen_once_an_epoch_whatever_was_killed(killed):
+    (ours, lives), (theirs, once) = (
+        read_log(killed / f"{name}.log") for name in ("fire", "peace")
+    )
+    assert ours == theirs
+    assert once == len(ours) == RECIPE.epochs * STEPS
+    assert lives > once  # some batches were lost and made again
+    orders = []
+    for epoch in range(RECIPE.epochs):
+        order = [n for batch in range(STEPS) for n in ours[epoch, batch]]
+        assert sorted(order) == list(range(PICTURES["train"]))
+        orders.append(order)
+    assert orders[0] != orders[1] != orders[2]
+
+
+@pytest.mark.parametrize(
+    ("precision", "lives"),
+    [("mixed_bfloat16", SOME[:1]), ("mixed_float16", [SOME[0], SOME[2]])],
+)
+def test_killed_run_of_half_precision_equals_the_uninterrupted_one(
+    precision, lives, file, data, tmp_path
+):
+    fields = {"precision": precision}
+    for name in lives:
+        code, said = live(file, tmp_path / "fire", recipe=fields, **LIVES[name])
+        assert code == -signal.SIGKILL, (name, said)
+    assert checkpoints.places(tmp_path / "fire")
+    for name in ("fire", "peace"):
+        train.fit(RECIPE.replace(**fields), data, tmp_path / name)
+    assert_same(tmp_path)
+    facts = checkpoints.newest(tmp_path / "fire")[0].facts
+    assert facts["precision"] == precision
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [2, 3])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_killed_at_every_moment_equals_the_uninterrupted_one(
+    precision, steps, file, tmp_path
+):
+    saves = {"checkpoint_steps": steps}
+    chain(file, tmp_path, LIVES, recipe={"precision": precision}, saves=saves)
+    assert_same(tmp_path)
+    assert read_log(tmp_path / "fire.log")[0] == read_log(tmp_path / "peace.log")[0]
+
+
+@pytest.mark.slow
+def test_killed_run_on_jax_equals_the_uninterrupted_one(file, tmp_path):
+    chain(file, tmp_path, [*SOME, "evaluation"], backend="jax")
+    assert_same(tmp_path)
+
+
+def history(run):
+    return json.loads((run / train.HISTORY).read_text())
+
+
+def stop(data, run, moment, number=signal.SIGTERM, recipe=RECIPE, **saves):
+    """Trains until a moment, when a signal says to stop; where it was written."""
+    with pytest.raises(train.Interrupted, match="the same command goes on"):
+        train.fit(recipe, data, run, None, [Moment(*moment, number)], **NONE | saves)
+    return checkpoints.places(run)[-1]
+
+
+def test_signals_write_a_checkpoint_within_a_step_and_it_goes_on(data, peace, tmp_path):
+    for *moment, number, written in [
+        ("batch begin", 0, 0, signal.SIGTERM, (0, 1)),
+        ("batch begin", 1, 1, signal.SIGINT, (1, 2)),
+        ("batch end", 1, 2, signal.SIGTERM, (1, 4)),  # its checkpoint's turn is over
+        ("evaluation", 1, 0, signal.SIGTERM, (1, 4)),
+        ("evaluation", 1, 1, signal.SIGINT, (1, 4)),
+        ("epoch end", 1, 0, signal.SIGTERM, (2, 1)),
+        ("evaluation", 2, 1, signal.SIGTERM, (2, 4)),
+    ]:
+        assert stop(data, tmp_path / "run", moment, number) == written
+    train.fit(RECIPE, data, tmp_path / "run")
+    assert differing(final(tmp_path / "run"), peace) == []
+
+
+@pytest.fixture(scope="module")
+def half(data, tmp_path_factory):
+    """A run that was stopped in the middle."""
+    run = tmp_path_factory.mktemp("half") / "run"
+    stop(data, run, ("batch begin", 1, 1))
+    return run
+
+
+def spoil_metrics(checkpoint):
+    for name in checkpoint.arrays:
+        if name.startswith("metric"):
+            checkpoint.arrays[name] = np.zeros_like(checkpoint.arrays[name])
+    return checkpoint
+
+
+def spoil_seeds(checkpoint):
+    seeds = [
+        name
+        for name, array in checkpoint.arrays.items()
+        if name.startswith("model/")
+        and array.dtype.kind in "iu"
+        and array.shape == (2,)
+    ]
+    assert len(seeds) > 1
+    for name in seeds:
+        checkpoint.arrays[name] += 1
+    return checkpoint
+
+
+def spoil_step(checkpoint):
+    epoch, batch = checkpoint.place
+    return checkpoints.Checkpoint(
+        Place(epoch, batch + 1), checkpoint.arrays, checkpoint.facts
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "group"),
+    [
+        (spoil_metrics, "history.json"),
+        (spoil_seeds, "model"),
+        (spoil_step, "optimizer"),
+    ],
+)
+def test_resuming_without_all_of_the_state_gives_another_result(
+    spoil, group, half, data, peace, tmp_path, monkeypatch
+):
+    run = shutil.copytree(half, tmp_path / "run")
+    newest = train.newest
+
+    def spoiled(run):
+        checkpoint, rejected = newest(run)
+        return spoil(checkpoint), rejected
+
+    monkeypatch.setattr(train, "newest", spoiled)
+    train.fit(RECIPE, data, run)
+    wrong = {name.split("/")[0] for name in differing(final(run), peace)}
+    assert group in wrong
+
+
+def test_another_seed_gives_another_result(data, peace, tmp_path):
+    train.fit(RECIPE.replace(seed=1), data, tmp_path / "run")
+    wrong = {name.split("/")[0] for name in differing(final(tmp_path / "run"), peace)}
+    assert {"model", "optimizer", "model_ema.keras", "history.json"} <= wrong
+
+
+class Numbers(keras.callbacks.Callback):
+    """After each step: the rate, the loss scale, and the moving averages."""
+
+    def on_train_begin(self, logs=None):
+        self.seen = {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        optimizer = self.model.optimizer
+        self.seen[self.epoch, batch] = [
+            np.asarray(optimizer.learning_rate),
+            np.asarray(optimizer.dynamic_scale),
+            np.asarray(optimizer.iterations),
+            *[a.numpy() for a in self.model.averages],
+        ]
+
+
+def test_next_step_has_the_rate_scale_and_average_of_the_uninterrupted(data, tmp_path):
+    recipe = RECIPE.replace(precision="mixed_float16")
+    whole, cut, again = Numbers(), Numbers(), Numbers()
+    train.fit(recipe, data, tmp_path / "whole", None, [whole])
+    stopped = Moment("batch begin", 1, 1, signal.SIGTERM)
+    with pytest.raises(train.Interrupted):
+        train.fit(recipe, data, tmp_path / "cut", None, [cut, stopped])
+    train.fit(recipe, data, tmp_path / "cut", None, [again])
+    assert min(again.seen) == (1, 2)
+    for step in [(1, 2), (1, 3), (2, 0)]:
+        for ours, theirs in zip(again.seen[step], whole.seen[step], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    rates = [float(numbers[0]) for numbers in whole.seen.values()]
+    assert len(set(rates)) > STEPS  # it warms up and falls: no constant is compared
+
+
+def test_everything_that_counts_batches_in_its_own_way_resumes(data, tmp_path):
+    recipe = RECIPE.replace(accumulate=2, repeats=2, cutmix=1.0, validate_every=2)
+    train.fit(recipe, data, tmp_path / "whole")
+    run = tmp_path / "cut"
+    # 8 parts an epoch, of 4 batches; 1.5 batches are done when it is told
+    assert stop(data, run, ("batch end", 0, 2), recipe=recipe) == (0, 2)
+    # the last batch of an epoch without evaluation
+    assert stop(data, run, ("batch begin", 0, 7), recipe=recipe) == (0, 4)
+    assert stop(data, run, ("batch begin", 1, 5), recipe=recipe) == (1, 3)
+    assert stop(data, run, ("evaluation", 1, 1), recipe=recipe) == (1, 4)
+    train.fit(recipe, data, run)
+    assert differing(final(run), final(tmp_path / "whole")) == []
+    assert ["val_loss" in row for row in history(run)] == [False, True, True]
+
+
+def wait_for(what, seconds=60):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+TINY = (
+    "--model resnet18d --precision float32 --train-size 32 --test-size 32 "
+    "--batch-size 8 --epochs 4 --base-rate 0.5 --warmup-epochs 1 --checkpoint-steps 1"
+)
+
+
+NET = "{width: 8, depths: [1, 1, 1, 1]}"
+
+
+def command(folder, run):
+    return subprocess.Popen(
+        [COMMAND, "train", folder, run, *TINY.split(), "--overrides", NET],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_command_is_alone_stops_with_code_75_and_goes_on(folder, tiny, tmp_path):
+    run = tmp_path / "run"
+    first = command(folder, run)
+    try:
+        wait_for((run / train.RECIPE).exists)
+        first.send_signal(signal.SIGSTOP)
+        recipe = type(tiny).read(run / train.RECIPE)
+        words = f"is being trained by process {first.pid} on"
+        with pytest.raises(train.RunError, match=words):
+            train.fit(recipe, folder, run)
+        first.send_signal(signal.SIGCONT)
+        wait_for(lambda: checkpoints.places(run))
+        first.send_signal(signal.SIGTERM)
+        _, said = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert first.returncode == INTERRUPTED, said
+    words = f"{run}: stopped by SIGTERM, and written at {checkpoints.places(run)[-1]}; "
+    assert words in said.replace("\n", " ")
+    assert process.holder(run) is None
+    second = command(folder, run)
+    _, said = second.communicate(timeout=120)
+    assert second.returncode == 0, said
+    assert len(history(run)) == 4
+
+
+def test_second_signal_ends_the_command_at_once(folder, tmp_path):
+    run = tmp_path / "run"
+    running = command(folder, run)
+    try:
+        wait_for((run / process.LOCK).exists)  # it builds and compiles for seconds
+        while running.poll() is None:
+            running.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        assert running.returncode == -signal.SIGTERM
+    finally:
+        running.kill()
+        running.communicate()
+    assert checkpoints.places(run) == []
+    assert process.holder(run) is None
