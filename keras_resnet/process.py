@@ -7,11 +7,13 @@ import os
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 
 from keras_resnet.checkpoints import RunError
 
 LOCK = ".lock"  # in a run directory; who holds it stands in it
+_PATIENCE = 0.2  # seconds; one who asks who holds it holds it for an instant
 
 
 class Interrupted(KeyboardInterrupt):
@@ -59,12 +61,15 @@ def locked(run):
     """
     import fcntl  # not on Windows, where the rest of the package works
 
-    path = Path(run, LOCK)
+    path, until = Path(run, LOCK), time.monotonic() + _PATIENCE
     while True:
         with open(path, "a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by any death
             except BlockingIOError as error:
+                if time.monotonic() < until:
+                    time.sleep(_PATIENCE / 10)
+                    continue
                 raise RunError(
                     f"{run}: is being trained by {holder(run) or 'another process'}; "
                     "wait for it, or stop it"
