@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(BIN)/keras-resnet demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow and not gpu and not network and not browser"
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow and not gpu and not network and not browser"

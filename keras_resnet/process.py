@@ -49,7 +49,8 @@ def stoppable():
         yield stop
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None: of a library, and not to be put back from here
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextlib.contextmanager

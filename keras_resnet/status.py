@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from keras_resnet import checkpoints
-from keras_resnet.callbacks import best_place
 from keras_resnet.checkpoints import Damaged, RunError
+from keras_resnet.keeper import best_place
 from keras_resnet.process import holder
 from keras_resnet.recipe import Recipe
 from keras_resnet.train import RECIPE

@@ -14,23 +14,19 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
-from keras_resnet.callbacks import (
+from keras_resnet.callbacks import TENSORBOARD, Events, Plateau, Watch, curves
+from keras_resnet.checkpoints import FOLDER as CHECKPOINTS
+from keras_resnet.checkpoints import Place, RunError, newest, places
+from keras_resnet.keeper import (
     HISTORY,
     LOG,
-    TENSORBOARD,
-    Events,
     Keeper,
-    Plateau,
     Saving,
     Several,
-    Watch,
-    curves,
     restore,
     write_history,
     write_whole,
 )
-from keras_resnet.checkpoints import FOLDER as CHECKPOINTS
-from keras_resnet.checkpoints import Place, RunError, newest, places
 from keras_resnet.learner import (
     check,
     learner,

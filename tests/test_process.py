@@ -113,20 +113,31 @@ def test_one_of_many_that_start_at_once_gets_the_lock(tmp_path):
     assert len(most) + len(refused) == 32
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
 def test_first_signal_asks_and_handlers_come_back(number):
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    with process.stoppable() as stop:
-        assert stop.signal is None
-        signal.raise_signal(number)
-        assert stop.signal == number  # and nothing was raised
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
-    assert before == {n: signal.getsignal(n) for n in before}
-    with pytest.raises(KeyError), process.stoppable() as stop:
-        raise KeyError
-    assert stop.signal is None
-    assert before == {n: signal.getsignal(n) for n in before}
+    # in a process of its own, which a mistake would end
+    program = f"""
+        import signal
+        number = signal.{number}
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.getsignal(n) for n in numbers]
+        with process.stoppable() as stop:
+            assert stop.signal is None
+            signal.raise_signal(number)
+            assert stop.signal == number  # and nothing was raised
+            assert [signal.getsignal(n) for n in numbers] == [signal.SIG_DFL] * 2
+        assert before == [signal.getsignal(n) for n in numbers]
+        try:
+            with process.stoppable() as stop:
+                raise KeyError
+        except KeyError:
+            assert stop.signal is None
+        assert before == [signal.getsignal(n) for n in numbers]
+        print("whole", flush=True)
+    """
+    with child(program) as running:
+        assert running.said == "whole"
+        assert running.wait(5) == 0
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])

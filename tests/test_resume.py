@@ -335,6 +335,7 @@ class Numbers(keras.callbacks.Callback):
         ]
 
 
+@pytest.mark.slow
 def test_next_step_has_the_rate_scale_and_average_of_the_uninterrupted(data, tmp_path):
     recipe = RECIPE.replace(precision="mixed_float16")
     whole, cut, again = Numbers(), Numbers(), Numbers()
@@ -351,6 +352,7 @@ def test_next_step_has_the_rate_scale_and_average_of_the_uninterrupted(data, tmp
     assert len(set(rates)) > STEPS  # it warms up and falls: no constant is compared
 
 
+@pytest.mark.slow
 def test_everything_that_counts_batches_in_its_own_way_resumes(data, tmp_path):
     recipe = RECIPE.replace(accumulate=2, repeats=2, cutmix=1.0, validate_every=2)
     train.fit(recipe, data, tmp_path / "whole")
