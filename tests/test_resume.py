@@ -235,6 +235,7 @@ def stop(data, run, moment, number=signal.SIGTERM, recipe=RECIPE, **saves):
     return checkpoints.places(run)[-1]
 
 
+@pytest.mark.slow
 def test_signals_write_a_checkpoint_within_a_step_and_it_goes_on(data, peace, tmp_path):
     for *moment, number, written in [
         ("batch begin", 0, 0, signal.SIGTERM, (0, 1)),
