@@ -26,6 +26,7 @@ from keras_resnet.evaluate import class_names
 from keras_resnet.folding import fold_batch_norm
 from keras_resnet.model import ModelError, ResNet, rebuild
 from keras_resnet.signatures import TOP_K, write_saved_model
+from keras_resnet.weights import sync
 
 __all__ = ["fold_batch_norm", "save", "versions"]
 
@@ -163,9 +164,7 @@ def _partial(folder) -> Iterator[Path]:
 def _publish(version, folder) -> Path:
     """Gives a whole version the next number, at once: a server polls the folder."""
     for path in [*version.rglob("*"), version]:
-        handle = os.open(path, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+        sync(path)
     while True:
         target = folder / str(max(versions(folder), default=0) + 1)
         try:
@@ -200,10 +199,7 @@ def _check(model, format, precision, warm_up):
             f"include_preprocessing={model.info.include_preprocessing}; "
             "serving needs both"
         )
-    if format not in FORMATS or precision not in FORMATS[format]:
-        allowed = ", ".join(FORMATS.get(format, FORMATS))
-        what = f"precision={precision!r} with " if format in FORMATS else ""
-        raise ModelError(f"{what}format={format!r}: must be one of {allowed}")
+    formats.check_format(format, precision, FORMATS)
     if warm_up and format != "savedmodel":
         raise ModelError(f"warm_up=True with format={format!r}: is for 'savedmodel'")
     if warm_up and not tf_serving.can_warm_up():

@@ -69,14 +69,14 @@ def write(model: ResNet, folder, format: str, precision: str = "float32") -> Non
             ) from error
 
 
-def check_format(format: str, precision: str = "float32") -> None:
-    """Raises a ModelError for a format or precision that there is not."""
-    if format not in FORMATS:
-        raise ModelError(f"format={format!r}: must be one of {', '.join(FORMATS)}")
-    if precision not in FORMATS[format]:
+def check_format(format: str, precision: str = "float32", known=FORMATS) -> None:
+    """Raises a ModelError for a format or precision that is not among the known."""
+    if format not in known:
+        raise ModelError(f"format={format!r}: must be one of {', '.join(known)}")
+    if precision not in known[format]:
         raise ModelError(
             f"precision={precision!r} with format={format!r}: must be one of "
-            f"{', '.join(FORMATS[format])}"
+            f"{', '.join(known[format])}"
         )
 
 

@@ -23,7 +23,6 @@ from keras_resnet.data.shards import (
     make_plan,
     read_facts,
     stored_pictures,
-    sync,
     write_shard,
 )
 from keras_resnet.data.source import (
@@ -34,7 +33,7 @@ from keras_resnet.data.source import (
     open_source,
 )
 from keras_resnet.data.split import DataError
-from keras_resnet.weights import aside
+from keras_resnet.weights import aside, sync
 
 _LOCK = ".plan"  # says of which plan the folder is, and is locked by who writes there
 _PICKLE = "plan.pickle"

@@ -24,6 +24,7 @@ from keras_resnet.data.decode import MAX_PIXELS, check_size, decode_image, pictu
 from keras_resnet.data.records import encode_example, index_records
 from keras_resnet.data.source import Source
 from keras_resnet.data.split import Arrays, DataError, Files, Split, hash_facts
+from keras_resnet.weights import sync
 
 FORMAT = 1  # of what is written: work that another one left is begun afresh
 WORK = ".work"  # beside the shards: their facts, and what is not whole yet
@@ -191,12 +192,3 @@ def read_facts(folder: Path, shard: Shard) -> dict:
 
 def _facts_file(folder, shard):
     return folder / WORK / f"{shard.file}.json"
-
-
-def sync(path: Path):
-    """Flushes a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

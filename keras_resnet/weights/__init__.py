@@ -14,7 +14,7 @@ from keras_resnet.complexity import variable_shapes
 from keras_resnet.weights.dialects import DIALECTS
 from keras_resnet.weights.errors import WeightsError
 from keras_resnet.weights.fetch import cache_folder, locate
-from keras_resnet.weights.files import aside, read_info, stamp, write
+from keras_resnet.weights.files import aside, read_info, stamp, sync, write
 from keras_resnet.weights.readers import check_values, read
 from keras_resnet.weights.translate import OURS, Translation, to_ours, to_theirs
 
@@ -30,6 +30,7 @@ __all__ = [
     "locate",
     "read_info",
     "save_weights",
+    "sync",
 ]
 
 
