@@ -133,6 +133,12 @@ def fit(
         began = checkpoint.facts["precision"] if checkpoint else recipe.precision
         model, whole, steps = prepare(recipe.replace(precision=began), source)
         facts = _facts(recipe, source, precision_policy(whole))
+        if checkpoint and (others := _other_versions(checkpoint.facts, facts)):
+            print(
+                f"{run}: {checkpoint.place} was written by {others}; goes on from it, "
+                "perhaps to other last digits than in one piece",
+                file=sys.stderr,
+            )
         if not run.is_dir():
             run.mkdir(parents=True)
             held.enter_context(locked(run))
@@ -242,6 +248,16 @@ def _facts(recipe, source, precision):
             "python": platform.python_version(),
         },
     }
+
+
+def _other_versions(theirs, ours):
+    """Which of them differ, in words, or ''."""
+    theirs, ours = theirs["versions"], ours["versions"]
+    return ", ".join(
+        f"{name} {theirs.get(name)} (here {said})"
+        for name, said in ours.items()
+        if theirs.get(name) != said
+    )
 
 
 def _train(model, recipe, source, steps, keeper, checkpoint, more):

@@ -59,6 +59,48 @@ def test_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same(
     assert differing(final(run), peace) == []
 
 
+def rewrite(run, change):
+    """The newest checkpoint of a run once more, as a change of it says."""
+    checkpoint, _ = checkpoints.newest(run)
+    arrays, facts = change(dict(checkpoint.arrays), dict(checkpoint.facts))
+    checkpoints.write(run, checkpoint.place, arrays, facts)
+    return checkpoint.place
+
+
+def test_run_of_other_versions_goes_on_and_says_so(half, data, peace, tmp_path, capsys):
+    run = shutil.copytree(half, tmp_path / "run")
+
+    def age(arrays, facts):
+        old = {"keras": "3.13.0", "numpy": "1.26.4", "tensorflow": None}
+        return arrays, {**facts, "versions": {**facts["versions"], **old}}
+
+    place = rewrite(run, age)
+    capsys.readouterr()
+    train.fit(RECIPE, data, run)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{run}: {place} was written by keras 3.13.0 (here ")
+    assert f"numpy 1.26.4 (here {np.__version__}); goes on from it" in line
+    assert "tensorflow None (here " in line
+    assert "python" not in line
+    assert differing(final(run), peace) == []
+
+
+def test_state_of_another_version_is_refused_with_both(half, data, tmp_path):
+    run = shutil.copytree(half, tmp_path / "run")
+
+    def lose(arrays, facts):
+        del arrays["optimizer/00001"]
+        return arrays, {**facts, "versions": {"keras": "2.15.0"}}
+
+    place = rewrite(run, lose)
+    before = size_of(run)
+    words = rf"checkpoint {place}: .* \(optimizer/00001\).*2\.15\.0"
+    with pytest.raises(train.RunError, match=words):
+        train.fit(RECIPE, data, run)
+    assert size_of(run) == before
+    assert checkpoints.newest(run)[0].place == place
+
+
 class Numbered(keras.callbacks.Callback):
     """The (epoch, batch) of every step."""
 
