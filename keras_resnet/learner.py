@@ -279,8 +279,6 @@ def _initialize(net, kind):
             # a copy each: an initializer of no seed draws the same again
             draw = INITIALIZERS[kind].clone()
             variable.assign(draw(variable.shape, dtype=variable.dtype))
-    head = net.get_layer("head")
-    head.bias.assign(keras.ops.zeros_like(head.bias))
 
 
 def _freeze(net, recipe):

@@ -47,11 +47,9 @@ LIVES = {
 }
 SOME = ["mid-epoch", "middle of the second epoch", "a save, not renamed"]
 QUICK = [
-    "first step",
     "mid-epoch",
     "last step of an epoch",
     "evaluation",
-    "first step after an epoch",
     "middle of the second epoch",
     "a save, not renamed",
     "before the model is written",
@@ -189,7 +187,10 @@ def test_every_picture_is_seen_once_an_epoch_whatever_was_killed(killed):
 
 @pytest.mark.parametrize(
     ("precision", "lives"),
-    [("mixed_bfloat16", SOME[1:2]), ("mixed_float16", SOME[1:])],
+    [
+        pytest.param("mixed_bfloat16", SOME[1:2], marks=pytest.mark.slow),
+        ("mixed_float16", SOME[1:]),
+    ],
 )
 def test_killed_run_of_half_precision_equals_the_uninterrupted_one(
     precision, lives, file, data, tmp_path

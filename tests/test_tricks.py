@@ -280,6 +280,7 @@ recipe = RECIPES["smoke"].replace(
     schedule="plateau",
     patience=1,
     stage_rates=[0.5, 1],
+    initializer="xavier",
 )
 silent = keras.callbacks.Callback()
 whole = train.fit(recipe, data, run / "whole", silent)
