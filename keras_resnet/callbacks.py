@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_resnet.checkpoints import RunError
-from keras_resnet.keeper import loss_scale, pace, sync
+from keras_resnet.keeper import loss_scale, pace
 from keras_resnet.objective import plateau_drops
 
 TENSORBOARD = "tensorboard"  # the history once more, for TensorBoard
@@ -75,7 +75,6 @@ class Watch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if (batch + 1) % _LOOK and batch + 1 < self.params["steps"]:
             return
-        sync(self.model)
         optimizer = self.model.optimizer
         streak = int(self.model.bad_steps)
         scale = loss_scale(optimizer)

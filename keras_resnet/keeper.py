@@ -84,7 +84,6 @@ class Keeper(keras.callbacks.Callback):
         if part:
             return
         if done == self.steps:
-            sync(self.model)
             self.logs = _floats(self.model.get_metrics_result())
         if self.stop.signal:
             self._leave(Place(self.epoch, done))
@@ -134,7 +133,7 @@ class Keeper(keras.callbacks.Callback):
         )
 
     def _save(self, place):
-        sync(self.model)
+        # on JAX the new values are `fit`'s own until a callback asks for its model
         arrays = {
             name: np.array(keras.ops.convert_to_numpy(variable))  # a copy
             for name, variable in _state(self.model).items()
@@ -283,12 +282,6 @@ def _state(model):
         for group, variables in groups.items()
         for place, variable in enumerate(variables)
     }
-
-
-def sync(model):
-    """On JAX variables are old until this; `fit` keeps the new values to itself."""
-    if keras.backend.backend() == "jax":
-        model.jax_statesync()
 
 
 def _floats(logs):
