@@ -52,6 +52,8 @@ def write_saved_model(model, path) -> None:
         # oneDNN's convolutions fail on an empty batch, so that none is
         more = tf.cast(count == 0, tf.int32)
         images = tf.pad(images, [[0, more], [0, 0], [0, 0], [0, 0]])
+        # of unknown sizes sums are not fused, for fear that they broadcast
+        images = tf.ensure_shape(images, [None, size, size, 3])
         return answer(images)[OUTPUT][:count]
 
     encoded = tf.TensorSpec([None], tf.string, "image_bytes")

@@ -842,7 +842,8 @@ def test_command_of_tensorflow_serving_is_printed(call, programs, place, tmp_pat
     done = call("serve", "colours", "--port", 8600, cwd=tmp_path)
     assert done.returncode == 0
     assert done.out == (
-        "tensorflow_model_server --port=8500 --rest_api_port=8600"
+        "env TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1"
+        " tensorflow_model_server --port=8500 --rest_api_port=8600"
         f" --model_name=colours --model_base_path={place}\n"
     )
     assert "--here" in done.err
@@ -861,7 +862,8 @@ def test_command_of_docker_is_printed_where_its_daemon_is(
     assert done.returncode == 0
     assert done.out == (
         f"docker run -p 8500:8500 -p 8501:8501 -v {place}:/models/colours"
-        " -e MODEL_NAME=colours tensorflow/serving\n"
+        " -e MODEL_NAME=colours -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1"
+        " tensorflow/serving\n"
     )
     assert call("serve", place, "--here", cwd=tmp_path).out == "served here\n"
     for script in ("exit 1", "exit 0", "echo 27.1; exit 1"):

@@ -15,7 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_resnet
 from keras_resnet import data, demo, evaluate, export, savedmodel
-from keras_resnet.model import Protocol
+from keras_resnet.model import Protocol, rebuild
 from keras_resnet.savedmodel import SavedModel, SavedModelError
 from keras_resnet.variants import open_model
 
@@ -202,7 +202,12 @@ def test_hundred_mebibytes_are_one_bad_row(served):
     assert answers["ok"].tolist() == [False, True]
 
 
-def test_convolutions_run_with_bias_and_relu_in_one(folder):
+def test_convolutions_run_with_bias_sum_and_relu_in_one(net, tmp_path):
+    trained = rebuild(net)
+    for variable in trained.weights:
+        if variable.path.endswith("moving_mean"):  # biases of zeros are left out
+            variable.assign(np.linspace(-0.1, 0.1, variable.shape[0]))
+    folder = export.save(trained, tmp_path / "served")
     graph, metadata = tf.Graph(), tf.compat.v1.RunMetadata()
     with graph.as_default(), tf.compat.v1.Session(graph=graph) as session:
         meta = tf.compat.v1.saved_model.load(session, ["serve"], str(folder))
@@ -220,7 +225,10 @@ def test_convolutions_run_with_bias_and_relu_in_one(folder):
     assert len(convolutions) == 3 + 2 * 4 + 3
     fused = [node.attr["fused_ops"].list.s for node in convolutions]
     assert all(b"BiasAdd" in ops for ops in fused)
-    assert sum(b"Relu" in ops for ops in fused) >= 3 + 4
+    # the stem, and each block's first; each block's last with the sum before it
+    assert sum(ops == [b"BiasAdd", b"Relu"] for ops in fused) == 3 + 4
+    assert sum(ops == [b"BiasAdd", b"Add", b"Relu"] for ops in fused) == 4
+    assert not [node for node in nodes if node.op == "Relu"]
     assert not [node for node in nodes if "FusedBatchNorm" in node.op]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import os
 import signal
 import socket
 
@@ -10,6 +11,7 @@ import uvicorn
 
 from keras_resnet.serve.app import create
 from keras_resnet.serve.metrics import Metrics
+from keras_resnet.serve.production import FROZEN
 from keras_resnet.serve.settings import ServeError
 from keras_resnet.serve.versions import Versions
 
@@ -29,6 +31,7 @@ def run(folder, settings, host, port, announce):
         ServeError: the port is taken, or no version loads.
     """
     listening = _listen(host, port)
+    os.environ.update(FROZEN | os.environ)
     with listening:
         asyncio.run(_serve(folder, settings, listening, announce))
 
