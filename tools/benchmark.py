@@ -1,15 +1,19 @@
 """Ratios and differences measured in one run, in turns, each in a process of its own.
 
     python tools/benchmark.py import     seconds that keras_resnet adds to keras
-    python tools/benchmark.py load       ResNet-50-D from safetensors against numpy.load
-    python tools/benchmark.py input      pictures a second, against decoding alone; with
-        --python PY, a Python that has timm, against timm's loader; or with --stages,
-        microseconds of CPU a picture that each stage takes
+    python tools/benchmark.py load       ResNet-50-D from safetensors against
+        numpy.load, and building ResNet-152-D against keras.applications' ResNet-152
+    python tools/benchmark.py input      pictures a second, against decoding alone; or
+        with --stages, microseconds of CPU a picture that each stage takes
+    python tools/benchmark.py infer      exported nets, against Keras's own export
+    python tools/benchmark.py train      training steps, against Keras's normalisation
     python tools/benchmark.py checkpoint the demo's training with a checkpoint every 50
         steps, against checkpoints after epochs alone
 
-Times depend on the machine and on its neighbours; what counts is the comparison of the
-two sides of one run.
+Peers are measured where they are installed: the extra `bench` has KerasHub, OpenVINO
+and ONNX Runtime; --python PY names a Python that has torch and timm. Times depend on
+the machine and on its neighbours; what counts is the comparison of the sides of one
+run. tools/benchmark_gpu.py is for a machine with a GPU.
 """
 
 import argparse
@@ -21,7 +25,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import benchmark_infer
 import benchmark_input
+import benchmark_train
+import turns
 
 _IMPORTS = """
 import time
@@ -85,8 +92,30 @@ print(time.perf_counter() - start, memory("VmHWM") - before)
 """
 
 
+_BUILD = """
+import sys, time, keras, keras_resnet
+keras_resnet.create("resnet18d", width=8)  # starts the backend
+build = {
+    "ours": lambda: keras_resnet.create("resnet152d"),
+    "theirs": lambda: keras.applications.ResNet152(weights=None),
+}[sys.argv[1]]
+start = time.perf_counter()
+build()
+print(time.perf_counter() - start)
+"""
+
+
 def measure_load(rounds):
-    """Loading a timm file of ResNet-50-D, against numpy.load and the bare build."""
+    """Loading a timm file of ResNet-50-D, against numpy.load and the bare build.
+
+    And building ResNet-152-D, against keras.applications' ResNet-152.
+    """
+    build: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for turn in range(rounds + 1):
+        for side, them in build.items():
+            seconds = float(_python(_BUILD, side))
+            if turn:  # the first round warms the file cache
+                them.append(seconds)
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder, name)) for name in ("x.safetensors", "x.npz")]
         _python(_WRITE, *files)
@@ -114,10 +143,14 @@ def measure_load(rounds):
         "peak of read / file": statistics.median(peaks["read"]) / size,
         "peak of load / file": statistics.median(peaks["load"]) / size,
         "peak of build / file": statistics.median(peaks["build"]) / size,
+        "resnet152d built, s": statistics.median(build["ours"]),
+        "of keras.applications.ResNet152": statistics.median(
+            ours / theirs for ours, theirs in zip(*build.values())
+        ),
     }
 
 
-# the seconds of an epoch's steps, without building, tracing and the last writing
+# the seconds of the steps, and of the processor, without building, tracing and the end
 _TRAIN = """
 import sys, time, keras
 from pathlib import Path
@@ -128,29 +161,34 @@ if not records.exists():
 class Clock(keras.callbacks.Callback):
     times = []
     def on_epoch_begin(self, epoch, logs=None):
-        self.times.append(time.perf_counter())
+        self.times.append((time.perf_counter(), time.process_time()))
 recipe = RECIPES["demo"].replace(epochs=12)
 train.fit(recipe, records, run, Clock(), checkpoint_steps=steps, checkpoint_seconds=0)
-print(Clock.times[-1] - Clock.times[1])  # ten epochs, 220 steps; the first traces
+# ten epochs, 220 steps; the first traces
+print(*(last - first for first, last in zip(Clock.times[1], Clock.times[-1])))
 """
 
 
 def measure_checkpoint(rounds):
     """Training the demo with a checkpoint every 50 steps, and without such."""
-    ratios, seconds = [], []
+    answers: dict[str, list] = {"every 50 steps": [], "after epochs alone": []}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds):
-            with_them, without = (
-                float(_python(_TRAIN, f"{folder}/digits", f"{folder}/{turn}-{n}", n))
-                for n in ("50", "0")
-            )
-            seconds.append(without)
-            ratios.append(with_them / without)
+            sides = [("every 50 steps", "50"), ("after epochs alone", "0")]
+            for side, steps in sides[:: 1 - 2 * (turn % 2)]:
+                paths = f"{folder}/digits", f"{folder}/{turn}-{steps}"
+                said = map(float, _python(_TRAIN, *paths, steps).split())
+                answers[side].append(dict(zip(("s", "s of CPU"), said)))
     return {
-        "without, s": statistics.median(seconds),
-        "every 50 steps / without": statistics.median(ratios),
-        "least of it": min(ratios),
-        "most of it": max(ratios),
+        "sides": [
+            {"side": side, **turns.spread(answers, side, "s")}
+            | {"s of CPU": turns.spread(answers, side, "s of CPU")["s of CPU"]}
+            for side in answers
+        ],
+        "ratios": [
+            {"of": key, **turns.ratios(answers, *answers, key), "goal": 1.03}
+            for key in ("s", "s of CPU")
+        ],
     }
 
 
@@ -164,29 +202,30 @@ def _python(program, *arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["import", "load", "input", "checkpoint"])
+    peers = {
+        "input": benchmark_input.measure,
+        "infer": benchmark_infer.measure,
+        "train": benchmark_train.measure,
+    }
+    alone = {
+        "import": measure_import,
+        "load": measure_load,
+        "checkpoint": measure_checkpoint,
+    }
+    parser.add_argument("what", choices=[*peers, *alone])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--python", help="input: a Python that has torch and timm")
+    parser.add_argument("--python", help="a Python that has torch and timm")
     parser.add_argument("--stages", action="store_true", help="input: a stage a line")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rates = functools.partial(benchmark_input.measure, python=arguments.python)
-    measure = {
-        "import": measure_import,
-        "load": measure_load,
-        "input": benchmark_input.measure_stages if arguments.stages else rates,
-        "checkpoint": measure_checkpoint,
-    }[arguments.what]
-    result = measure(arguments.rounds)
-    if arguments.json:
-        print(json.dumps(result))
-        return
-    for name, value in result.items():
-        columns = value if isinstance(value, dict) else {"": value}
-        cells = [
-            f"{number:9.3f} {column}".rstrip() for column, number in columns.items()
-        ]
-        print(f"{name:31}", *cells)
+    if arguments.what == "input" and arguments.stages:
+        measure = benchmark_input.measure_stages
+    elif arguments.what in peers:
+        measure = functools.partial(peers[arguments.what], python=arguments.python)
+    else:
+        measure = alone[arguments.what]
+    result = {"machine": turns.machine(), **measure(arguments.rounds)}
+    print(json.dumps(result) if arguments.json else turns.tables(result))
 
 
 if __name__ == "__main__":

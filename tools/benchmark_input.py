@@ -1,21 +1,19 @@
 """Pictures a second of the input, beside decoding alone, the usual way and timm.
 
-What `tools/benchmark.py input` runs. Each side lives in a process of its own and works
-only in its turn: a line on its standard input is one round, answered by a rate and by
-the time of one core that a picture took, which neighbours on the machine disturb less.
+What `tools/benchmark.py input` runs. A round of a side is answered by a rate and by the
+time of one core that a picture took, which neighbours on the machine disturb less.
 """
 
-import contextlib
 import functools
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+import turns
 
 CORES = len(os.sched_getaffinity(0))  # tf.data's threads, torch's workers
 PICTURES, HEIGHT, WIDTH = 512, 375, 500
@@ -23,6 +21,7 @@ BATCH, SIZE, CROP_PCT = 64, 224, 0.875
 # batches of a round: they fill the pipeline; they are timed, and are an epoch
 WARM, TIMED = 2 * CORES, 16 * CORES
 QUIET = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+RATE, COST = "pictures/s", "us of CPU"
 GOALS = [
     ("training", "raw decode", 0.8),
     ("training", "timm training", 2.5),
@@ -32,55 +31,28 @@ GOALS = [
 
 
 def measure(rounds, python=None):
-    """{side: its rate}, then {side / side: the ratio that is asked for}."""
-    names = [name for name in SIDES if python or not name.startswith("timm")]
-    rates: dict[str, list[float]] = {name: [] for name in names}
-    costs: dict[str, list[float]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    """The rows of {"sides", "ratios"}."""
+    with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
-        sides: dict[str, Any] = {}
-        for name in rates:
-            interpreter = python if name.startswith("timm") else sys.executable
-            side = subprocess.Popen(
-                [interpreter, __file__, name, folder],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stack.enter_context(open(Path(folder, f"{name}.log"), "w")),
-                text=True,
-            )
-            sides[name] = stack.enter_context(side)
-        for turn in range(rounds + 1):
-            for name, side in sides.items():
-                print(file=side.stdin, flush=True)
-                answer = side.stdout.readline()
-                if not answer:
-                    sys.exit(Path(folder, f"{name}.log").read_text())
-                if turn:  # the first round starts everything
-                    rate, cost = map(float, answer.split())
-                    rates[name].append(rate)
-                    costs[name].append(cost)
+        answers = turns.take(__file__, SIDES, [folder], rounds, python)
 
     def ratios(name, base):
-        each = [one / other for one, other in zip(rates[name], rates[base])]
-        by_cpu = [other / one for one, other in zip(costs[name], costs[base])]
-        return {
-            "ratio": statistics.median(each),
-            "worst": min(each),
-            "by CPU": statistics.median(by_cpu),
-        }
+        by_cpu = turns.ratios(answers, base, name, COST)["ratio"]
+        return {**turns.ratios(answers, name, base, RATE), "by CPU": by_cpu}
 
-    result = {
-        name: {
-            "pictures/s": statistics.median(rates[name]),
-            "us of CPU": statistics.median(costs[name]),
-        }
-        | ratios(name, "raw decode")
-        for name in rates
-    }
-    return result | {
-        f"{name} / {base}": ratios(name, base) | {"goal": goal}
-        for name, base, goal in GOALS
-        if name in rates and base in rates
+    sides = [
+        {"side": name, **turns.spread(answers, name, RATE)}
+        | {COST: turns.spread(answers, name, COST)[COST]}
+        | {"of raw decode": ratios(name, "raw decode")["ratio"]}
+        for name in answers
+    ]
+    return {
+        "sides": sides,
+        "ratios": [
+            {"side": name, "against": base, **ratios(name, base), "goal": goal}
+            for name, base, goal in GOALS
+            if name in answers and base in answers
+        ],
     }
 
 
@@ -125,17 +97,24 @@ def write_pictures(folder):
 
 
 def main():
-    """A side, as a process: pictures a second and microseconds of CPU for each line."""
-    batches = SIDES[sys.argv[1]](Path(sys.argv[2]))
-    for _ in sys.stdin:
-        for number, _ in enumerate(batches, start=1):
-            if number == WARM:
-                start, cpu = time.perf_counter(), _cpu()
-            if number == WARM + TIMED:
-                seconds, cpu = time.perf_counter() - start, _cpu() - cpu
-        # the iterator is gone: nothing of it works on in another side's turn
-        pictures = TIMED * BATCH
-        print(pictures / seconds, 1e6 * cpu / pictures, flush=True)
+    """A side, as turns.answer has it."""
+
+    def start():
+        batches = SIDES[sys.argv[1]](Path(sys.argv[2]))
+        return lambda: _round(batches)
+
+    turns.answer(start)
+
+
+def _round(batches):
+    for number, _ in enumerate(batches, start=1):
+        if number == WARM:
+            start, cpu = time.perf_counter(), _cpu()
+        if number == WARM + TIMED:
+            seconds, cpu = time.perf_counter() - start, _cpu() - cpu
+    # the iterator is gone: nothing of it works on in another side's turn
+    pictures = TIMED * BATCH
+    return {RATE: pictures / seconds, COST: 1e6 * cpu / pictures}
 
 
 def _cpu():
@@ -249,7 +228,7 @@ SIDES: dict[str, Callable] = {
 
 
 def measure_stages(rounds):
-    """{stage: microseconds of one core's time a picture}, each on what is in memory."""
+    """{stage: microseconds of one core a picture}, each on what is in memory."""
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
         stages = _stages(Path(folder))

@@ -1,0 +1,193 @@
+"""Pictures a second of training steps of a resnet50d, beside Keras's way and the peers.
+
+What `tools/benchmark.py train` runs: steps on one batch that lies in memory, each side
+through what its users call, with SGD of momentum 0.9 and a decay of 1e-4; and ours once
+more with the real pictures of tools/benchmark_input.py.
+
+    python benchmark_train.py SIDE FOLDER    a side, as turns.answer has it
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import benchmark_infer
+import benchmark_input
+import turns
+
+MODEL, SIZE, BATCH, CLASSES = "resnet50d", 160, 16, 1000
+STEPS = 6  # of a side's turn
+RATE, PEAK = "pictures/s", "peak, GB"
+OURS = "ours {}"
+GOALS = [  # of both precisions: side, against, goals by precision, what is compared
+    (OURS, "Keras's normalisation {}", {"bfloat16": 1.8, "float32": 1.2}, RATE),
+    (OURS, "KerasHub {}", {"bfloat16": 1.8, "float32": 1.2}, RATE),
+    (OURS, "timm {}", {"bfloat16": 1.0, "float32": 1.0}, RATE),
+    (OURS, "timm {}", {"bfloat16": 1.2, "float32": 1.2}, PEAK),
+]
+
+
+def measure(rounds, python=None):
+    """The rows of {"sides", "ratios"}; of a peak less is better."""
+    os.environ.update(benchmark_input.QUIET)  # the sides inherit it
+    with tempfile.TemporaryDirectory() as folder:
+        benchmark_input.write_pictures(Path(folder))
+        answers = turns.take(__file__, SIDES, [folder], rounds, python)
+    sides = [
+        {"side": name, **turns.spread(answers, name, RATE)}
+        | {PEAK: max(answer.get(PEAK, 0.0) for answer in answers[name])}
+        for name in answers
+    ]
+    ratios = [
+        {"side": name.format(precision), "against": base.format(precision)}
+        | {"of": key, **turns.ratios(answers, *pair, key), "goal": goals[precision]}
+        for precision in ("bfloat16", "float32")
+        for name, base, goals, key in GOALS
+        for pair in [(name.format(precision), base.format(precision))]
+        if all(side in answers for side in pair)
+    ]
+    slower = [
+        {RATE: min(step[RATE], fed[RATE])}
+        for step, fed in zip(answers["ours bfloat16"], answers["input alone"])
+    ]
+    together = {"both": answers["ours bfloat16, with its input"], "slower": slower}
+    ratios.append(
+        {"side": "ours bfloat16, with its input", "of": RATE}
+        | {"against": "the slower of input alone and ours bfloat16"}
+        | {**turns.ratios(together, "both", "slower", RATE), "goal": 0.95}
+    )
+    return {"sides": sides, "ratios": ratios}
+
+
+def _recipe(precision="bfloat16", **overrides):
+    from keras_resnet import RECIPES
+
+    return RECIPES["efficient"].replace(
+        model=MODEL,
+        overrides=overrides,
+        precision=precision if precision == "float32" else f"mixed_{precision}",
+        batch_size=BATCH,
+        train_size=SIZE,
+    )
+
+
+def _one_batch():
+    import numpy as np
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.float32)
+    labels = np.eye(CLASSES, dtype=np.float32)[random.integers(0, CLASSES, BATCH)]
+    return tf.data.Dataset.from_tensors((images, labels)).repeat()
+
+
+def _fit(model, batches):
+    return lambda count: model.fit(batches, steps_per_epoch=count, verbose=0)
+
+
+def ours(folder, precision="bfloat16", pictures=False, **overrides):
+    from keras_resnet import data
+    from keras_resnet.learner import learner
+
+    recipe = _recipe(precision, **overrides)
+    if pictures:
+        source = data.open_source(folder / "photos")
+        batches, names = data.train_batches(source, recipe), source.class_names
+    else:
+        batches, names = _one_batch(), [str(number) for number in range(CLASSES)]
+    return _fit(learner(recipe, names, 100), batches)
+
+
+def keras_hub(folder, precision):
+    import keras
+
+    model = benchmark_infer.keras_hub(precision)
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=1e-4),
+        keras.losses.CategoricalCrossentropy(),
+        metrics=["accuracy"],
+        jit_compile=False,  # by XLA it loses oneDNN's convolutions
+    )
+    return _fit(model, _one_batch())
+
+
+def timm(folder, precision):
+    import timm
+    import torch
+
+    model = timm.create_model(MODEL, num_classes=CLASSES)
+    model = model.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=1e-4
+    )
+    images = torch.randn(BATCH, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
+    labels = torch.arange(BATCH)
+    half = precision == "bfloat16"
+
+    def work(count):
+        for _ in range(count):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss = torch.nn.functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        float(loss)
+
+    return work
+
+
+def input_alone(folder):
+    from keras_resnet import data
+
+    batches = data.train_batches(folder / "photos", _recipe())
+
+    def work(count):
+        for _ in batches.take(20 * count):
+            pass
+
+    work.batches = 20
+    return work
+
+
+SIDES: dict[str, Callable] = {"input alone": input_alone}
+for _precision in ("bfloat16", "float32"):
+    SIDES |= {
+        f"ours {_precision}": partial(ours, precision=_precision),
+        f"Keras's normalisation {_precision}": partial(
+            ours, precision=_precision, fused_batch_norm=False
+        ),
+        f"KerasHub {_precision}": partial(keras_hub, precision=_precision),
+        f"timm {_precision}": partial(timm, precision=_precision),
+    }
+SIDES["ours bfloat16, with its input"] = partial(ours, pictures=True)
+
+
+def main():
+    """A side, as turns.answer has it."""
+
+    def start():
+        work = SIDES[sys.argv[1]](Path(sys.argv[2]))
+        return lambda: _round(work)
+
+    turns.answer(start)
+
+
+def _round(work):
+    work(2)  # what its own turn does not warm up, another's has thrown out
+    start = time.perf_counter()
+    work(STEPS)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    pictures = STEPS * BATCH * getattr(work, "batches", 1)
+    return {RATE: pictures / seconds, PEAK: peak}
+
+
+if __name__ == "__main__":
+    main()

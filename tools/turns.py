@@ -1,0 +1,170 @@
+"""Sides of a comparison in turns: each a process of its own, idle but in its turn.
+
+A side is a program that calls `answer`; it needs this file and nothing else of the
+project, since the Python it runs in may be another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+Answers = Mapping[str, Sequence[Mapping[str, float]]]  # of a side, one a round
+_SKIPPED = "skipped: "
+
+
+def take(script, names, arguments, rounds: int, python=None) -> Answers:
+    """What each side answered in each round but the first, which starts everything.
+
+    A side that says that it cannot run, for want of a package, is left out with a line
+    on stderr; one that fails ends this program with what it wrote there.
+
+    Args:
+        script: the program of all sides; it gets a side's name and `arguments`.
+        names: of the sides; those that begin with "timm" run in the other Python.
+        arguments: after the name.
+        rounds: that count.
+        python: the other Python; without one, its sides are left out.
+    """
+    answers: dict[str, list] = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        sides = {}
+        for name in names:
+            interpreter = python if name.startswith("timm") else sys.executable
+            if not interpreter:
+                print(f"{name}: {_SKIPPED}no --python", file=sys.stderr)
+                continue
+            log = Path(folder, str(len(sides)))
+            side = subprocess.Popen(
+                [*map(str, [interpreter, script, name, *arguments])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stack.enter_context(log.open("w")),
+                text=True,
+            )
+            stack.enter_context(side)
+            stack.callback(side.kill)
+            first = _line(side, name, log)  # it has started: the next one may
+            if first.startswith(_SKIPPED):
+                print(f"{name}: {first}", file=sys.stderr)
+            else:
+                sides[name], answers[name] = (side, log), []
+        for turn in range(rounds + 1):
+            for name, (side, log) in sides.items():
+                print(file=side.stdin, flush=True)
+                said = json.loads(_line(side, name, log))
+                if turn:
+                    answers[name].append(said)
+    return answers
+
+
+def _line(side, name, log):
+    line = side.stdout.readline().strip()
+    if not line:
+        sys.exit(f"{name}: {log.read_text()}")
+    return line
+
+
+def answer(start: Callable[[], Callable[[], Mapping[str, float]]]):
+    """A side: starts, then answers each line on standard input by what a round gives.
+
+    Args:
+        start: makes what gives the answer of a round; an ImportError of it, or another
+            that says what the machine lacks, skips the side.
+    """
+    ours = os.fdopen(os.dup(1), "w")  # libraries write to theirs
+    os.dup2(2, 1)
+    try:
+        work = start()
+    except ImportError as error:
+        print(f"{_SKIPPED}{error}".replace("\n", " "), file=ours, flush=True)
+        return
+    print("ready", file=ours, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(work()), file=ours, flush=True)
+
+
+def run(command: Sequence):
+    """A process to its end; if it fails, this program ends with what it wrote."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+
+
+def spread(answers: Answers, name: str, key: str) -> dict[str, float]:
+    """Median, least and most of a side's answers."""
+    each = [answer[key] for answer in answers[name]]
+    return {key: statistics.median(each), "least": min(each), "most": max(each)}
+
+
+def ratios(answers: Answers, name: str, base: str, key: str) -> dict[str, float]:
+    """Median, least and most of `name` / `base`, round by round."""
+    each = [
+        one[key] / other[key]
+        for one, other in zip(answers[name], answers[base], strict=True)
+    ]
+    return {"ratio": statistics.median(each), "least": min(each), "most": max(each)}
+
+
+def tables(result: Mapping) -> str:
+    """What was measured as Markdown: each list of rows a table, each number a line."""
+    lines: list[str] = []
+    for name, value in result.items():
+        if isinstance(value, Mapping):
+            lines += ["", f"{name}:", tables(value)]
+        elif isinstance(value, list):
+            columns = list(dict.fromkeys(key for row in value for key in row))
+            rows = [[_cell(row.get(column, "")) for column in columns] for row in value]
+            lines += [
+                *([""] if lines else []),
+                _row(columns),
+                _row("---" for _ in columns),
+            ]
+            lines += map(_row, rows)
+        else:
+            lines.append(f"- {name}: {_cell(value)}")
+    return "\n".join(lines)
+
+
+def _row(cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(value):
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def machine() -> dict[str, str]:
+    """What the numbers are of: processor, cores, commit."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    found = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in found.items()}
+    flags = fields.get("flags", "").split()
+    wide = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    cores = len(os.sched_getaffinity(0))
+    name = fields.get("model name", platform.machine())
+    return {
+        "processor": f"{name}, {cores} cores, {' '.join(wide)}".rstrip(", "),
+        "commit": _git("rev-parse", "--short", "HEAD") + _git_dirty(),
+    }
+
+
+def _git_dirty():
+    return " and changes" if _git("status", "--porcelain", "-uno") else ""
+
+
+def _git(*arguments):
+    here = Path(__file__).parent
+    done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
+    return done.stdout.strip()
