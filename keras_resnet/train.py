@@ -350,7 +350,7 @@ def _in_parts(batches, count):
         lambda *batch: tf.data.Dataset.from_tensor_slices(
             tuple(tf.reshape(x, [count, -1, *x.shape[1:]]) for x in batch)
         )
-    ).prefetch(tf.data.AUTOTUNE)
+    ).prefetch(count)
 
 
 def _save(net, weights, path):

@@ -1,5 +1,7 @@
 """Sources -> batches: endless shuffled training, and one finite evaluation pass."""
 
+import os
+
 import tensorflow as tf
 
 from keras_resnet.data.colour import DRAWS, distort
@@ -8,7 +10,9 @@ from keras_resnet.data.mix import cutmix, mixup
 from keras_resnet.data.source import open_source
 from keras_resnet.data.split import DataError
 
-AUTOTUNE = tf.data.AUTOTUNE
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+PARALLEL = _CORES or os.cpu_count() or 1  # pictures at a time
+BATCHES = 2  # that are ready, or worked on, beside the one that is used
 # what a stream of random numbers is for: no two share their seeds
 _ORDER, _CROP, _PICTURE, _COLOUR, _MIX, _CHOICE = range(6)
 
@@ -69,12 +73,24 @@ def train_batches(source, recipe, epoch=0, step=0):
         .enumerate(start=first)
         .map(draw)
         .unbatch()
-        .map(example, AUTOTUNE)
+        .map(example, PARALLEL)
         .batch(size, drop_remainder=True)  # XLA compiles once
         .enumerate(start=first)
-        .map(lambda index, batch: _finish(batch, recipe, index), AUTOTUNE)
-        .prefetch(AUTOTUNE)
+        .map(lambda index, batch: _finish(batch, recipe, index), BATCHES)
+        .prefetch(BATCHES)
+        .with_options(_untuned())
     )
+
+
+def _untuned():
+    """Whoever ends an iterator may wait for the thread that tunes it to wake.
+
+    It sleeps for 10 ms, then twice as long each time, up to a minute, and so an epoch's
+    validation could take twice its time.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def _finish(batch, recipe, index):
@@ -128,10 +144,11 @@ def eval_batches(source, recipe, split="val", batch_size=None, load=load_eval):
         pictures.ordered()
         .map(
             lambda data, label: (load(data, protocol), tf.one_hot(label, classes)),
-            AUTOTUNE,
+            PARALLEL,
         )
         .batch(batch_size)
         # an error if there are more or fewer, and no guess about the end in fit
         .apply(tf.data.experimental.assert_cardinality(-(-pictures.size // batch_size)))
-        .prefetch(AUTOTUNE)
+        .prefetch(BATCHES)
+        .with_options(_untuned())
     )
