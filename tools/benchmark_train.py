@@ -85,7 +85,11 @@ def _one_batch():
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.float32)
     labels = np.eye(CLASSES, dtype=np.float32)[random.integers(0, CLASSES, BATCH)]
-    return tf.data.Dataset.from_tensors((images, labels)).repeat()
+    # or an iterator's end would wait for the thread that tunes it, for seconds
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    batches = tf.data.Dataset.from_tensors((images, labels))
+    return batches.repeat().with_options(options)
 
 
 def _fit(model, batches):
