@@ -113,9 +113,9 @@ def measure_load(rounds):
     build: dict[str, list[float]] = {"ours": [], "theirs": []}
     for turn in range(rounds + 1):
         for side, them in build.items():
-            seconds = float(_python(_BUILD, side))
+            took = float(_python(_BUILD, side))
             if turn:  # the first round warms the file cache
-                them.append(seconds)
+                them.append(took)
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder, name)) for name in ("x.safetensors", "x.npz")]
         _python(_WRITE, *files)
@@ -171,10 +171,11 @@ print(*(last - first for first, last in zip(Clock.times[1], Clock.times[-1])))
 
 def measure_checkpoint(rounds):
     """Training the demo with a checkpoint every 50 steps, and without such."""
-    answers: dict[str, list] = {"every 50 steps": [], "after epochs alone": []}
+    pair = "every 50 steps", "after epochs alone"
+    answers: dict[str, list] = {side: [] for side in pair}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds):
-            sides = [("every 50 steps", "50"), ("after epochs alone", "0")]
+            sides = list(zip(pair, ("50", "0")))
             for side, steps in sides[:: 1 - 2 * (turn % 2)]:
                 paths = f"{folder}/digits", f"{folder}/{turn}-{steps}"
                 said = map(float, _python(_TRAIN, *paths, steps).split())
@@ -186,7 +187,7 @@ def measure_checkpoint(rounds):
             for side in answers
         ],
         "ratios": [
-            {"of": key, **turns.ratios(answers, *answers, key), "goal": 1.03}
+            {"of": key, **turns.ratios(answers, *pair, key), "goal": 1.03}
             for key in ("s", "s of CPU")
         ],
     }

@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -221,10 +222,10 @@ def products(framework, folder, kind, precision):
 
         _need_gpu(kind, jax.default_backend() == "gpu")
         numbers = jax.random.normal(jax.random.key(0), [side, side]).astype(precision)
-        multiply = jax.jit(lambda x: x @ numbers)
+        multiply = jax.jit(numbers.__matmul__)
 
-        def wait(x):
-            x.block_until_ready()
+        def wait(product):
+            product.block_until_ready()
     else:
         import torch
 
@@ -234,11 +235,10 @@ def products(framework, folder, kind, precision):
             side, side, device=device, dtype=getattr(torch, precision)
         )
 
-        def multiply(x):
-            return x @ numbers
+        multiply = numbers.__matmul__
 
-        def wait(x):
-            float(x[0, 0])
+        def wait(product):
+            float(product[0, 0])
 
     def work():
         wait(multiply(numbers))
@@ -251,11 +251,11 @@ def products(framework, folder, kind, precision):
     return work
 
 
-PRODUCTS = {
+PRODUCTS: dict[str, Callable] = {
     "products, JAX": partial(products, "jax"),
     "timm's torch, products": partial(products, "torch"),
 }
-NETS = {
+NETS: dict[str, Callable] = {
     "ours, JAX": partial(ours, "jax"),
     "ours, TensorFlow": partial(ours, "tensorflow"),
     "timm": timm,

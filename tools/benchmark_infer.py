@@ -23,6 +23,7 @@ import turns
 MODEL, SIZE, GMACS = "resnet50d", 224, 4.329
 BATCHES = (16, 1)
 SECONDS = 3.0  # of a side's turn
+PRODUCT = 4096  # the side of matrices, for the machine's peak
 QUIET = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
 RATE = "pictures/s"
 # root of the mean squared difference from plain Keras's float32 in a logarithm of a
@@ -59,13 +60,10 @@ def _measure(folder, batch, rounds, python):
     peaks = {name: turns.spread(answers, name, RATE)[RATE] for name in PEAKS}
     sides = []
     for name in answers:
-        row = {"side": name, **turns.spread(answers, name, RATE)}
-        if name not in PEAKS:  # GFLOP/s, of the peak's
-            peak = peaks[
-                "products bfloat16" if "bfloat16" in name else "products float32"
-            ]
-            row["of peak"] = 2 * GMACS * row[RATE] / peak
-        sides.append(row)
+        spread = turns.spread(answers, name, RATE)
+        peak = peaks["products bfloat16" if "bfloat16" in name else "products float32"]
+        share = {} if name in PEAKS else {"of peak": 2 * GMACS * spread[RATE] / peak}
+        sides.append({"side": name, **spread, **share})
     ratios = [
         {"side": name, "against": base, **turns.ratios(answers, name, base, RATE)}
         | {"goal": goal}
@@ -207,17 +205,9 @@ def products(dtype, folder):
     """As GFLOP/s: a large matrix product, in TensorFlow."""
     import tensorflow as tf
 
-    side = 3072
-    left, right = (tf.cast(tf.random.normal([side, side]), dtype) for _ in range(2))
-
-    def answer(images):
-        for _ in range(4):
-            product = left @ right
-        product.numpy()
-        return None
-
-    answer.work = 4 * 2e-9 * side**3
-    return answer
+    shape = [PRODUCT, PRODUCT]
+    left, right = (tf.cast(tf.random.normal(shape), dtype) for _ in range(2))
+    return lambda images: (left @ right).numpy()
 
 
 PEAKS = {f"products {dtype}": partial(products, dtype) for dtype in TOLERANCES}
@@ -241,8 +231,8 @@ SIDES: dict[str, Callable] = PEAKS | {
 
 def main():
     """Writes the files, or is a side."""
-    name, folder, *rest = sys.argv[1:]
-    folder = Path(folder)
+    name, path, *rest = sys.argv[1:]
+    folder = Path(path)
     if name == "write":
         write(folder)
         return
@@ -264,17 +254,19 @@ def main():
             if not off <= TOLERANCES["bfloat16" if "bfloat16" in name else "float32"]:
                 raise ValueError(f"{name}: its answers are off by {off:.1e}")
             print(f"off by {off:.1e}", file=sys.stderr)
-        return lambda: {RATE: _rate(work, images)}
+        amount = 2e-9 * PRODUCT**3 if name in PEAKS else len(images)
+        return lambda: {RATE: amount * _rate(work, images)}
 
     turns.answer(start)
 
 
 def _rate(work, images):
+    """Answers a second."""
     start, count, end = time.perf_counter(), 0, 0.0
     while end < start + SECONDS:
         work(images)
         count, end = count + 1, time.perf_counter()
-    return count * getattr(work, "work", len(images)) / (end - start)
+    return count / (end - start)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import turns
 
 MODEL, SIZE, BATCH, CLASSES = "resnet50d", 160, 16, 1000
 STEPS = 6  # of a side's turn
+AHEAD = 20  # batches of the input alone for a step
 RATE, PEAK = "pictures/s", "peak, GB"
 OURS = "ours {}"
 GOALS = [  # of both precisions: side, against, goals by precision, what is compared
@@ -103,10 +104,10 @@ def ours(folder, precision="bfloat16", pictures=False, **overrides):
     recipe = _recipe(precision, **overrides)
     if pictures:
         source = data.open_source(folder / "photos")
-        batches, names = data.train_batches(source, recipe), source.class_names
-    else:
-        batches, names = _one_batch(), [str(number) for number in range(CLASSES)]
-    return _fit(learner(recipe, names, 100), batches)
+        model = learner(recipe, source.class_names, 100)
+        return _fit(model, data.train_batches(source, recipe))
+    model = learner(recipe, [str(number) for number in range(CLASSES)], 100)
+    return _fit(model, _one_batch())
 
 
 def keras_hub(folder, precision):
@@ -153,10 +154,9 @@ def input_alone(folder):
     batches = data.train_batches(folder / "photos", _recipe())
 
     def work(count):
-        for _ in batches.take(20 * count):
+        for _ in batches.take(AHEAD * count):
             pass
 
-    work.batches = 20
     return work
 
 
@@ -178,19 +178,18 @@ def main():
 
     def start():
         work = SIDES[sys.argv[1]](Path(sys.argv[2]))
-        return lambda: _round(work)
+        return lambda: _round(work, AHEAD if sys.argv[1] == "input alone" else 1)
 
     turns.answer(start)
 
 
-def _round(work):
+def _round(work, batches):
     work(2)  # what its own turn does not warm up, another's has thrown out
     start = time.perf_counter()
     work(STEPS)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    pictures = STEPS * BATCH * getattr(work, "batches", 1)
-    return {RATE: pictures / seconds, PEAK: peak}
+    return {RATE: STEPS * BATCH * batches / seconds, PEAK: peak}
 
 
 if __name__ == "__main__":

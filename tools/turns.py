@@ -36,7 +36,7 @@ def take(script, names, arguments, rounds: int, python=None) -> Answers:
     """
     answers: dict[str, list] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        sides = {}
+        sides: dict[str, tuple[subprocess.Popen, Path]] = {}
         for name in names:
             interpreter = python if name.startswith("timm") else sys.executable
             if not interpreter:
