@@ -87,7 +87,7 @@ def _compare(answers, kind, precision):
 
 
 def write(folder, kind):
-    """weights, a batch."""
+    """Weights in timm's dialect, and a batch."""
     import keras
     import numpy as np
 

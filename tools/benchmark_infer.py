@@ -18,13 +18,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import benchmark_input
 import turns
 
 MODEL, SIZE, GMACS = "resnet50d", 224, 4.329
 BATCHES = (16, 1)
 SECONDS = 3.0  # of a side's turn
 PRODUCT = 4096  # the side of matrices, for the machine's peak
-QUIET = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
 RATE = "pictures/s"
 # root of the mean squared difference from plain Keras's float32 in a logarithm of a
 # probability, of the deviation of these: another net's is above 1
@@ -46,7 +46,7 @@ GOALS = [  # batch, side, against, goal
 
 def measure(rounds, python=None, batches=BATCHES):
     """{"batch N": {"sides", "ratios"}}, each a list of rows."""
-    os.environ.update(QUIET)  # the sides inherit it
+    os.environ.update(benchmark_input.QUIET)  # the sides inherit it
     with tempfile.TemporaryDirectory() as folder:
         turns.run([sys.executable, __file__, "write", folder])
         return {
@@ -99,13 +99,13 @@ def write(folder):
     plain = rebuild(model, config=config)
     np.save(folder / "answers.npy", plain.predict(images, verbose=0))
     _export_plainly(plain, folder / "plain Keras float32")
-    for precision in ("float32", "bfloat16"):
-        folded = export.fold_batch_norm(model, precision)
-        signatures.write_saved_model(folded, folder / f"ours {precision}")
+    folded = {name: export.fold_batch_norm(model, name) for name in TOLERANCES}
+    for precision, net in folded.items():
+        signatures.write_saved_model(net, folder / f"ours {precision}")
     for format in ("onnx", "openvino"):
         (folder / format).mkdir()
         try:
-            formats.write(export.fold_batch_norm(model), folder / format, format)
+            formats.write(folded["float32"], folder / format, format)
         except ModelError as error:
             print(error, file=sys.stderr)
     for precision in ("float32", "bfloat16"):

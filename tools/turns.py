@@ -77,8 +77,8 @@ def answer(start: Callable[[], Callable[[], Mapping[str, float]]]):
     """A side: starts, then answers each line on standard input by what a round gives.
 
     Args:
-        start: makes what gives the answer of a round; an ImportError of it, or another
-            that says what the machine lacks, skips the side.
+        start: makes what gives the answer of a round; an ImportError of it says what
+            is lacking, and skips the side.
     """
     ours = os.fdopen(os.dup(1), "w")  # libraries write to theirs
     os.dup2(2, 1)
