@@ -1,9 +1,15 @@
-# `make demo` and `make test` need Python 3.11 to 3.13 and make, nothing else.
+# `make demo` and `make test` need Python 3.11 to 3.13 and make, nothing else; `make addons` Python 3.11.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-browser check format clean
+OLD_PYTHON ?= python3.11
+OLD_VENV ?= .venv-addons
+# files that import what that stack lacks hold no test for it
+OLD_TESTS = $(shell grep -l mark.addons tests/test_*.py)
+SHORT = logits and (18 or 26d) or trace_resnet18d or test_trained_model or test_pixels_answer or tfa.MovingAverage or yiq
+
+.PHONY: demo test test-slow test-browser addons test-addons test-addons-short check format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/keras-resnet demo
@@ -17,6 +23,15 @@ test-slow: $(VENV)/.test
 # apt-get install chromium chromium-driver, or what your system calls them
 test-browser: $(VENV)/.test
 	$(BIN)/python -m pytest -m browser
+
+# the stack of TensorFlow Addons, which ended: its warnings are not ours to mend
+addons: $(OLD_VENV)/.made
+
+test-addons: addons
+	$(OLD_VENV)/bin/python -m pytest -m addons -W ignore $(OLD_TESTS)
+
+test-addons-short: addons
+	$(OLD_VENV)/bin/python -m pytest -m addons -W ignore $(OLD_TESTS) -k "$(SHORT)"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -36,5 +51,10 @@ $(VENV)/.%: setup.cfg constraints.txt | $(BIN)/python
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+$(OLD_VENV)/.made: setup.cfg constraints-addons.txt
+	$(OLD_PYTHON) -m venv $(OLD_VENV)
+	$(OLD_VENV)/bin/python -m pip install --quiet -c constraints-addons.txt -e ".[addons]" pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLD_VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

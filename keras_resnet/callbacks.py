@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 
-import keras
 import tensorflow as tf
 
+from keras_resnet.backend import keras
 from keras_resnet.checkpoints import RunError
 from keras_resnet.keeper import loss_scale, pace
 from keras_resnet.objective import plateau_drops

@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
 from keras_resnet import evaluate, export, savedmodel, train
+from keras_resnet.backend import keras
 from keras_resnet.measures import confusion_map, to_json
 from keras_resnet.model import rebuild
 from keras_resnet.recipes import RECIPES

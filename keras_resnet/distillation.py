@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
-from keras import ops
 
+from keras_resnet.backend import keras, ops
 from keras_resnet.trainable import Trainable
 
 # of the labels' loss, and of T^2 times the teacher's

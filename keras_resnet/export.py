@@ -10,9 +10,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import keras
-
 from keras_resnet import formats, tf_serving
+from keras_resnet.backend import keras
 from keras_resnet.data.decode import MAX_PIXELS
 from keras_resnet.engines import (
     DESCRIPTION,

@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from keras_resnet import checkpoints
+from keras_resnet.backend import keras
 from keras_resnet.checkpoints import Place, RunError
 from keras_resnet.process import Interrupted
 from keras_resnet.weights import aside

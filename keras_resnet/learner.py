@@ -6,8 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-import keras
-
+from keras_resnet.backend import keras
 from keras_resnet.config import VARIANTS
 from keras_resnet.distillation import distill
 from keras_resnet.layers import BatchNormalization
@@ -128,15 +127,20 @@ def learner(recipe: Recipe, class_names, steps_per_epoch: int) -> Trainable:
     """
     net = _net(recipe, tuple(class_names))
     _freeze(net, recipe)
-    model = _distiller(net, recipe) if recipe.teacher else Trainable(net, recipe.ema)
+    rule = optimizer(recipe, steps_per_epoch)
+    averages = getattr(rule, "averages", None)  # it may keep them itself
+    ema = 0.0 if averages else recipe.ema
+    model = _distiller(net, recipe, ema) if recipe.teacher else Trainable(net, ema)
     model.compile(
-        optimizer=optimizer(recipe, steps_per_epoch),
+        optimizer=rule,
         loss=loss(recipe, len(class_names)),
         metrics=metrics(),
         # XLA on a CPU gives up oneDNN's convolutions
         jit_compile="auto" if on_gpu() else keras.backend.backend() != "tensorflow",
     )
     model.optimizer.build(model.trainable_variables)
+    if averages:
+        model.averages = averages(net.weights)
     return model
 
 
@@ -203,7 +207,7 @@ def _check_teacher(recipe, class_names):
         )
 
 
-def _distiller(net, recipe):
+def _distiller(net, recipe, ema):
     try:
         teacher = rebuild(
             open_model(recipe.teacher),
@@ -216,7 +220,7 @@ def _distiller(net, recipe):
             recipe.temperature,
             recipe.distillation,
             recipe.teacher_size or None,
-            recipe.ema,
+            ema,
         )
     except ValueError as error:
         raise RecipeError(f"teacher={recipe.teacher!r}: {error}") from error
@@ -277,7 +281,7 @@ def _initialize(net, kind):
     for variable in net.trainable_variables:
         if len(variable.shape) > 1:
             # a copy each: an initializer of no seed draws the same again
-            draw = INITIALIZERS[kind].clone()
+            draw = type(INITIALIZERS[kind]).from_config(INITIALIZERS[kind].get_config())
             variable.assign(draw(variable.shape, dtype=variable.dtype))
 
 

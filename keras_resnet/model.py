@@ -6,9 +6,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-import keras
-from keras import layers
-
+from keras_resnet.backend import keras, layers
 from keras_resnet.config import ResNetConfig
 from keras_resnet.layers.blocks import BLOCKS
 from keras_resnet.layers.stems import ConvStem, DeepStem

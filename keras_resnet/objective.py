@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 
+from keras_resnet import addons
+from keras_resnet.backend import keras, ops
 from keras_resnet.optimizers import CoupledSGD, Lamb, WarmupCosine, WarmupSteps
 from keras_resnet.recipe import Recipe, RecipeError
 
 
 def optimizer(recipe: Recipe, steps_per_epoch: int):
-    """The recipe's update rule on its schedule, in steps: a CoupledSGD or a Lamb."""
+    """The recipe's update rule on its schedule, in steps: a CoupledSGD or a Lamb.
+
+    Or, on the stack of the extra "addons", a rule of Addons.
+    """
+    if recipe.optimizer in addons.OPTIMIZERS:
+        return _addons_optimizer(recipe, steps_per_epoch)
     options: dict[str, Any] = {
         "learning_rate": schedule(recipe, steps_per_epoch),
         "weight_decay": recipe.weight_decay,
@@ -30,6 +35,26 @@ def optimizer(recipe: Recipe, steps_per_epoch: int):
     if recipe.optimizer == "lamb":
         return Lamb(**options)
     return CoupledSGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **options)
+
+
+def _addons_optimizer(recipe, steps_per_epoch):
+    if recipe.accumulate > 1 or {*recipe.stage_rates} - {0, 1}:
+        raise RecipeError(
+            f"accumulate={recipe.accumulate}, stage_rates={recipe.stage_rates}: must "
+            f"be 1, and 0 or 1 each, with optimizer={recipe.optimizer!r}"
+        )
+    try:
+        return addons.optimizer(
+            recipe.optimizer,
+            schedule(recipe, steps_per_epoch),
+            recipe.momentum,
+            recipe.nesterov,
+            recipe.weight_decay,
+            recipe.decay,
+            recipe.ema,
+        )
+    except addons.AddonsError as error:
+        raise RecipeError(str(error)) from error
 
 
 def schedule(recipe: Recipe, steps_per_epoch: int):

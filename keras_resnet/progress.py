@@ -6,7 +6,6 @@ import resource
 import sys
 import time
 
-import keras
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from keras_resnet.backend import keras
 from keras_resnet.learner import on_gpu, said_precision
 
 _SECONDS = 0.5  # between looks at the rate, each of which waits for the device

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from keras_resnet import addons
 from keras_resnet.model import Protocol
 
 
@@ -61,7 +62,7 @@ class Recipe:
     crop_pct: float = 0.875  # of the resized short side
     interpolation: str = "bicubic"  # or "bilinear"; antialiased
     # optimisation (2.1, 3.1, 5.1)
-    optimizer: str = "sgd"  # CoupledSGD; or "lamb" (arXiv 1904.00962)
+    optimizer: str = "sgd"  # CoupledSGD; or "lamb" (arXiv 1904.00962); or of addons.py
     batch_size: int = 256  # pictures a step
     accumulate: int = 1  # parts that a batch is computed in, for less memory
     epochs: int = 200
@@ -91,16 +92,21 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        if self.colour == addons.YIQ:  # says what is done, and not how strongly
+            _check_addons("colour", self.colour)
+            object.__setattr__(self, "colour", type(self).colour)
+            object.__setattr__(self, "colours", addons.YIQ)
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, _typed(f.name, getattr(self, f.name)))
         for names, allowed in _ALLOWED.items():
             for name in names.split():
                 _require(name, getattr(self, name), **allowed)
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise RecipeError(
-                    f"{name}={getattr(self, name)!r}: must be one of {choices}"
-                )
+            value = getattr(self, name)
+            if name in _OF_ADDONS and value.startswith("tfa."):
+                _check_addons(name, value)
+            elif value not in choices:
+                raise RecipeError(f"{name}={value!r}: must be one of {choices}")
         _check_together(self)
 
     @property
@@ -169,6 +175,7 @@ _CHOICES = {
     "smoothing": ("all-classes", "other-classes"),
     "distillation": ("paper", "gluon"),
 }
+_OF_ADDONS = ("optimizer", "colours")  # may name a `tfa.` piece instead
 _ALLOWED: dict[str, dict] = {
     "train_size batch_size accumulate epochs rand_augment_ops repeats": {"low": 1},
     "patience validate_every": {"low": 1},
@@ -209,6 +216,13 @@ def _typed(name, value):
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{name}={value!r}: must be as JSON has it") from error
+
+
+def _check_addons(name, value):
+    try:
+        addons.check(name, value)
+    except addons.AddonsError as error:
+        raise RecipeError(str(error)) from error
 
 
 def _require(name, value, low, high=None, open_low=False, open_high=False):

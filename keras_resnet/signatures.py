@@ -6,6 +6,7 @@ import os
 
 import tensorflow as tf
 
+from keras_resnet.backend import native
 from keras_resnet.data import decode_image, eval_crop
 from keras_resnet.data.decode import has_magic
 from keras_resnet.evaluate import class_names
@@ -59,7 +60,7 @@ def write_saved_model(model, path) -> None:
     encoded = tf.TensorSpec([None], tf.string, "image_bytes")
     module = tf.Module()
     # TensorFlow's own: of Keras's it would write each a second time
-    module.kept = [variable.value for variable in model.variables]
+    module.kept = [native(variable) for variable in model.variables]
     tf.saved_model.save(
         module,
         str(path),

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
+from keras_resnet.backend import keras
 from keras_resnet.callbacks import TENSORBOARD, Events, Plateau, Watch, curves
 from keras_resnet.checkpoints import FOLDER as CHECKPOINTS
 from keras_resnet.checkpoints import Place, RunError, newest, places
@@ -160,7 +160,7 @@ def fit(
             _train(model, whole, source, steps, keeper, checkpoint, every)
         title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
         write_whole(run / CURVES, curves(title, history))
-        if recipe.ema:
+        if model.averages:
             _save(model.net, model.averages, run / RUN_AVERAGE)
         _save(model.net, model.net.weights, run / RUN_MODEL)
     return open_model(run)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import keras
-from keras import ops
-
+from keras_resnet.backend import keras, ops
 from keras_resnet.optimizers import attach_loss_scale
 
 

@@ -7,9 +7,9 @@ import os
 import re
 from pathlib import Path
 
-import keras
 import numpy as np
 
+from keras_resnet.backend import keras
 from keras_resnet.complexity import complexity
 from keras_resnet.config import VARIANTS
 from keras_resnet.model import ModelError, ModelInfo, ResNet, assemble

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import numbers
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
+from keras_resnet.backend import keras
 from keras_resnet.data.decode import MAX_PIXELS
 from keras_resnet.model import ModelError
 

@@ -4,9 +4,10 @@ import os
 import sys
 from types import SimpleNamespace
 
-import keras
 import numpy as np
 import pytest
+
+from keras_resnet.backend import keras
 
 # before TensorFlow is imported: its start-up log is not what a test says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,10 +26,10 @@ def policy():
 @pytest.fixture
 def float64(policy):
     """All of Keras in float64."""
-    keras.config.set_floatx("float64")
+    keras.backend.set_floatx("float64")
     policy("float64")
     yield
-    keras.config.set_floatx("float32")
+    keras.backend.set_floatx("float32")
 
 
 def write_picture(path, colour, seed, size=(40, 36)):

@@ -26,6 +26,7 @@ def levels_apart(ours, theirs):
     return np.abs(np.asarray(ours).astype(int) - np.asarray(theirs).astype(int))
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize("path", CROPS, ids=lambda path: path.name)
 def test_evaluation_crop_is_timms_on_pillow(path):
     source, size, crop_pct, interpolation = re.fullmatch(

@@ -67,6 +67,7 @@ def test_picture_beyond_the_limit_is_refused_before_it_is_decoded():
         data.decode_image(encoded, max_pixels=160 * 120 - 1)
 
 
+@pytest.mark.addons
 def test_evaluation_shows_each_picture_once(folder, tiny):
     seen = [
         (image.tobytes(), int(label.argmax()))
@@ -93,6 +94,7 @@ def train_ids(source, recipe, steps, epoch=0):
     ]
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize("kind", ["folder", "records"])
 def test_epoch_shows_different_pictures_in_full_batches(kind, folder, tiny, tmp_path):
     source = folder if kind == "folder" else data.prepare(folder, tmp_path / "records")
@@ -107,6 +109,7 @@ def test_epoch_shows_different_pictures_in_full_batches(kind, folder, tiny, tmp_
     assert first != second
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize("kind", ["folder", "records", "arrays"])
 def test_training_starts_at_any_position(kind, folder, tiny, tmp_path):
     source = {
@@ -177,6 +180,7 @@ def test_order_has_no_memory_of_places():
     assert stats.binomtest(int(follows), 9 * 2000, 0.1).pvalue > 0.001
 
 
+@pytest.mark.addons
 def test_training_batch_keeps_the_contract(folder, tiny):
     for recipe, kind in [
         (tiny, tf.float32),

@@ -1,12 +1,11 @@
 """Distillation is the published rule, step for step, and nobody's state is spoilt."""
 
-import keras
 import numpy as np
 import pytest
-from keras import ops
 
 import keras_resnet
 from keras_resnet import data
+from keras_resnet.backend import keras, ops
 from keras_resnet.distillation import WEIGHTINGS, distill
 from keras_resnet.model import rebuild
 from keras_resnet.optimizers import CoupledSGD, WarmupCosine
@@ -41,6 +40,7 @@ def batches(count, size=32, classes=4):
         yield x.numpy(), y.numpy()
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize("weighting", ["paper", "gluon", (0.3, 0.9)])
 def test_steps_are_those_of_a_loop_by_hand(weighting, float64):
     import tensorflow as tf

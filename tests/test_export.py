@@ -10,12 +10,12 @@ import sys
 import threading
 import time
 
-import keras
 import numpy as np
 import pytest
 
 import keras_resnet
 from keras_resnet import export, formats
+from keras_resnet.backend import keras
 from keras_resnet.engines import open_engine, read_description
 from keras_resnet.folding import fold_batch_norm
 from keras_resnet.model import ModelError, rebuild
@@ -70,6 +70,7 @@ def test_edited_configuration_stays(trained, tmp_path):
     assert tmp_path.joinpath("batching.config").exists()
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
 def test_model_of_half_precision_is_served_in_float32(policy, trained, tmp_path):
     half = rebuild(trained[1], policy)
@@ -84,6 +85,7 @@ def test_model_of_half_precision_is_served_in_float32(policy, trained, tmp_path)
         assert np.abs(difference).max() > 1e-5
 
 
+@pytest.mark.addons
 def test_logits_are_served_as_probabilities(trained, tmp_path):
     model = rebuild(trained[1], classifier_activation=None)
     images = np.full((2, 32, 32, 3), 90, np.float32)
@@ -109,6 +111,7 @@ def test_interrupted_export_leaves_the_versions_that_were(
     assert before == {path: path.stat().st_mtime_ns for path in first.rglob("*")}
 
 
+@pytest.mark.addons
 def test_export_that_answers_otherwise_is_refused(trained, tmp_path, monkeypatch):
     def spoiled(model, precision="float32"):
         folded = fold_batch_norm(model)

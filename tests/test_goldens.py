@@ -1,6 +1,5 @@
 """The nets answer what the original implementations answered."""
 
-import keras
 import numpy as np
 import pytest
 from checkpoints import GOLDENS, checkpoint, image, recorded
@@ -8,12 +7,14 @@ from safetensors.numpy import save_file
 from weight_files import write_checkpoint, write_mxnet, write_paddle, write_torch
 
 import keras_resnet
+from keras_resnet.backend import keras
 
 # (manifest, size of the recorded input) -> our variant
 OURS = {"resnet18": "resnet18b", "resnet50": "resnet50b"}
 CASES = sorted(
     (f"{path.parent.name}/{path.stem.rpartition('_')[0]}", int(path.stem[-3:]))
-    for path in GOLDENS.glob("*/*.npz")
+    for framework in ("timm", "gluon", "slim", "paddle")
+    for path in GOLDENS.glob(f"{framework}/*.npz")
 )
 
 
@@ -62,6 +63,7 @@ def test_every_recording_is_here():
     }
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize(("manifest", "size"), CASES)
 def test_logits_are_the_originals_through_a_file(manifest, size, tmp_path):
     framework = manifest.split("/")[0]

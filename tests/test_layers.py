@@ -1,10 +1,10 @@
 """Each layer alone, as somebody would use it in a model of their own."""
 
-import keras
 import numpy as np
 import pytest
 
 from keras_resnet import layers
+from keras_resnet.backend import keras
 
 CHANNELS = 8
 # name -> (class, arguments, channels that come out, stride)

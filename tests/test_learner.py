@@ -1,13 +1,12 @@
 """A recipe becomes a model: what starts it, what learns in it, what is refused."""
 
-import keras
 import numpy as np
 import pytest
-from keras import ops
 
 import keras_resnet
 from keras_resnet import learner as building
 from keras_resnet import train
+from keras_resnet.backend import keras, ops
 from keras_resnet.distillation import Distiller
 from keras_resnet.learner import (
     audit,

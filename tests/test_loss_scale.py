@@ -4,12 +4,11 @@ import os
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
-from keras import ops
 
 import keras_resnet
+from keras_resnet.backend import keras, ops
 from keras_resnet.layers import BasicBlock
 from keras_resnet.optimizers import (
     CoupledSGD,

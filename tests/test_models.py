@@ -25,6 +25,7 @@ def test_released_files_have_their_checksums():
     assert (DIGITS / "model.keras").stat().st_size < 4e6
 
 
+@pytest.mark.addons
 def test_released_model_measures_what_its_card_says(tmp_path):
     demo.write_digits(tmp_path / "digits")
     measured = evaluate.run(open_model(DIGITS), tmp_path / "digits")

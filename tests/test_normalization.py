@@ -1,11 +1,11 @@
 """Our normalisation is Keras's, on one kernel, and its moving variance is unbiased."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_resnet
+from keras_resnet.backend import keras
 from keras_resnet.layers import BatchNormalization
 
 MOMENTUM, EPSILON = 0.9, 1e-5

@@ -1,10 +1,9 @@
 """What a recipe's numbers mean: losses, schedules, rates."""
 
-import keras
 import numpy as np
 import pytest
-from keras import ops
 
+from keras_resnet.backend import keras, ops
 from keras_resnet.objective import (
     BinaryCrossentropy,
     loss,

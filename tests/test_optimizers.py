@@ -5,14 +5,13 @@ import os
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 from checkpoints import GOLDENS, checkpoint, image, labels, tensor
-from keras import ops
 
 import keras_resnet
 from keras_resnet import objective
+from keras_resnet.backend import keras, ops
 from keras_resnet.optimizers import (
     CoupledSGD,
     Lamb,
@@ -109,6 +108,7 @@ def replayed(trace):
     return history, model
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize("name", ["trace_resnet18d", "trace_resnet26d_mixup"])
 def test_training_in_fit_is_torchs_step_for_step(name, float64):
     trace = json.loads((GOLDENS / "traces" / f"{name}.json").read_text())
@@ -309,6 +309,7 @@ def test_saved_optimizer_decays_the_same_variables(rule, kind, tmp_path):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
+@pytest.mark.addons
 def test_warmup_cosine_rises_from_zero_and_ends_at_the_final_rate():
     schedule = WarmupCosine(0.4, warmup_steps=5, total_steps=25, final_rate=0.1)
     rates = [float(schedule(step)) for step in (0, 1, 5, 15, 25, 30)]
@@ -331,6 +332,7 @@ def test_gluon_rate_is_the_schedule_at_the_printed_iterations(floatx, error, req
         np.testing.assert_allclose(float(schedule(t)), expected, rtol=error)
 
 
+@pytest.mark.addons
 def test_warmup_steps_divides_at_each_boundary():
     schedule = WarmupSteps(0.1, warmup_steps=2, boundaries=[10, 20])
     rates = [float(schedule(step)) for step in (0, 1, 2, 9, 10, 19, 20, 99)]
@@ -338,6 +340,7 @@ def test_warmup_steps_divides_at_each_boundary():
     np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
 
+@pytest.mark.addons
 def test_schedule_without_warmup_starts_at_the_base_rate():
     assert float(WarmupCosine(0.1, 0, 10)(0)) == pytest.approx(0.1)
     assert float(WarmupSteps(0.1, 0, [])(0)) == pytest.approx(0.1)

@@ -3,12 +3,12 @@
 import json
 import zipfile
 
-import keras
 import numpy as np
 import pytest
 
 import keras_resnet
 from keras_resnet import data, demo, evaluate, export, train
+from keras_resnet.backend import keras
 from keras_resnet.model import ModelError
 from keras_resnet.recipe import Recipe
 from keras_resnet.variants import open_model
@@ -46,6 +46,7 @@ def assert_same_variables(model, other):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
 
 
+@pytest.mark.addons
 def test_run_directory_holds_its_files_and_nothing_half_written(trained):
     run, _ = trained
     assert {path.name for path in run.iterdir()} == FILES
@@ -54,6 +55,7 @@ def test_run_directory_holds_its_files_and_nothing_half_written(trained):
     assert history[-1]["loss"] < history[0]["loss"]
 
 
+@pytest.mark.addons
 def test_trained_model_carries_classes_protocol_and_softmax(trained, tiny):
     run, model = trained
     reloaded = open_model(run)
@@ -104,6 +106,7 @@ def test_run_of_another_recipe_or_other_data_is_refused(
         train.fit(tiny, own_folder, run)
 
 
+@pytest.mark.addons
 def test_recipe_file_of_a_run_reproduces_it(trained, tiny):
     assert Recipe.read(trained[0] / "recipe.json") == tiny
 
@@ -141,6 +144,7 @@ def test_damaged_training_picture_is_named(own_folder, tiny, tmp_path):
         train.fit(tiny, own_folder, tmp_path / "run")
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision_trains_and_answers_in_float32(
     precision, folder, tiny, tmp_path

@@ -59,6 +59,7 @@ def predicted(net, files):
     return net.predict(np.stack(images), verbose=0)
 
 
+@pytest.mark.addons
 def test_signatures_are_the_published_ones(served):
     assert served.signatures["serving_default"] == {
         "inputs": {"images": ("float32", (None, 64, 64, 3))},
@@ -75,6 +76,7 @@ def test_signatures_are_the_published_ones(served):
     }
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize("count", [1, 3, 64])
 def test_pixels_answer_as_predict_does(count, served, net):
     images = np.random.default_rng(count).uniform(0, 255, (count, 64, 64, 3))
@@ -83,6 +85,7 @@ def test_pixels_answer_as_predict_does(count, served, net):
     np.testing.assert_allclose(ours, net.predict(images, verbose=0), atol=1e-5)
 
 
+@pytest.mark.addons
 def test_bytes_of_mixed_sizes_answer_as_prediction_does(served, net):
     files = [*ODD.values(), hostile.turned(6), hostile.turned(3)]
     answers = ask(served, files)
@@ -110,6 +113,7 @@ def test_odd_pictures_of_files_are_answered_or_refused_by_their_format(served, n
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
+@pytest.mark.addons
 def test_bad_row_is_zeros_and_harms_no_other(served, net):
     good = [ODD["rgb"], hostile.encoded(hostile.scene(90, 61))]
     alone = ask(served, good)

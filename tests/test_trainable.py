@@ -4,11 +4,11 @@ import os
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 
 import keras_resnet
+from keras_resnet.backend import keras
 from keras_resnet.optimizers import CoupledSGD
 from keras_resnet.trainable import Trainable
 
@@ -41,6 +41,7 @@ def values(variables):
     return [np.asarray(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
+@pytest.mark.addons
 def test_average_is_that_of_all_weights_and_statistics():
     model = compiled(Trainable(net(), ema=0.3))
     expected = [value.astype(np.float64) for value in values(model.net.weights)]
@@ -70,6 +71,7 @@ def test_average_waits_for_the_gradients_of_all_parts():
     assert (values(model.averages)[place] != before[place]).any()
 
 
+@pytest.mark.addons
 def test_steps_are_those_of_the_bare_net():
     wrapped, bare = compiled(Trainable(net())), compiled(net())
     for step in range(3):
@@ -90,6 +92,7 @@ def test_pixels_are_not_rounded_on_their_way_to_a_half_precision_net(policy):
     np.testing.assert_array_equal(seen[0], x)
 
 
+@pytest.mark.addons
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16", "float32"])
 def test_loss_is_scaled_for_float16_alone(precision, policy):
     policy(precision)
@@ -101,6 +104,7 @@ def test_loss_is_scaled_for_float16_alone(precision, policy):
     assert np.isfinite(model.train_on_batch(*batch()))
 
 
+@pytest.mark.addons
 def test_steps_without_a_finite_loss_are_counted():
     model = compiled(Trainable(net()))
     x, y = batch()
@@ -111,6 +115,7 @@ def test_steps_without_a_finite_loss_are_counted():
         assert int(model.bad_steps) == count
 
 
+@pytest.mark.addons
 def test_overflow_in_float16_leaves_weights_and_statistics_whole(policy):
     policy("mixed_float16")
     half = net(include_preprocessing=False)

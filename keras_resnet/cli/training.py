@@ -4,11 +4,11 @@ import contextlib
 from pathlib import Path
 
 import click
-import keras
 
 from keras_resnet import data as pictures
 from keras_resnet import demo as demonstration
 from keras_resnet import train as training
+from keras_resnet.backend import keras
 from keras_resnet.cli.base import (
     err,
     group,

@@ -4,6 +4,8 @@ import math
 
 import tensorflow as tf
 
+from keras_resnet import addons
+
 COLOURS = ("hue-saturation-brightness", "brightness-contrast-saturation")
 DRAWS = 7  # uniform numbers that a picture takes
 
@@ -42,7 +44,10 @@ def distort(images, draws, recipe):
     if not recipe.colour and not recipe.lighting:
         return images
     factors = 1 + recipe.colour * (2 * draws[:, :3] - 1)
-    if recipe.colours == "hue-saturation-brightness":
+    if recipe.colours == addons.YIQ:
+        images = addons.adjust_hsv(tf.cast(images, tf.float32), factors)
+        matrices, offsets = tf.eye(3, batch_shape=[tf.shape(images)[0]]), 0.0
+    elif recipe.colours == "hue-saturation-brightness":
         matrices, offsets = _hue_saturation_brightness(factors), 0.0
     else:
         means = tf.reduce_mean(tf.cast(images, tf.float32), [1, 2])

@@ -2,9 +2,7 @@
 
 import math
 
-import keras
-from keras import layers
-
+from keras_resnet.backend import keras, layers
 from keras_resnet.layers.convolution import Composite, he_fan_out
 
 

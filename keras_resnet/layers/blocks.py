@@ -1,8 +1,6 @@
 """The residual blocks: what a block is, and how the two kinds differ."""
 
-import keras
-from keras import layers
-
+from keras_resnet.backend import keras, layers
 from keras_resnet.layers.attention import ATTENTION
 from keras_resnet.layers.convolution import Composite, ConvNorm
 from keras_resnet.layers.shortcuts import SHORTCUTS

@@ -1,8 +1,6 @@
 """Layers made of layers, and the first of them: convolution with normalisation."""
 
-import keras
-from keras import layers, ops
-
+from keras_resnet.backend import keras, layers, ops
 from keras_resnet.layers.normalization import batch_norm
 
 

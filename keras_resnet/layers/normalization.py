@@ -2,8 +2,7 @@
 
 import math
 
-import keras
-from keras import ops
+from keras_resnet.backend import keras, ops
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -34,6 +33,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def __init__(self, axis=-1, momentum=0.9, epsilon=1e-5, **kwargs):
         super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
+        self._axis = axis  # of `axis` not every Keras keeps a number
 
     def call(self, inputs, training=None, mask=None):
         if mask is not None or getattr(self, "renorm", False):
@@ -49,11 +49,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return (
             keras.backend.backend() == "tensorflow"
             and len(inputs.shape) == 4
-            and self.axis in (-1, 3)
+            and self._reduced(inputs) == (0, 1, 2)
             and not self.synchronized
             and keras.backend.standardize_dtype(inputs.dtype)
             in ("float32", "float16", "bfloat16")
         )
+
+    def _reduced(self, x):
+        """The axes that statistics are over."""
+        rank = len(x.shape)
+        return tuple(axis for axis in range(rank) if axis != self._axis % rank)
 
     def _call_fused(self, inputs, batch_statistics):
         import tensorflow as tf
@@ -87,7 +92,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
         if batch_statistics:
             mean, variance = ops.moments(
-                x, axes=self._reduction_axes, synchronized=self.synchronized
+                x, axes=self._reduced(x), synchronized=self.synchronized
             )
             self._update_moving(mean, variance * self._bessel(x))
         else:
@@ -96,7 +101,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             x,
             mean,
             variance,
-            axis=self.axis,
+            axis=self._axis,
             offset=cast(self.beta),
             scale=cast(self.gamma),
             epsilon=self.epsilon,
@@ -105,10 +110,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _bessel(self, x):
         """n / (n - 1) for n values a channel; 1 where n is 1, as the kernel has it."""
-        sizes = [x.shape[axis] for axis in self._reduction_axes]
+        axes = self._reduced(x)
+        sizes = [x.shape[axis] for axis in axes]
         if None in sizes:
             shape = ops.shape(x)
-            sizes = [ops.cast(shape[axis], x.dtype) for axis in self._reduction_axes]
+            sizes = [ops.cast(shape[axis], x.dtype) for axis in axes]
         n = math.prod(sizes)
         if self.synchronized and keras.backend.backend() == "tensorflow":
             import tensorflow as tf

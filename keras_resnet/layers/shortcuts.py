@@ -1,8 +1,6 @@
 """The ways around a block where its output has another shape than its input."""
 
-import keras
-from keras import layers, ops
-
+from keras_resnet.backend import keras, layers, ops
 from keras_resnet.layers.convolution import Composite, ConvNorm
 
 

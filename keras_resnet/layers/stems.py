@@ -1,8 +1,6 @@
 """The input stems: from pixels to the first stage's quarter resolution."""
 
-import keras
-from keras import layers
-
+from keras_resnet.backend import keras, layers
 from keras_resnet.layers.convolution import Composite, ConvNorm
 
 

@@ -1,8 +1,6 @@
 """LAMB as the large-batch recipes ran it: the decay is inside the trust ratio."""
 
-import keras
-from keras import ops
-
+from keras_resnet.backend import keras, ops
 from keras_resnet.optimizers.policy import Policy
 
 

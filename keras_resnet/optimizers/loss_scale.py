@@ -1,7 +1,6 @@
 """The loss scale that float16 needs, attached wherever a layer computes in it."""
 
-import keras
-from keras import ops
+from keras_resnet.backend import keras, ops
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -37,8 +36,13 @@ def attach_loss_scale(optimizer, model):
         optimizer: what `keras.optimizers.get` takes; None stays None.
         model: a keras.Model.
     """
+    if optimizer is None:
+        return None
     optimizer = keras.optimizers.get(optimizer)
-    if optimizer is None or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return optimizer
     half = any(layer.compute_dtype == "float16" for layer in model._flatten_layers())
-    return LossScale(optimizer) if half else optimizer
+    if not half:
+        return optimizer
+    scaled = getattr(optimizer, "with_loss_scale", None)  # of a rule of another kind
+    return scaled() if scaled else LossScale(optimizer)

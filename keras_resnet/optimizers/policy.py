@@ -2,7 +2,7 @@
 
 import math
 
-import keras
+from keras_resnet.backend import keras
 
 
 class Policy(keras.optimizers.Optimizer):

@@ -2,8 +2,7 @@
 
 import math
 
-import keras
-from keras import ops
+from keras_resnet.backend import keras, ops
 
 
 class _Warmup(keras.optimizers.schedules.LearningRateSchedule):

@@ -1,8 +1,6 @@
 """SGD as the 2018 recipes ran it, which is not Keras's."""
 
-import keras
-from keras import ops
-
+from keras_resnet.backend import keras, ops
 from keras_resnet.optimizers.policy import Policy
 
 

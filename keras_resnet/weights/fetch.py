@@ -141,7 +141,7 @@ def _from_hub(repository):
 
 
 def _from_web(address):
-    import keras
+    from keras_resnet.backend import keras
 
     name = address.rpartition("/")[2]
     return keras.utils.get_file(name, address, cache_subdir="keras_resnet/originals")

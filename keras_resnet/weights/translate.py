@@ -19,7 +19,7 @@ HEAD = ("head/kernel", "head/bias")
 _BOOKKEEPING = re.compile(
     r"(.*\.)?num_batches_tracked|StructuredToParameterName@@|global_step"
     r"|.*/(Momentum|ExponentialMovingAverage|Adam|Adam_1)"
-    r"|optimizer/.*|.*/seed_generator/.*"
+    r"|(optimizer|metrics)/.*|.*/seed_generator/.*"
 )
 _LISTED = 20  # names of one kind in a message
 

@@ -1,0 +1,306 @@
+"""Keras 2.15 by the names of Keras 3 that this package uses, and no others.
+
+TensorFlow Addons needs it, and TensorFlow 2.15, and at most Python 3.11. It goes with
+that Python on 2027-10-31, and `keras_resnet.backend` with it.
+"""
+
+from types import SimpleNamespace
+
+import keras as keras2
+import tensorflow as tf
+from keras.src.engine import functional
+from keras.src.mixed_precision.loss_scale_optimizer import LossScaleOptimizerV3
+
+
+class _Names:
+    """A module, some of its names others."""
+
+    def __init__(self, module, **names):
+        self._module = module
+        self.__dict__.update(names)
+
+    def __getattr__(self, name):
+        return getattr(self._module, name)
+
+
+def _full_like(x, value):
+    return tf.fill(tf.shape(x), tf.constant(value, x.dtype))
+
+
+def _batch_normalization(x, mean, variance, axis, offset, scale, epsilon):
+    shape = [1] * len(x.shape)
+    shape[axis] = -1
+    mean, variance, offset, scale = (
+        None if value is None else tf.reshape(value, shape)
+        for value in (mean, variance, offset, scale)
+    )
+    return tf.nn.batch_normalization(x, mean, variance, offset, scale, epsilon)
+
+
+def _moments(x, axes, synchronized=False):
+    if synchronized:
+        raise NotImplementedError("synchronized=True: needs Keras 3")
+    return tf.nn.moments(x, axes)
+
+
+def _resize(images, size, interpolation, antialias):
+    return tf.image.resize(images, size, interpolation, antialias=antialias)
+
+
+def _result_type(*dtypes):
+    wide = any(tf.as_dtype(dtype) == tf.float64 for dtype in dtypes)
+    return "float64" if wide else "float32"
+
+
+ops = SimpleNamespace(
+    abs=tf.abs,
+    add=tf.add,
+    batch_normalization=_batch_normalization,
+    cast=tf.cast,
+    clip=tf.clip_by_value,
+    convert_to_numpy=lambda x: tf.convert_to_tensor(x).numpy(),
+    convert_to_tensor=tf.convert_to_tensor,
+    copy=tf.identity,
+    cos=tf.cos,
+    exp=tf.exp,
+    full_like=_full_like,
+    image=SimpleNamespace(resize=_resize),
+    isfinite=tf.math.is_finite,
+    log=tf.math.log,
+    log1p=tf.math.log1p,
+    maximum=tf.maximum,
+    mean=tf.reduce_mean,
+    minimum=tf.minimum,
+    moments=_moments,
+    ones_like=tf.ones_like,
+    pad=tf.pad,
+    power=tf.pow,
+    relu=tf.nn.relu,
+    reshape=tf.reshape,
+    shape=tf.shape,
+    softmax=tf.nn.softmax,
+    sqrt=tf.sqrt,
+    square=tf.square,
+    stop_gradient=tf.stop_gradient,
+    sum=tf.reduce_sum,
+    where=tf.where,
+    zeros_like=tf.zeros_like,
+)
+
+
+def native(variable):
+    """TensorFlow's variable: here they are that."""
+    return variable
+
+
+class _Changes:
+    """What is above Keras 2's own Model: Keras 3's signatures, and variables' paths."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if isinstance(self, functional.Functional):
+            _name_variables(self)
+
+    def compile(self, *args, auto_scale_loss=False, jit_compile="auto", **kwargs):
+        del auto_scale_loss  # here it is for the optimizer to say
+        jit_compile = None if jit_compile == "auto" else jit_compile
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+        # in place of Keras 2's, which is of the compiled loss alone
+        self.mean_loss = keras2.metrics.Mean(name="loss")
+
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+        return super().compute_loss(x, y, y_pred, sample_weight)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y, y_pred = tf.convert_to_tensor(y), tf.convert_to_tensor(y_pred)
+        if not self.compiled_loss.built:  # or its means would have no variables yet
+            self.compiled_loss.build(y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            step = self._measured(data, training=True)
+        self.optimizer.minimize(step.loss, self.trainable_variables, tape=tape)
+        return self.compute_metrics(*step.of)
+
+    def test_step(self, data):
+        return self.compute_metrics(*self._measured(data, training=False).of)
+
+    def _measured(self, data, training):
+        x, y, sample_weight = keras2.utils.unpack_x_y_sample_weight(data)
+        y_pred = self(x, training=training)
+        loss = self.compute_loss(x, y, y_pred, sample_weight, training=training)
+        self.mean_loss.update_state(loss, sample_weight=tf.shape(y_pred)[0])
+        return SimpleNamespace(loss=loss, of=(x, y, y_pred, sample_weight))
+
+    @property
+    def metrics(self):
+        if not hasattr(self, "mean_loss"):
+            return super().metrics
+        return [self.mean_loss, *(m for m in super().metrics if m.name != "loss")]
+
+    @property
+    def metrics_variables(self):
+        return [variable for metric in self.metrics for variable in metric.variables]
+
+    def get_config(self):
+        if isinstance(self, functional.Functional):  # of another constructor it is {}
+            return functional.get_network_config(self, config={"name": self.name})
+        return super().get_config()
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        network = {"name", "layers", "input_layers", "output_layers", "trainable"}
+        if "layers" not in config:
+            return super().from_config(config, custom_objects)
+        inputs, outputs, made = functional.reconstruct_from_config(
+            config, custom_objects
+        )
+        more = {key: value for key, value in config.items() if key not in network}
+        model = cls(inputs=inputs, outputs=outputs, name=config["name"], **more)
+        functional.connect_ancillary_layers(model, made)
+        return model
+
+
+def _name_variables(model):
+    """Gives each variable its `path`, such as stage1_block0/conv1/norm/gamma."""
+
+    def walk(layer, prefix):
+        for variable in (*layer._trainable_weights, *layer._non_trainable_weights):
+            leaf = variable.name.rpartition("/")[2].partition(":")[0]
+            variable.path = f"{prefix}{leaf}"
+        for part in layer._flatten_layers(recursive=False, include_self=False):
+            walk(part, f"{prefix}{part.name}/")
+
+    walk(model, "")
+
+
+class _Model:
+    """The base of a class of models, for each another: Keras makes it a Functional."""
+
+    def __call__(self, *args, **kwargs):
+        return keras2.Model(*args, **kwargs)
+
+    def __mro_entries__(self, bases):
+        return _Changes, type("Model", (keras2.Model,), {})
+
+
+class _Optimizer(keras2.optimizers.Optimizer):
+    """An update rule's base, that calls `update_step` as Keras 3 does."""
+
+    def __init__(self, learning_rate, gradient_accumulation_steps=None, **kwargs):
+        if gradient_accumulation_steps:
+            raise ValueError(
+                f"gradient_accumulation_steps={gradient_accumulation_steps}: needs "
+                "Keras 3; leave it out"
+            )
+        super().__init__(**kwargs)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+
+    @property
+    def built(self):
+        return getattr(self, "_built", False)
+
+    def build(self, variables):
+        super().build(variables)
+        self._trainable_variables = list(variables)
+        self._built = True
+        self.build = lambda variables: None  # Keras 2 would at every step
+
+    @property
+    def learning_rate(self):
+        if callable(self._learning_rate):
+            return self._learning_rate(self.iterations)
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate):
+        keras2.optimizers.Optimizer.learning_rate.fset(self, rate)
+
+    def apply(self, gradients, variables):
+        super().apply_gradients(zip(gradients, variables), **self._options)
+
+    def apply_gradients(self, gradients_and_variables, **options):
+        self._options = options
+        self.apply(*zip(*gradients_and_variables))
+        return self.iterations
+
+    def add_variable_from_reference(self, variable, name, **kwargs):
+        return super().add_variable_from_reference(variable, name, **kwargs)
+
+    def _get_variable_index(self, variable):
+        return self._index_dict[self._var_key(variable)]
+
+    def _update_step(self, gradient, variable):
+        rate = self._learning_rate
+        rate = self._current_learning_rate if callable(rate) else rate
+        self.update_step(gradient, variable, rate)
+
+    def assign(self, variable, value):
+        variable.assign(value)
+
+    def assign_sub(self, variable, value):
+        variable.assign_sub(value)
+
+    def get_config(self):
+        rate = self._serialize_hyperparameter(self._learning_rate)
+        return {**super().get_config(), "learning_rate": rate}
+
+
+class _Lamb(_Optimizer):
+    """What Keras 3's Lamb keeps; the rule itself is `optimizers.Lamb`'s."""
+
+    def __init__(self, learning_rate, beta_1, beta_2, epsilon, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums, self._velocities = (
+            [self.add_variable_from_reference(v, name) for v in variables]
+            for name in ("momentum", "velocity")
+        )
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("beta_1", "beta_2", "epsilon")}
+        return {**super().get_config(), **own}
+
+
+class _LossScaleOptimizer(LossScaleOptimizerV3):
+    @property
+    def dynamic_scale(self):
+        return self._loss_scale.current_loss_scale
+
+    @property
+    def variables(self):
+        scale = self._loss_scale
+        return [*super().variables, scale.current_loss_scale, scale.counter]
+
+
+layers = keras2.layers
+keras = _Names(
+    keras2,
+    Model=_Model(),
+    ops=ops,
+    backend=_Names(
+        keras2.backend,
+        backend=lambda: "tensorflow",
+        standardize_dtype=lambda dtype: tf.as_dtype(dtype).name,
+        result_type=_result_type,
+    ),
+    config=SimpleNamespace(
+        dtype_policy=keras2.mixed_precision.global_policy,
+        set_dtype_policy=keras2.mixed_precision.set_global_policy,
+        image_data_format=keras2.backend.image_data_format,
+        set_image_data_format=keras2.backend.set_image_data_format,
+        floatx=keras2.backend.floatx,
+    ),
+    optimizers=_Names(
+        keras2.optimizers,
+        Optimizer=_Optimizer,
+        Lamb=_Lamb,
+        LossScaleOptimizer=_LossScaleOptimizer,
+    ),
+)
