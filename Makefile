@@ -15,7 +15,7 @@ demo: $(VENV)/.demo
 	$(BIN)/keras-resnet demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not slow and not gpu and not network and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --no-loadscope-reorder -m "not slow and not gpu and not network and not browser"
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow and not gpu and not network and not browser"
@@ -53,7 +53,7 @@ $(BIN)/python:
 
 $(OLD_VENV)/.made: setup.cfg constraints-addons.txt
 	$(OLD_PYTHON) -m venv $(OLD_VENV)
-	$(OLD_VENV)/bin/python -m pip install --quiet -c constraints-addons.txt -e ".[addons]" pytest
+	$(OLD_VENV)/bin/python -m pip install --quiet -c constraints-addons.txt -e ".[addons,demo]" pytest
 	touch $@
 
 clean:

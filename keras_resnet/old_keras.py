@@ -66,7 +66,6 @@ ops = SimpleNamespace(
     full_like=_full_like,
     image=SimpleNamespace(resize=_resize),
     isfinite=tf.math.is_finite,
-    log=tf.math.log,
     log1p=tf.math.log1p,
     maximum=tf.maximum,
     mean=tf.reduce_mean,
@@ -105,8 +104,9 @@ class _Changes:
         del auto_scale_loss  # here it is for the optimizer to say
         jit_compile = None if jit_compile == "auto" else jit_compile
         super().compile(*args, jit_compile=jit_compile, **kwargs)
-        # in place of Keras 2's, which is of the compiled loss alone
-        self.mean_loss = keras2.metrics.Mean(name="loss")
+        # in place of Keras 2's, which is of the compiled loss alone; as an attribute
+        # of the usual kind its variables would be the model's
+        self.__dict__["mean_loss"] = keras2.metrics.Mean(name="loss")
 
     def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
         return super().compute_loss(x, y, y_pred, sample_weight)

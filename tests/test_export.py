@@ -233,7 +233,7 @@ def assert_all_whole(folder):
 
 
 @pytest.mark.parametrize(
-    "kills", [2, pytest.param(20, marks=pytest.mark.slow)], ids=str
+    "kills", [1, pytest.param(20, marks=pytest.mark.slow)], ids=str
 )
 def test_killed_export_leaves_no_number_that_is_not_whole(kills, trained, tmp_path):
     draw = random.Random(kills)

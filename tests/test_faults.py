@@ -352,6 +352,7 @@ def size_of(folder):
     return sum(sizes.values())
 
 
+@pytest.mark.slow
 def test_long_run_takes_no_more_room_and_leaves_the_files_of_others(data, tmp_path):
     run, epochs = tmp_path / "run", 25
     use, recipe = Use(run), RECIPE.replace(epochs=epochs)

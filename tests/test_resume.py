@@ -189,7 +189,7 @@ def test_every_picture_is_seen_once_an_epoch_whatever_was_killed(killed):
     ("precision", "lives"),
     [
         pytest.param("mixed_bfloat16", SOME[1:2], marks=pytest.mark.slow),
-        ("mixed_float16", SOME[1:]),
+        pytest.param("mixed_float16", SOME[1:], marks=pytest.mark.slow),
     ],
 )
 def test_killed_run_of_half_precision_equals_the_uninterrupted_one(

@@ -255,6 +255,7 @@ def test_grouped_convolutions_need_no_compiler(onednn, tmp_path):
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_saved_model_cli_shows_and_runs_it(folder, tmp_path):
     cli = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
     where = ["--dir", folder, "--tag_set", "serve"]

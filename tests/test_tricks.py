@@ -40,6 +40,7 @@ def rows(run):
     return json.loads((run / "history.json").read_text())
 
 
+@pytest.mark.slow
 def test_everything_at_once_resumes_to_the_very_same_result(
     trained, folder, tiny, tmp_path
 ):
@@ -85,6 +86,7 @@ def test_average_is_a_model_of_its_own(quick, folder, tmp_path):
     assert not (tmp_path / "plain" / train.RUN_AVERAGE).exists()
 
 
+@pytest.mark.slow
 def test_rate_falls_on_a_plateau_and_a_resumed_run_counts_on(quick, folder, tmp_path):
     recipe = quick.replace(
         schedule="plateau",

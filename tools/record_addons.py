@@ -1,7 +1,7 @@
 """Writes what TensorFlow Addons answers: PY tools/record_addons.py tests/goldens/addons
 
 PY is a Python that has tensorflow-addons, which ended in May 2024; of keras_resnet it
-needs nothing. Addons keeps the numbers that a rule takes in float32, also where the
+needs nothing but for net.keras. Addons keeps the numbers that a rule takes in float32, also where the
 variables are float64: here they are sums of a few powers of two, which that holds.
 """
 
@@ -267,6 +267,21 @@ def layers():
     }
 
 
+def net(folder):
+    """A file of keras_resnet's from Keras 2, and what it answers there."""
+    import keras_resnet
+
+    keras.utils.set_random_seed(0)
+    model = keras_resnet.create(
+        "seresnet50d", width=4, depths=(1, 1, 1, 1), classes=3, zero_gamma=False
+    )
+    model.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
+    images = np.random.default_rng(4).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    model.fit(images, np.eye(3)[[0, 1, 2, 0]], verbose=0)  # statistics of its own
+    model.save(folder / "net.keras")
+    return {"images": images, "probabilities": model.predict(images, verbose=0)}
+
+
 def main(folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -278,6 +293,7 @@ def main(folder):
     }
     for name, record in parts.items():
         np.savez_compressed(folder / f"{name}.npz", **record())
+    np.savez_compressed(folder / "net.npz", **net(folder))
     settings = {
         "tensorflow_addons": tfa.__version__,
         "tensorflow": tf.__version__,
