@@ -1,8 +1,9 @@
 """Writes what TensorFlow Addons answers: PY tools/record_addons.py tests/goldens/addons
 
 PY is a Python that has tensorflow-addons, which ended in May 2024; of keras_resnet it
-needs nothing but for net.keras. Addons keeps the numbers that a rule takes in float32, also where the
-variables are float64: here they are sums of a few powers of two, which that holds.
+needs nothing but for net.keras. Addons keeps the numbers that a rule takes in float32,
+also where the variables are float64: here they are sums of a few powers of two, which
+that holds.
 """
 
 import json
