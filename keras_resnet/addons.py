@@ -91,6 +91,8 @@ def optimizer(
         raise AddonsError(f"weight_decay={weight_decay}: {name} has none; must be 0")
     if name in _DECAY_ALL and weight_decay and decay != "all":
         raise AddonsError(f"decay={decay!r}: {name} decays all; must be 'all'")
+    if name == "tfa.SWA" and ema:
+        raise AddonsError(f"ema={ema}: {name} averages by itself; must be 0")
     if name == "tfa.MovingAverage" and not ema:
         raise AddonsError(f"ema={ema}: is the average_decay of {name}; such as 0.9999")
     short = name.removeprefix("tfa.")
@@ -140,6 +142,7 @@ class AddonsOptimizer(_Above):
     def build(self, variables):
         """Makes the slots of the variables."""
         self._create_all_weights(variables)
+        self._learning = {id(variable) for variable in variables}
         rule = getattr(self, "_optimizer", self)
         if hasattr(rule, "_set_decay_var_list"):  # a wrapper never calls it
             rule._set_decay_var_list(variables)
@@ -158,14 +161,18 @@ class AddonsOptimizer(_Above):
         """The same rule within Keras 2's loss scale for float16."""
         import tensorflow as tf
 
-        legacy = type(tf.keras.mixed_precision.LossScaleOptimizer(self))
+        any_legacy = tf.keras.optimizers.legacy.SGD()
+        legacy = type(tf.keras.mixed_precision.LossScaleOptimizer(any_legacy))
         return type("LossScale", (_Scaled, legacy), {})(self)
 
 
 class _Averaging(AddonsOptimizer):
     def averages(self, weights):
         """The average of each weight; of what is not trained, itself."""
-        return [self.get_slot(w, "average") if w.trainable else w for w in weights]
+        return [
+            self.get_slot(weight, "average") if id(weight) in self._learning else weight
+            for weight in weights
+        ]
 
 
 class _Scaled(_Above):
@@ -223,4 +230,4 @@ def _load(field, name):
 
 def _gone(field, name):
     instead = {**COLOURS, **OPTIMIZERS}[name]
-    return AddonsError(f"{field}={name}: {_ENDED}; here take {instead}")
+    return AddonsError(f"{field}={name}: {_ENDED}; here: {instead}")

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-from keras_resnet.backend import keras, layers
+from keras_resnet.backend import keras, layers, ops
 from keras_resnet.config import ResNetConfig
 from keras_resnet.layers.blocks import BLOCKS
 from keras_resnet.layers.stems import ConvStem, DeepStem
@@ -154,7 +154,9 @@ def _assemble(info):
 def rebuild(model: ResNet, dtype_policy: str = "float32", **changes) -> ResNet:
     """The same net and weights under another dtype policy, or with other `info`."""
     other = assemble(model.info.replace(dtype_policy=dtype_policy, **changes))
-    other.set_weights(model.get_weights())
+    values = {w.path: ops.convert_to_numpy(w) for w in model.weights}
+    for variable in other.weights:  # in Keras 2 what is frozen comes last
+        variable.assign(values[variable.path])
     return other
 
 

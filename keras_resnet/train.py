@@ -356,7 +356,8 @@ def _in_parts(batches, count):
 def _save(net, weights, path):
     """Writes a model of the net with a softmax, and these weights."""
     final = assemble(net.info.replace(classifier_activation="softmax"))
-    for variable, value in zip(final.weights, weights):
-        variable.assign(value)
+    values = dict(zip((variable.path for variable in net.weights), weights))
+    for variable in final.weights:  # in Keras 2 what is frozen comes last
+        variable.assign(values[variable.path])
     with aside(path) as partial:
         final.save(partial)

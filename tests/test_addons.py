@@ -73,7 +73,7 @@ def test_rule_of_addons_trains(name, tiny, folder, tmp_path):
         base_rate=0.5,
         weight_decay=0.0 if name in ("tfa.LazyAdam", "tfa.Yogi") else 1e-4,
         decay="all",
-        ema=0.9,
+        ema=0.0 if name == "tfa.SWA" else 0.9,
     )
     train.fit(recipe, folder, tmp_path / "run")
     history = json.loads((tmp_path / "run" / "history.json").read_text())
@@ -84,12 +84,37 @@ def test_rule_of_addons_trains(name, tiny, folder, tmp_path):
 
 @pytest.mark.addons
 @on_addons
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_average_of_addons_is_the_runs_also_of_frozen_stages(
+    precision, tiny, folder, tmp_path
+):
+    from keras_resnet import train
+
+    recipe = tiny.replace(
+        optimizer="tfa.MovingAverage",
+        precision=precision,
+        ema=0.99,
+        decay="all",
+        stage_rates=(0, 0, 1, 1, 1),
+    )
+    trained = train.fit(recipe, folder, tmp_path / "run")
+    average = open_model(tmp_path / "run" / "model_ema.keras")
+    for ours, theirs in zip(trained.weights, average.weights):
+        frozen = ours.path.startswith(("stem", "stage1"))
+        same = np.array_equal(ours.numpy(), theirs.numpy())
+        assert same == (frozen or "moving" in ours.path), ours.path
+        assert np.isfinite(theirs.numpy()).all()
+
+
+@pytest.mark.addons
+@on_addons
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"optimizer": "tfa.Yogi"}, "weight_decay=0.0001: tfa.Yogi has none"),
         ({"optimizer": "tfa.NovoGrad"}, "decay='kernels': tfa.NovoGrad decays all"),
         ({"optimizer": "tfa.MovingAverage"}, "ema=0.0: is the average_decay"),
+        ({"optimizer": "tfa.SWA", "ema": 0.9}, "ema=0.9: tfa.SWA averages by itself"),
         ({"optimizer": "tfa.LAMB", "accumulate": 2}, "accumulate=2"),
     ],
 )
