@@ -128,10 +128,14 @@ class AddonsOptimizer(_Above):
     """What this package asks of an optimizer, above one of Keras 2's legacy class."""
 
     @property
+    def _rule(self):
+        """What a wrapper is around, or this itself."""
+        return getattr(self, "_optimizer", self)
+
+    @property
     def learning_rate(self):
         """Of this step."""
-        rule = getattr(self, "_optimizer", self)
-        rate = rule._get_hyper("learning_rate")
+        rate = self._rule._get_hyper("learning_rate")
         return rate(self.iterations) if callable(rate) else rate
 
     @property
@@ -143,14 +147,12 @@ class AddonsOptimizer(_Above):
         """Makes the slots of the variables."""
         self._create_all_weights(variables)
         self._learning = {id(variable) for variable in variables}
-        rule = getattr(self, "_optimizer", self)
-        if hasattr(rule, "_set_decay_var_list"):  # a wrapper never calls it
-            rule._set_decay_var_list(variables)
+        if hasattr(self._rule, "_set_decay_var_list"):  # a wrapper never calls it
+            self._rule._set_decay_var_list(variables)
 
     def decays(self, variable) -> bool:
         """Whether a decay by name reaches the variable."""
-        rule = getattr(self, "_optimizer", self)
-        asked = getattr(rule, "_do_use_weight_decay", lambda variable: False)
+        asked = getattr(self._rule, "_do_use_weight_decay", lambda variable: False)
         return bool(asked(variable))
 
     def rate_of(self, variable) -> float:

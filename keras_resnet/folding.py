@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras_resnet.layers.convolution import ConvNorm
-from keras_resnet.model import ModelError, ResNet, assemble
+from keras_resnet.model import ModelError, ResNet, assemble, assign
 
 
 def fold_batch_norm(model: ResNet, precision="float32") -> ResNet:
@@ -44,8 +44,7 @@ def fold_batch_norm(model: ResNet, precision="float32") -> ResNet:
     for theirs, ours in zip(_conv_norms(model), _conv_norms(folded), strict=True):
         if theirs.norm is not None:
             values |= _folded(theirs, ours)
-    for variable in folded.weights:
-        variable.assign(values[variable.path])
+    assign(folded, values)
     return folded
 
 

@@ -154,10 +154,14 @@ def _assemble(info):
 def rebuild(model: ResNet, dtype_policy: str = "float32", **changes) -> ResNet:
     """The same net and weights under another dtype policy, or with other `info`."""
     other = assemble(model.info.replace(dtype_policy=dtype_policy, **changes))
-    values = {w.path: ops.convert_to_numpy(w) for w in model.weights}
-    for variable in other.weights:  # in Keras 2 what is frozen comes last
-        variable.assign(values[variable.path])
+    assign(other, {w.path: ops.convert_to_numpy(w) for w in model.weights})
     return other
+
+
+def assign(model, values):
+    """Gives each weight the value of its path; of two nets their order may differ."""
+    for variable in model.weights:  # in Keras 2 what is frozen comes last
+        variable.assign(values[variable.path])
 
 
 _POOLING = {

@@ -255,8 +255,6 @@ class _Lamb(_Optimizer):
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
     def build(self, variables):
-        if self.built:
-            return
         super().build(variables)
         self._momentums, self._velocities = (
             [self.add_variable_from_reference(v, name) for v in variables]

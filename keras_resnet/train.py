@@ -34,7 +34,7 @@ from keras_resnet.learner import (
     resolve,
     said_precision,
 )
-from keras_resnet.model import assemble
+from keras_resnet.model import assemble, assign
 from keras_resnet.objective import schedule
 from keras_resnet.process import LOCK, Interrupted, locked, stoppable
 from keras_resnet.recipe import Recipe
@@ -356,8 +356,6 @@ def _in_parts(batches, count):
 def _save(net, weights, path):
     """Writes a model of the net with a softmax, and these weights."""
     final = assemble(net.info.replace(classifier_activation="softmax"))
-    values = dict(zip((variable.path for variable in net.weights), weights))
-    for variable in final.weights:  # in Keras 2 what is frozen comes last
-        variable.assign(values[variable.path])
+    assign(final, dict(zip((variable.path for variable in net.weights), weights)))
     with aside(path) as partial:
         final.save(partial)
