@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
+from keras_resnet import onednn
 from keras_resnet import views as looks
 from keras_resnet.measures import Tally, drawable
 from keras_resnet.model import ModelError, Protocol, ResNet, rebuild
@@ -66,6 +67,7 @@ def run(
     source = pictures.open_source(data)
     _check_classes(model, source)
     source, skipped = pictures.without_bad(source, max_bad_examples, (split,))
+    onednn.recommend()
     views = "multi-scale" if scales else views
     protocol = model.info.protocol
     if size is not None:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from keras_resnet import formats, tf_serving
+from keras_resnet import formats, onednn, tf_serving
 from keras_resnet.backend import keras
 from keras_resnet.data.decode import MAX_PIXELS
 from keras_resnet.engines import (
@@ -80,6 +80,7 @@ def save(
         DataError: a picture to compare on that cannot be read.
     """
     _check(model, format, precision, warm_up)
+    onednn.recommend()
     activation = model.info.classifier_activation or "softmax"
     model = rebuild(model, classifier_activation=activation)  # in float32
     images = formats.photographs(model.info.protocol, pictures)

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
+from keras_resnet import onednn
 from keras_resnet.backend import keras
 from keras_resnet.callbacks import TENSORBOARD, Events, Plateau, Watch, curves
 from keras_resnet.checkpoints import FOLDER as CHECKPOINTS
@@ -122,6 +123,7 @@ def fit(
         )
     if is_finished(recipe, source, run):
         return open_model(run)
+    onednn.recommend()
     with contextlib.ExitStack() as held:
         stop = held.enter_context(stoppable())
         if run.is_dir():

@@ -8,7 +8,6 @@ import http.client
 import io
 import itertools
 import json
-import os
 import re
 import shutil
 import signal
@@ -842,7 +841,7 @@ def test_command_of_tensorflow_serving_is_printed(call, programs, place, tmp_pat
     done = call("serve", "colours", "--port", 8600, cwd=tmp_path)
     assert done.returncode == 0
     assert done.out == (
-        "env TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1"
+        "env TF_ENABLE_ONEDNN_OPTS=1 TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1"
         " tensorflow_model_server --port=8500 --rest_api_port=8600"
         f" --model_name=colours --model_base_path={place}\n"
     )
@@ -862,7 +861,8 @@ def test_command_of_docker_is_printed_where_its_daemon_is(
     assert done.returncode == 0
     assert done.out == (
         f"docker run -p 8500:8500 -p 8501:8501 -v {place}:/models/colours"
-        " -e MODEL_NAME=colours -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1"
+        " -e MODEL_NAME=colours -e TF_ENABLE_ONEDNN_OPTS=1"
+        " -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1"
         " tensorflow/serving\n"
     )
     assert call("serve", place, "--here", cwd=tmp_path).out == "served here\n"
@@ -913,13 +913,11 @@ def test_settings_out_of_range_are_named(field, value):
 def process(folder, *options):
     """(the process, its URL) of a server on a free port."""
     words = [str(COMMAND), "serve", str(folder), "--here", "--json", "--port", "0"]
-    clean = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     with subprocess.Popen(
         [*words, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=clean,
     ) as server:
         try:
             facts = json.loads(server.stdout.readline())

@@ -7,6 +7,8 @@
         with --stages, microseconds of CPU a picture that each stage takes
     python tools/benchmark.py infer      exported nets, against Keras's own export
     python tools/benchmark.py train      training steps, against Keras's normalisation
+    python tools/benchmark.py onednn     serving and a training step, with oneDNN and
+        without it
     python tools/benchmark.py checkpoint the demo's training with a checkpoint every 50
         steps, against checkpoints after epochs alone
 
@@ -27,6 +29,7 @@ from pathlib import Path
 
 import benchmark_infer
 import benchmark_input
+import benchmark_onednn
 import benchmark_train
 import turns
 
@@ -212,6 +215,7 @@ def main():
         "import": measure_import,
         "load": measure_load,
         "checkpoint": measure_checkpoint,
+        "onednn": benchmark_onednn.measure,
     }
     parser.add_argument("what", choices=[*peers, *alone])
     parser.add_argument("--rounds", type=int, default=5)

@@ -182,12 +182,12 @@ def main():
         name = sys.argv[1]
         work = SIDES[name](Path(sys.argv[2]))
         steps = FED_STEPS if name == FED else STEPS
-        return lambda: _round(work, steps, AHEAD if name == "input alone" else 1)
+        return lambda: round_of(work, steps, AHEAD if name == "input alone" else 1)
 
     turns.answer(start)
 
 
-def _round(work, steps, batches):
+def round_of(work, steps, batches):
     work(2)  # what its own turn does not warm up, another's has thrown out
     start = time.perf_counter()
     work(steps)

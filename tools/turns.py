@@ -20,6 +20,9 @@ from pathlib import Path
 Answers = Mapping[str, Sequence[Mapping[str, float]]]  # of a side, one a round
 _SKIPPED = "skipped: "
 
+# before a side imports TensorFlow, which leaves oneDNN off on processors with AVX2 alone
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 
 def take(script, names, arguments, rounds: int, python=None) -> Answers:
     """What each side answered in each round but the first, which starts everything.

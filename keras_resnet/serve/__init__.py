@@ -31,8 +31,9 @@ def asgi(folder, settings=None):
 def run(folder, settings, host="127.0.0.1", port=8501, announce=print):
     """Serves `folder` at host:port until SIGTERM or SIGINT; 0 is any free port.
 
-    For the whole process oneDNN is told that weights stay as they are
-    (TF_ONEDNN_ASSUME_FROZEN_WEIGHTS, unless it is set): train nothing in it.
+    For the whole process oneDNN is turned on (TF_ENABLE_ONEDNN_OPTS) and told that
+    weights stay as they are (TF_ONEDNN_ASSUME_FROZEN_WEIGHTS), where these are not set:
+    train nothing in it.
 
     Args:
         announce: is called with the URL and the version's number when they are there.

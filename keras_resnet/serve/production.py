@@ -4,9 +4,12 @@ import os
 import shutil
 import subprocess
 
-# oneDNN orders a convolution's kernel to its liking at each request, unless it is told
-# that no variable changes: then once. Only for a process that trains nothing.
-FROZEN = {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
+from keras_resnet import onednn
+
+# The environment of a server: oneDNN, also where TensorFlow leaves it off (onednn.py).
+# It reorders a convolution's kernel at each request, unless it is told that no variable
+# changes: then once. Only for a process that trains nothing.
+ENVIRONMENT = {onednn.VARIABLE: "1", "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
 _PORT = 8501  # of TensorFlow Serving's REST
 _SECONDS = 5.0  # that docker's daemon may take to say that it is there
 
@@ -14,10 +17,10 @@ _SECONDS = 5.0  # that docker's daemon may take to say that it is there
 def command(folder, name, port):
     """The words of the command, or None: neither of its programs is there."""
     path, port = os.path.abspath(folder), port or _PORT  # 0 would mean no REST there
-    frozen = [f"{name}={value}" for name, value in FROZEN.items()]
+    settings = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
     if shutil.which("tensorflow_model_server"):
         return [
-            *("env", *frozen),
+            *("env", *settings),
             "tensorflow_model_server",
             "--port=8500",
             f"--rest_api_port={port}",
@@ -28,7 +31,7 @@ def command(folder, name, port):
         return [
             *("docker", "run", "-p", "8500:8500", "-p", f"{port}:{_PORT}"),
             *("-v", f"{path}:/models/{name}", "-e", f"MODEL_NAME={name}"),
-            *("-e", *frozen),
+            *(word for setting in settings for word in ("-e", setting)),
             "tensorflow/serving",
         ]
     return None

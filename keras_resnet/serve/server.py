@@ -11,7 +11,7 @@ import uvicorn
 
 from keras_resnet.serve.app import create
 from keras_resnet.serve.metrics import Metrics
-from keras_resnet.serve.production import FROZEN
+from keras_resnet.serve.production import ENVIRONMENT
 from keras_resnet.serve.settings import ServeError
 from keras_resnet.serve.versions import Versions
 
@@ -31,7 +31,7 @@ def run(folder, settings, host, port, announce):
         ServeError: the port is taken, or no version loads.
     """
     listening = _listen(host, port)
-    os.environ.update(FROZEN | os.environ)
+    os.environ.update(ENVIRONMENT | os.environ)
     with listening:
         asyncio.run(_serve(folder, settings, listening, announce))
 
