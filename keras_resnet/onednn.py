@@ -1,7 +1,7 @@
 """oneDNN, TensorFlow's fast kernels on x86-64 processors: chosen, or recommended.
 
 TensorFlow turns oneDNN on by itself only where the processor has AVX-512 VNNI, AVX-VNNI
-or AMX. With AVX2 alone it is 1.2 to 1.5 times as fast as without, in training and in
+or AMX. With AVX2 alone it is 1.1 to 1.5 times as fast as without, in training and in
 serving (models/benchmarks.md), and the processor can do all that it asks for.
 """
 
@@ -49,7 +49,7 @@ def _would_help():
 def _print_once():
     print(
         "TensorFlow leaves oneDNN off on this processor, where it makes training and "
-        f"inference 1.2 to 1.5 times as fast: set {VARIABLE}=1 before TensorFlow is "
+        f"inference 1.1 to 1.5 times as fast: set {VARIABLE}=1 before TensorFlow is "
         "imported (0 silences this line)",
         file=sys.stderr,
     )
