@@ -12,4 +12,21 @@ else:
         return variable.value
 
 
-__all__ = ["keras", "layers", "native", "ops"]
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether TensorFlow, JAX or Python could not get the memory for an array.
+
+    TensorFlow says RESOURCE_EXHAUSTED of a full disk too.
+    """
+    exhausted = "OOM when allocating", "Out of memory"
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in exhausted
+    )
+
+
+__all__ = [
+    "is_out_of_memory",
+    "keras",
+    "layers",
+    "native",
+    "ops",
+]

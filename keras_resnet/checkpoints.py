@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_resnet import files
+
 FOLDER = "checkpoints"  # in a run directory
 _STATE, _MANIFEST = "state.npz", "manifest.json"
 _OWN = "sha256"  # the manifest's key for the hash of itself
@@ -75,14 +77,14 @@ def write(run, place: Place, arrays: Mapping[str, np.ndarray], facts: Mapping) -
     try:
         with open(partial / _STATE, "wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
-            _flush(stream)
+            files.flush(stream)
         manifest = {"files": {_STATE: _sha256(partial / _STATE)}, **facts}
         with open(partial / _MANIFEST, "w") as stream:
             stream.write(_signed(manifest))
-            _flush(stream)
-        _sync(partial)
+            files.flush(stream)
+        files.sync(partial)
         _replace(partial, target)
-        _sync(folder)
+        files.sync(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -207,16 +209,3 @@ def _doomed(path):
 def _sha256(path):
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(stream):
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _sync(folder):
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

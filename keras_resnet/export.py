@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from keras_resnet import formats, onednn, tf_serving
+from keras_resnet import files, formats, onednn, tf_serving
 from keras_resnet.backend import keras
 from keras_resnet.data.decode import MAX_PIXELS
 from keras_resnet.engines import (
@@ -25,7 +25,6 @@ from keras_resnet.evaluate import class_names
 from keras_resnet.folding import fold_batch_norm
 from keras_resnet.model import ModelError, ResNet, rebuild
 from keras_resnet.signatures import TOP_K, write_saved_model
-from keras_resnet.weights import sync
 
 __all__ = ["fold_batch_norm", "save", "versions"]
 
@@ -147,14 +146,13 @@ def _partial(folder) -> Iterator[Path]:
     handle = os.open(folder, os.O_RDONLY)
     partial = None
     try:
-        # some network file systems cannot; then `_publish` still is safe
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)  # freed by any death
+        # `_publish` is safe without it too
+        if files.lock(handle, fcntl.LOCK_EX):
             for killed in folder.glob(f"{_PARTIAL}*"):
                 shutil.rmtree(killed)
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
         yield partial
-        os.fsync(handle)
+        files.sync(folder)
     finally:
         if partial:
             shutil.rmtree(partial, ignore_errors=True)
@@ -164,7 +162,7 @@ def _partial(folder) -> Iterator[Path]:
 def _publish(version, folder) -> Path:
     """Gives a whole version the next number, at once: a server polls the folder."""
     for path in [*version.rglob("*"), version]:
-        sync(path)
+        files.sync(path)
     while True:
         target = folder / str(max(versions(folder), default=0) + 1)
         try:

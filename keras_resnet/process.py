@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from keras_resnet import files
 from keras_resnet.checkpoints import RunError
 
 LOCK = ".lock"  # in a run directory; who holds it stands in it
@@ -28,7 +29,10 @@ class Stop:
 
 @contextlib.contextmanager
 def stoppable():
-    """SIGTERM and SIGINT ask the run to stop, once; the second ends the process.
+    """SIGTERM, SIGINT and SIGUSR1 ask the run to stop, once; the next ends the process.
+
+    SLURM sends SIGUSR1 some time before the end where it is asked to
+    (`--signal=USR1@120`).
 
     Yields:
         A Stop. Outside the main thread signals stay as they are.
@@ -43,7 +47,8 @@ def stoppable():
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    names = ("SIGTERM", "SIGINT", "SIGUSR1")  # Windows lacks the last
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield stop
@@ -66,7 +71,7 @@ def locked(run):
     while True:
         with open(path, "a+") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by any death
+                files.lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 if time.monotonic() < until:
                     time.sleep(_PATIENCE / 10)
@@ -102,7 +107,7 @@ def holder(run) -> str | None:
 
     with contextlib.suppress(FileNotFoundError), open(Path(run, LOCK)) as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            files.lock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return lock.read().strip() or "another process"
     return None

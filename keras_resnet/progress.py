@@ -18,10 +18,13 @@ from keras_resnet.backend import keras
 from keras_resnet.learner import on_gpu, said_precision
 
 _SECONDS = 0.5  # between looks at the rate, each of which waits for the device
+_LINE_SECONDS = 30.0  # between lines where there is no terminal for a bar
 
 
 class TrainingBar(keras.callbacks.Callback):
     """Batches, rate, pictures a second, memory and time left, on rich consoles.
+
+    Off a terminal, in a log file, there is a line every 30 seconds instead of a bar.
 
     Args:
         recipe: that is trained.
@@ -58,12 +61,20 @@ class TrainingBar(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.seen += self.recipe.batch_size // self.recipe.accumulate
         seconds = time.monotonic() - self.looked
-        if seconds > _SECONDS:
+        on_terminal = self.bar.console.is_terminal
+        if seconds > (_SECONDS if on_terminal else _LINE_SECONDS):
             rate = float(self.model.optimizer.learning_rate)
             facts = (
                 f"rate {rate:.2g}, {self.seen / seconds:,.0f} pictures/s, {_memory()}"
             )
             self.bar.update(self.task, facts=facts)
+            if not on_terminal:
+                done, steps = (
+                    parts // self.recipe.accumulate for parts in (batch + 1, self.steps)
+                )
+                line = f"epoch {self.epoch + 1:3d}, step {done} of {steps}"
+                line += f": loss {float(logs['loss']):.4f}, {facts}"
+                self.bar.console.print(line)
             self.looked, self.seen = time.monotonic(), 0
         self.bar.update(self.task, completed=self.epoch * self.steps + batch + 1)
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_resnet import data as pictures
 from keras_resnet import onednn
-from keras_resnet.backend import keras
+from keras_resnet.backend import is_out_of_memory, keras
 from keras_resnet.callbacks import TENSORBOARD, Events, Plateau, Watch, curves
 from keras_resnet.checkpoints import FOLDER as CHECKPOINTS
 from keras_resnet.checkpoints import Place, RunError, newest, places
@@ -84,8 +84,9 @@ def fit(
     each epoch; at the end curves.png, model.keras and, with `ema`, model_ema.keras.
     Each is written aside, flushed and renamed. A run that was stopped, killed or out of
     disk goes on from its newest checkpoint that verifies, to the very weights,
-    optimizer state and history of one that never stopped. SIGTERM and SIGINT write a
-    checkpoint within a step and raise Interrupted; a second one ends the process.
+    optimizer state and history of one that never stopped. SIGTERM, SIGINT and SIGUSR1
+    write a checkpoint within a step and raise Interrupted; a second one ends the
+    process.
 
     Args:
         recipe: a Recipe. Of one whose run is there, `epochs` alone may be another, and
@@ -158,7 +159,7 @@ def fit(
         every = [*callbacks, *([] if progress is None else [progress])]
         history = checkpoint.facts["history"] if checkpoint else []
         keeper = Keeper(run, history, steps, recipe.accumulate, facts, stop, saving)
-        with contextlib.closing(keeper):
+        with contextlib.closing(keeper), _memory_named(whole):
             _train(model, whole, source, steps, keeper, checkpoint, every)
         title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
         write_whole(run / CURVES, curves(title, history))
@@ -328,6 +329,22 @@ def _train(model, recipe, source, steps, keeper, checkpoint, more):
             callbacks.last = True
             callbacks.on_train_begin()
             callbacks.on_train_end()
+
+
+@contextlib.contextmanager
+def _memory_named(recipe):
+    """Turns a lack of memory into an error that says what takes less."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"out of memory with batch_size={recipe.batch_size}, accumulate="
+            f"{recipe.accumulate}, train_size={recipe.train_size}, test_size="
+            f"{recipe.test_size}: take a smaller batch_size or train_size, or a larger "
+            "accumulate, which computes a batch in as many parts; in another directory"
+        ) from error
 
 
 def _end_epoch(model, keeper, callbacks, epoch, logs, validation):

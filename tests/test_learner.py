@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_resnet
 from keras_resnet import learner as building
@@ -273,6 +274,17 @@ def test_auto_precision_is_float16_on_a_gpu_and_float32_where_nothing_is_known(
     monkeypatch.setattr(building, "on_gpu", lambda: False)
     monkeypatch.setattr(building.Path, "read_text", nothing)
     assert precision_policy(Recipe()) == "float32"
+
+
+def test_hidden_gpu_and_apples_do_not_count(monkeypatch):
+    gpu, visible = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU"), []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [gpu])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: visible)
+    assert not building.on_gpu()
+    visible.append(gpu)
+    assert building.on_gpu()
+    monkeypatch.setattr(building.sys, "platform", "darwin")
+    assert not building.on_gpu()
 
 
 def test_float16_training_scales_its_loss_and_leaves_the_policy_alone():

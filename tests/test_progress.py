@@ -4,6 +4,7 @@ import io
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -29,7 +30,7 @@ def watched(monkeypatch):
     for epoch in range(2):
         bar.on_epoch_begin(epoch)
         for batch in range(3):
-            bar.on_train_batch_end(batch)
+            bar.on_train_batch_end(batch, {"loss": 1.25})
         logs = {"loss": 1.5, "top1": 0.25}
         if epoch:  # not every epoch is validated
             logs |= {"val_loss": 0.5, "val_top1": 0.75}
@@ -63,3 +64,25 @@ def test_choice_of_precision_is_said(monkeypatch):
     bar.on_train_begin()
     bar.on_train_end()
     assert "mixed_bfloat16, as this machine is fastest" in out.file.getvalue()
+
+
+def test_off_a_terminal_a_line_comes_now_and_then(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    err = Console(file=io.StringIO(), width=150)
+    recipe = Recipe(batch_size=8, epochs=2, warmup_epochs=0.0, accumulate=2)
+    bar = TrainingBar(recipe, Console(file=io.StringIO()), err)
+    bar.set_params({"steps": 20})
+    bar.set_model(SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.125)))
+    bar.on_train_begin()
+    bar.on_epoch_begin(1)
+    for part in range(20):
+        now[0] += 5.0
+        bar.on_train_batch_end(part, {"loss": np.float32(1.25)})
+    bar.on_train_end()
+    lines = err.file.getvalue().splitlines()
+    # after 35 and 70 seconds, of which each part of a batch took five
+    facts = r"loss 1.2500, rate 0.12, 1 pictures/s, \d+\.\d GiB"
+    assert re.fullmatch(rf"epoch   2, step 3 of 10: {facts}", lines[0])
+    assert re.fullmatch(rf"epoch   2, step 7 of 10: {facts}", lines[1])
+    assert len([line for line in lines if line.strip()]) == 2

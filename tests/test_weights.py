@@ -405,7 +405,7 @@ def test_command_converts_there_and_back(tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            )
+        )
 
     there = run("timm.safetensors", "ours.npz", "--model", "resnet18d")
     assert there.returncode == 0, there.stderr

@@ -32,10 +32,10 @@ def measure(rounds):
     with tempfile.TemporaryDirectory() as folder:
         turns.run([sys.executable, __file__, "write", folder])
         for work in WORK:
-            pair = [f"{work}, {switch}" for switch in SWITCH]
+            first, second = pair = [f"{work}, {switch}" for switch in SWITCH]
             answers = turns.take(__file__, pair, [folder], rounds)
             sides += [{"side": n, **turns.spread(answers, n, RATE)} for n in pair]
-            ratio = turns.ratios(answers, *pair, RATE)
+            ratio = turns.ratios(answers, first, second, RATE)
             ratios.append({"work": work, **ratio})
             print(f"{work}: {ratio['ratio']:.2f} x with oneDNN", file=sys.stderr)
     return {"sides": sides, "ratios": ratios}

@@ -20,7 +20,7 @@ from pathlib import Path
 Answers = Mapping[str, Sequence[Mapping[str, float]]]  # of a side, one a round
 _SKIPPED = "skipped: "
 
-# before a side imports TensorFlow, which leaves oneDNN off on processors with AVX2 alone
+# before a side imports TensorFlow, which leaves it off on processors with AVX2 alone
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 

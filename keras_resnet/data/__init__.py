@@ -4,6 +4,11 @@ Everywhere outside the model a picture is RGB in [0, 255], and a label is one-ho
 the batch on.
 """
 
+import contextlib
+
+import tensorflow as tf
+
+from keras_resnet.backend import keras
 from keras_resnet.data.bad import blame_pictures, find_bad, first_sentence, without_bad
 from keras_resnet.data.crop import eval_crop, load_eval, resize_short, ten_crop
 from keras_resnet.data.decode import decode_image
@@ -38,3 +43,9 @@ __all__ = [
     "validate",
     "without_bad",
 ]
+
+# Where the net computes on JAX, TensorFlow only reads pictures. It would take all of
+# the memory of GPUs when it first computes.
+if keras.backend.backend() != "tensorflow":
+    with contextlib.suppress(RuntimeError):  # it has started already
+        tf.config.set_visible_devices([], "GPU")

@@ -33,6 +33,7 @@ from keras_resnet.data.source import (
     open_source,
 )
 from keras_resnet.data.split import DataError
+from keras_resnet.files import lock as take_lock
 from keras_resnet.weights import aside, sync
 
 _LOCK = ".plan"  # says of which plan the folder is, and is locked by who writes there
@@ -138,7 +139,7 @@ def _partial_folder(destination, plan):
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / _LOCK, "a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by any death
+            take_lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(
                 f"{destination}: another process is writing it; wait for that one"

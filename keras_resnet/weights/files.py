@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_resnet.files import sync
 from keras_resnet.weights.errors import WeightsError
 
 _INFO = "keras_resnet"  # the metadata or attribute that holds a ModelInfo as JSON
@@ -24,22 +25,12 @@ def aside(path):
     partial = path.with_name(f".partial.{path.name}")  # Keras minds the ending
     try:
         yield partial
-        with open(partial, "rb") as stream:
-            os.fsync(stream.fileno())
+        sync(partial)
         os.replace(partial, path)
     except BaseException:  # Ctrl-C too
         partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
-
-
-def sync(path) -> None:
-    """Flushes a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write(path, tensors: Mapping[str, np.ndarray], info: dict | None = None) -> None:
