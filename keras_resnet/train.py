@@ -17,6 +17,7 @@ from keras_resnet.backend import keras
 from keras_resnet.callbacks import TENSORBOARD, Events, Plateau, Watch, curves
 from keras_resnet.checkpoints import FOLDER as CHECKPOINTS
 from keras_resnet.checkpoints import Place, RunError, newest, places
+from keras_resnet.drawing import attempted
 from keras_resnet.keeper import (
     HISTORY,
     LOG,
@@ -80,7 +81,7 @@ def fit(
 
     The directory gets recipe.json and data.json; checkpoints/ by time, by steps, after
     each epoch and when the run is stopped; history.json, log.csv and tensorboard/ after
-    each epoch; at the end curves.png, model.keras and, with `ema`, model_ema.keras.
+    each epoch; at the end model.keras, model_ema.keras with `ema`, and curves.png.
     Each is written aside, flushed and renamed. A run that was stopped, killed or out of
     disk goes on from its newest checkpoint that verifies, to the very weights,
     optimizer state and history of one that never stopped. SIGTERM and SIGINT write a
@@ -158,11 +159,12 @@ def fit(
         keeper = Keeper(run, history, steps, recipe.accumulate, facts, stop, saving)
         with contextlib.closing(keeper):
             _train(model, whole, source, steps, keeper, checkpoint, every)
-        title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
-        write_whole(run / CURVES, curves(title, history))
         if model.averages:
             _save(model.net, model.averages, run / RUN_AVERAGE)
         _save(model.net, model.net.weights, run / RUN_MODEL)
+        with attempted(run / CURVES):
+            title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
+            write_whole(run / CURVES, curves(title, history))
     return open_model(run)
 
 

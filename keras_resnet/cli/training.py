@@ -128,9 +128,10 @@ def train(
     if audit:
         return _print_audit(training.prepare(chosen, source)[0], as_json)
     if skipped and not as_json:
-        out.print(f"{len(skipped)} bad pictures left out; {run}/data.json lists them")
+        said = f"{len(skipped)} bad pictures left out; {run}/data.json lists them"
+        out.print(plain(said))
     if training.is_finished(chosen, source, run) and not as_json:
-        out.print(f"{run} is trained already")
+        out.print(plain(f"{run} is trained already"))
     with training_bar(chosen, as_json) as bar:
         model = training.fit(
             chosen,
@@ -142,7 +143,8 @@ def train(
             keep=keep,
         )
     metrics = measure(model, source, "val", as_json, Path(run))
-    print_result(metrics, as_json, *metrics_tables(metrics), f"everything is in {run}")
+    where = plain(f"everything is in {run}")
+    print_result(metrics, as_json, *metrics_tables(metrics), where)
 
 
 def _print_audit(model, as_json):
