@@ -149,7 +149,7 @@ def _resize(images, size):
 
 
 def _weights(before, after):
-    """Of each pixel of the resized axis, what it takes of those before: rows add to 1."""
+    """What each pixel of the resized axis takes of those before; rows add to 1."""
     scale = ops.cast(before, "float32") / after
     stretch = ops.maximum(scale, 1.0)  # antialias: the filter spans source pixels
     centres = (ops.cast(ops.arange(after), "float32")[:, None] + 0.5) * scale

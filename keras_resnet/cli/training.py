@@ -122,7 +122,7 @@ def train(
     A run that was stopped, killed or out of disk goes on where it was, to the same
     result. Ctrl-C and SIGTERM stop it in good order, with exit code 75.
     """
-    chosen = chosen_recipe(recipe, fields)
+    chosen = chosen_recipe(recipe, fields, run)
     # once: it looks at every file
     source, skipped = pictures.without_bad(data, chosen.max_bad_examples)
     if audit:
@@ -189,7 +189,9 @@ def _status_tables(facts):
         ("recipe", f"{facts['recipe']}, {facts['model']}"),
         (
             "state",
-            (facts["process"] and f"running: {facts['process']}") or facts["state"],
+            (facts["process"] and f"running: {facts['process']}")
+            or (facts["early"] and f"finished early: {facts['early']}")
+            or facts["state"],
         ),
         ("epochs done", f"{facts['epoch']} of {facts['epochs']}"),
         ("batches of the next", facts["batch"]),
