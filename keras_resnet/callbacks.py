@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
+import os
+import time
 
 import tensorflow as tf
 
 from keras_resnet.backend import keras
 from keras_resnet.checkpoints import RunError
+from keras_resnet.drawing import png
 from keras_resnet.keeper import loss_scale, pace
 from keras_resnet.objective import plateau_drops
 
@@ -17,15 +20,21 @@ _LOOK = 10  # batches between looks, each of which waits for the device
 
 
 class Events(keras.callbacks.Callback):
-    """The same for TensorBoard, by epochs, with no need for that package here."""
+    """The same for TensorBoard, by epochs, with no need for that package here.
+
+    A file that cannot be written on stops no run; its checkpoints do that.
+    """
 
     def __init__(self, run):
         super().__init__()
         self.folder = run / TENSORBOARD
 
     def on_train_begin(self, logs=None):
-        with tf.Graph().as_default():  # it refuses eager execution
-            self.writer = tf.compat.v1.summary.FileWriter(str(self.folder))
+        self.folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+        # TensorFlow's own writer of events takes no path that is not UTF-8
+        self.writer = tf.io.TFRecordWriter(os.fsencode(self.folder / name))
+        self._write(file_version="brain.Event:2")
 
     def on_epoch_end(self, epoch, logs=None):
         scalars = {**logs, "rate": self.model.optimizer.learning_rate}
@@ -33,11 +42,17 @@ class Events(keras.callbacks.Callback):
             tf.compat.v1.Summary.Value(tag=_tag(name), simple_value=float(value))
             for name, value in scalars.items()
         ]
-        self.writer.add_summary(tf.compat.v1.Summary(value=values), epoch + 1)
-        self.writer.flush()
+        self._write(summary=tf.compat.v1.Summary(value=values), step=epoch + 1)
 
     def on_train_end(self, logs=None):
-        self.writer.close()
+        with contextlib.suppress(tf.errors.OpError):
+            self.writer.close()
+
+    def _write(self, **fields):
+        event = tf.compat.v1.Event(wall_time=time.time(), **fields)
+        with contextlib.suppress(tf.errors.OpError):
+            self.writer.write(event.SerializeToString())
+            self.writer.flush()
 
 
 def _tag(name):
@@ -112,6 +127,4 @@ def curves(title, history) -> bytes:
         if key != "rate":
             axes.legend()
     figure.suptitle(title)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
+    return png(figure)

@@ -33,6 +33,8 @@ LEFT = {  # in the run directory
     evaluate.CONFUSION: "which digit is taken for which",
     evaluate.METRICS: "top-1, top-5, loss, calibration, serving difference",
     train.RUN_MODEL: "the Keras model",
+    train.RUN_BEST: "the same after its best epoch",
+    train.FINISHED: "of how many epochs these are",
     train.CHECKPOINTS: "all state, to resume",
     "export/1": "the SavedModel",
 }

@@ -132,14 +132,30 @@ class Distiller(Trainable):
     def _answers(self, images, dtype):
         """The teacher's logits."""
         if self.teacher_size and tuple(images.shape[1:3]) != self.teacher_size:
-            images = ops.image.resize(
-                ops.cast(images, "float32"),
-                self.teacher_size,
-                interpolation="bilinear",
-                antialias=True,
-            )
+            images = _resize(images, self.teacher_size)
         logits = self.teacher(images, training=False)
         return ops.stop_gradient(ops.cast(logits, dtype))
+
+
+def _resize(images, size):
+    """[B, H, W, C] -> float32 [B, h, w, C]: bilinear, antialiased, as two products.
+
+    The values of `ops.image.resize`, whose operation on TensorFlow XLA cannot compile.
+    """
+    images = ops.cast(images, "float32")
+    height, width = ops.shape(images)[1], ops.shape(images)[2]
+    images = ops.einsum("hi,bijc->bhjc", _weights(height, size[0]), images)
+    return ops.einsum("wj,bhjc->bhwc", _weights(width, size[1]), images)
+
+
+def _weights(before, after):
+    """What each pixel of the resized axis takes of those before; rows add to 1."""
+    scale = ops.cast(before, "float32") / after
+    stretch = ops.maximum(scale, 1.0)  # antialias: the filter spans source pixels
+    centres = (ops.cast(ops.arange(after), "float32")[:, None] + 0.5) * scale
+    taps = ops.cast(ops.arange(before), "float32") + 0.5
+    weights = ops.relu(1 - ops.abs(taps - centres) / stretch)
+    return weights / ops.sum(weights, -1, keepdims=True)
 
 
 def _gives_probabilities(model):

@@ -62,10 +62,24 @@ class Keeper(keras.callbacks.Callback):
         facts: of every manifest, as JSON has them.
         stop: of `process.stoppable`.
         saving: a Saving.
+        monitor: the measure that makes an epoch the best.
+        patience: epochs without a better one that end the run; 0: none do.
     """
 
-    def __init__(self, run, history, steps, parts, facts, stop, saving):
+    def __init__(
+        self,
+        run,
+        history,
+        steps,
+        parts,
+        facts,
+        stop,
+        saving,
+        monitor="val_top1",
+        patience=0,
+    ):
         super().__init__()
+        self.monitor, self.patience = monitor, patience
         self.run, self.history, self.facts = run, history, facts
         self.steps, self.parts = steps, parts
         self.stop, self.saving = stop, saving
@@ -98,6 +112,8 @@ class Keeper(keras.callbacks.Callback):
         rate = float(self.model.optimizer.learning_rate)
         self.history.append({"epoch": epoch + 1, "rate": rate, **_floats(logs)})
         self.logs = None
+        if is_stalled(self.history, self.monitor, self.patience):
+            self.model.stop_training = True
         self.wait()
         self._save(Place(epoch + 1))
         if self.stop.signal:
@@ -158,7 +174,8 @@ class Keeper(keras.callbacks.Callback):
         rows = facts["history"]
         try:
             checkpoints.write(self.run, place, arrays, facts)
-            checkpoints.prune(self.run, place, self.saving.keep, best_place(rows))
+            best = best_place(rows, self.monitor)
+            checkpoints.prune(self.run, place, self.saving.keep, best)
             if not place.batch:
                 write_history(self.run, rows)
         except OSError as error:
@@ -169,10 +186,41 @@ class Keeper(keras.callbacks.Callback):
             ) from error
 
 
-def best_place(history) -> Place | None:
-    """Of the epoch with the best validation top-1, the first of such."""
-    scores = [row.get("val_top1", -1.0) for row in history]
+class StopEvaluating(keras.callbacks.Callback):
+    """Ends an evaluation that is none of `fit`'s own, when the run is to stop."""
+
+    def __init__(self, keeper):
+        super().__init__()
+        self.keeper = keeper
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self.keeper.stop.signal and self.keeper.logs is not None:
+            self.model.stop_evaluating = True
+
+
+def best_place(history, monitor="val_top1") -> Place | None:
+    """Of the epoch with the best measure of that name, the first of such."""
+    scores = [row.get(monitor, -1.0) for row in history]
     return Place(history[int(np.argmax(scores))]["epoch"]) if scores else None
+
+
+def is_stalled(history, monitor, patience) -> bool:
+    """Whether so many epochs, the last of them validated, brought no better measure."""
+    if not patience or not history or monitor not in history[-1]:
+        return False
+    best = best_place(history, monitor)
+    return best is not None and history[-1]["epoch"] - best.epoch >= patience
+
+
+def saved_weights(model, checkpoint, average=False) -> list[np.ndarray]:
+    """The net's weights, or their moving average, as a checkpoint has them."""
+    arrays = {
+        id(variable): checkpoint.arrays[name]
+        for name, variable in _state(model).items()
+        if not name.startswith(_METRIC)
+    }
+    variables = model.averages if average else model.net.weights
+    return [arrays[id(variable)] for variable in variables]
 
 
 def write_history(run, history):
@@ -214,18 +262,19 @@ def restore(model, checkpoint):
 class Several(keras.callbacks.CallbackList):
     """The callbacks of one training that is several `fit`s.
 
-    They see one training: it begins and ends once, and batches are counted from the
-    beginning of their epoch, also where the first `fit` starts within one.
+    They see one training: it begins once and ends with `close`, and batches are counted
+    from the beginning of their epoch, also where the first `fit` starts within one.
 
     Args:
         first: batches, or parts of such, of the first epoch that are done.
         metrics: {name: array} of a checkpoint, put back when that epoch begins.
+        measure: what gives more of the measures of an epoch that was validated.
     """
 
-    def __init__(self, callbacks, model, first, metrics, **params):
+    def __init__(self, callbacks, model, first, metrics, measure, **params):
         super().__init__(callbacks, add_history=True, model=model, **params)
-        self.first, self.metrics = first, metrics
-        self.begun, self.last = False, False
+        self.first, self.metrics, self.measure = first, metrics, measure
+        self.begun, self.logs = False, None
 
     def on_train_begin(self, logs=None):
         if not self.begun:
@@ -233,8 +282,12 @@ class Several(keras.callbacks.CallbackList):
         self.begun = True
 
     def on_train_end(self, logs=None):
-        if self.last:
-            super().on_train_end(logs)
+        self.logs = logs
+
+    def close(self):
+        """The end of the training, whichever `fit` was the last."""
+        self.on_train_begin()  # if there was nothing left to do
+        super().on_train_end(self.logs)
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
@@ -251,6 +304,8 @@ class Several(keras.callbacks.CallbackList):
 
     def on_epoch_end(self, epoch, logs=None):
         self.first = 0
+        if "val_loss" in logs:
+            logs = {**logs, **self.measure()}
         super().on_epoch_end(epoch, logs)
 
 

@@ -57,12 +57,22 @@ def check(recipe: Recipe, class_names) -> None:
         _check_teacher(recipe, class_names)
 
 
-def resolve(recipe: Recipe) -> Recipe:
+def resolve(recipe: Recipe, info: ModelInfo | None = None) -> Recipe:
     """The recipe with the evaluation protocol of its weights where it names none.
+
+    Args:
+        recipe: a Recipe.
+        info: of the net of a run that goes on; its protocol then, and no weights.
 
     Raises:
         WeightsError: the weights are not to be had.
     """
+    if info is not None:
+        return recipe.replace(
+            test_size=info.protocol.size,
+            crop_pct=info.protocol.crop_pct,
+            interpolation=info.protocol.interpolation,
+        )
     whole = recipe.test_size and recipe.crop_pct and recipe.interpolation
     if whole or not recipe.weights:
         return recipe
@@ -115,18 +125,22 @@ def said_precision(recipe: Recipe) -> str:
     return f"{recipe.model}, {recipe.name}: {precision_policy(recipe)}{auto}"
 
 
-def learner(recipe: Recipe, class_names, steps_per_epoch: int) -> Trainable:
+def learner(
+    recipe: Recipe, class_names, steps_per_epoch: int, info: ModelInfo | None = None
+) -> Trainable:
     """The net that the recipe means, with weights, teacher and average, compiled.
 
     Args:
         recipe: of `resolve`.
         class_names: of the data, in order.
         steps_per_epoch: whole batches an epoch.
+        info: of the net of a run that goes on, whose values are put back anyway: the
+            recipe's weights are not read then.
 
     Returns:
         A Trainable whose net gives logits, its optimizer built.
     """
-    net = _net(recipe, tuple(class_names))
+    net = assemble(info) if info else _net(recipe, tuple(class_names))
     _freeze(net, recipe)
     rule = optimizer(recipe, steps_per_epoch)
     averages = getattr(rule, "averages", None)  # it may keep them itself

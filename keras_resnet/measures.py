@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_resnet.drawing import drawable
+
 BINS = 15  # of confidence (1706.04599 section 5)
 _NAMED = 30  # classes whose names fit beside a confusion matrix
 
@@ -107,11 +109,6 @@ def confusion_map(metrics: dict, path) -> None:
         axes.set_yticks(places, names, parse_math=False)
     figure.colorbar(image, label="share of the class")
     figure.savefig(path, dpi=110)
-
-
-def drawable(name: str) -> str:
-    """A name as matplotlib takes it: a folder's may have bytes that are no UTF-8."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def _distinct(names):

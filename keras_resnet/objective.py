@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 
 from keras_resnet import addons
 from keras_resnet.backend import keras, ops
+from keras_resnet.drawing import png
 from keras_resnet.optimizers import CoupledSGD, Lamb, WarmupCosine, WarmupSteps
 from keras_resnet.recipe import Recipe, RecipeError
 
@@ -89,9 +89,7 @@ def rate_curve(recipe: Recipe) -> bytes:
     until = ", until a plateau" if recipe.schedule == "plateau" else ""
     axes.set(title=f"{recipe.name}{until}", xlabel="epoch", ylabel="learning rate")
     axes.grid(alpha=0.3)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
+    return png(figure)
 
 
 def plateau_drops(accuracies, patience) -> int:

@@ -43,10 +43,6 @@ def _moments(x, axes, synchronized=False):
     return tf.nn.moments(x, axes)
 
 
-def _resize(images, size, interpolation, antialias):
-    return tf.image.resize(images, size, interpolation, antialias=antialias)
-
-
 def _result_type(*dtypes):
     wide = any(tf.as_dtype(dtype) == tf.float64 for dtype in dtypes)
     return "float64" if wide else "float32"
@@ -55,6 +51,7 @@ def _result_type(*dtypes):
 ops = SimpleNamespace(
     abs=tf.abs,
     add=tf.add,
+    arange=tf.range,
     batch_normalization=_batch_normalization,
     cast=tf.cast,
     clip=tf.clip_by_value,
@@ -62,9 +59,9 @@ ops = SimpleNamespace(
     convert_to_tensor=tf.convert_to_tensor,
     copy=tf.identity,
     cos=tf.cos,
+    einsum=tf.einsum,
     exp=tf.exp,
     full_like=_full_like,
-    image=SimpleNamespace(resize=_resize),
     isfinite=tf.math.is_finite,
     log1p=tf.math.log1p,
     maximum=tf.maximum,

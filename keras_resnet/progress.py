@@ -15,6 +15,7 @@ from rich.progress import (
 )
 
 from keras_resnet.backend import keras
+from keras_resnet.drawing import drawable
 from keras_resnet.learner import on_gpu, said_precision
 
 _SECONDS = 0.5  # between looks at the rate, each of which waits for the device
@@ -46,7 +47,7 @@ class TrainingBar(keras.callbacks.Callback):
         )
 
     def on_train_begin(self, logs=None):
-        self.out.print(said_precision(self.recipe))
+        self.out.print(drawable(said_precision(self.recipe)), markup=False)
         self.steps = self.params["steps"]
         total = self.steps * self.recipe.epochs
         self.task = self.bar.add_task("", total=total, facts="")

@@ -88,6 +88,9 @@ class Recipe:
     teacher_size: int = 0  # pixels that the teacher sees; 0: train_size
     # the run
     validate_every: int = 1  # epochs
+    eval_batch_size: int = 0  # pictures at a time in validation; 0: a part of a batch
+    monitor: str = "val_top1"  # what makes an epoch the best; or "val_ema_top1"
+    early_stopping: int = 0  # epochs without a better monitor that end the run; 0: none
     max_bad_examples: int = 0  # pictures that cannot be decoded and may be left out
     seed: int = 0
 
@@ -174,6 +177,7 @@ _CHOICES = {
     "loss": ("cross-entropy", "binary-cross-entropy"),
     "smoothing": ("all-classes", "other-classes"),
     "distillation": ("paper", "gluon"),
+    "monitor": ("val_top1", "val_ema_top1"),
 }
 _OF_ADDONS = ("optimizer", "colours")  # may name a `tfa.` piece instead
 _ALLOWED: dict[str, dict] = {
@@ -191,6 +195,7 @@ _ALLOWED: dict[str, dict] = {
     "lighting mixup cutmix rand_augment_std base_rate final_rate": {"low": 0},
     "warmup_epochs weight_decay temperature": {"low": 0},
     "test_size teacher_size max_bad_examples": {"low": 0},
+    "eval_batch_size early_stopping": {"low": 0},
     "seed": {"low": 0, "high": 2**32 - 1},  # what NumPy's generators take
 }
 
@@ -276,6 +281,11 @@ def _check_together(recipe):
     if recipe.teacher_size and not recipe.teacher:
         raise RecipeError(
             f"teacher_size={recipe.teacher_size}: is of a teacher, and there is none"
+        )
+    if recipe.monitor == "val_ema_top1" and not recipe.ema:
+        raise RecipeError(
+            "monitor='val_ema_top1': is of the moving average, and ema=0.0; give ema, "
+            "such as 0.9999"
         )
     if recipe.binary_threshold and recipe.loss != "binary-cross-entropy":
         raise RecipeError(

@@ -9,8 +9,7 @@ from keras_resnet.checkpoints import Damaged, RunError
 from keras_resnet.keeper import best_place
 from keras_resnet.process import holder
 from keras_resnet.recipe import Recipe
-from keras_resnet.train import RECIPE
-from keras_resnet.variants import RUN_MODEL
+from keras_resnet.train import RECIPE, finished
 
 
 def status(run) -> dict:
@@ -19,8 +18,9 @@ def status(run) -> dict:
     Returns:
         {"run", "recipe": its name, "model": a variant, "state": "finished", "running"
         or "stopped", "process": which runs it, or None, "epoch": whole ones done,
-        "batch": of the next one done, "epochs": of the recipe, "best": {"epoch",
-        "val_top1"} or None, "checkpoints": [{"name", "bytes", "problem": None if every
+        "batch": of the next one done, "epochs": of the recipe, "early": why it finished
+        before those, or None, "best": {"epoch", "val_top1", and the recipe's monitor}
+        or None, "checkpoints": [{"name", "bytes", "problem": None if every
         byte verifies}, ...] the newest last, "history": a row an epoch}.
 
     Raises:
@@ -43,8 +43,9 @@ def status(run) -> dict:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         rows.append({"name": path.name, "bytes": size, "problem": problem})
     process = holder(run)
-    done = (run / RUN_MODEL).is_file() and place.epoch >= recipe.epochs
-    best = best_place(history)
+    end = finished(run)
+    done = end and end["of"] >= recipe.epochs and place.epoch >= end["epochs"]
+    best = best_place(history, recipe.monitor)
     return {
         "run": str(run),
         "recipe": recipe.name,
@@ -54,10 +55,14 @@ def status(run) -> dict:
         "epoch": place.epoch,
         "batch": place.batch,
         "epochs": recipe.epochs,
+        "early": end["stopped"] or None if end and done else None,
         "best": best
         and {
             "epoch": best.epoch,
-            "val_top1": history[best.epoch - 1].get("val_top1"),
+            **{
+                name: history[best.epoch - 1].get(name)
+                for name in ("val_top1", recipe.monitor)
+            },
         },
         "checkpoints": rows,
         "history": history,

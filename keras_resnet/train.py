@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import platform
 import sys
@@ -17,14 +18,27 @@ from keras_resnet import onednn
 from keras_resnet.backend import is_out_of_memory, keras
 from keras_resnet.callbacks import TENSORBOARD, Events, Plateau, Watch, curves
 from keras_resnet.checkpoints import FOLDER as CHECKPOINTS
-from keras_resnet.checkpoints import Place, RunError, newest, places
+from keras_resnet.checkpoints import (
+    Damaged,
+    Place,
+    RunError,
+    newest,
+    path_of,
+    places,
+    read,
+)
+from keras_resnet.drawing import attempted
 from keras_resnet.keeper import (
     HISTORY,
     LOG,
     Keeper,
     Saving,
     Several,
+    StopEvaluating,
+    best_place,
+    is_stalled,
     restore,
+    saved_weights,
     write_history,
     write_whole,
 )
@@ -35,7 +49,7 @@ from keras_resnet.learner import (
     resolve,
     said_precision,
 )
-from keras_resnet.model import assemble, assign
+from keras_resnet.model import ModelInfo, assemble, assign
 from keras_resnet.objective import schedule
 from keras_resnet.process import LOCK, Interrupted, locked, stoppable
 from keras_resnet.recipe import Recipe
@@ -47,13 +61,16 @@ __all__ = [
     "CHECKPOINTS",
     "CURVES",
     "DATA",
+    "FINISHED",
     "HISTORY",
     "LOG",
     "RECIPE",
     "RUN_AVERAGE",
+    "RUN_BEST",
     "TENSORBOARD",
     "Interrupted",
     "RunError",
+    "finished",
     "fit",
     "is_finished",
     "precision_policy",
@@ -65,6 +82,8 @@ RECIPE = "recipe.json"  # `Recipe.read` reads it
 DATA = "data.json"  # of which data the run is
 CURVES = "curves.png"
 RUN_AVERAGE = "model_ema.keras"  # where the recipe has an ema
+RUN_BEST = "best.keras"  # of the epoch with the best monitor
+FINISHED = "finished.json"  # of how many epochs these models are
 
 
 def fit(
@@ -81,16 +100,20 @@ def fit(
 
     The directory gets recipe.json and data.json; checkpoints/ by time, by steps, after
     each epoch and when the run is stopped; history.json, log.csv and tensorboard/ after
-    each epoch; at the end curves.png, model.keras and, with `ema`, model_ema.keras.
+    each epoch; at the end model.keras, best.keras of the epoch with the best `monitor`,
+    model_ema.keras with `ema`, finished.json, and curves.png.
     Each is written aside, flushed and renamed. A run that was stopped, killed or out of
     disk goes on from its newest checkpoint that verifies, to the very weights,
     optimizer state and history of one that never stopped. SIGTERM, SIGINT and SIGUSR1
     write a checkpoint within a step and raise Interrupted; a second one ends the
     process.
+    A run that `early_stopping` or a callback ended before the recipe's epochs is
+    finished, and says so on stderr; a recipe of more epochs goes on.
 
     Args:
         recipe: a Recipe. Of one whose run is there, `epochs` alone may be another, and
-            more.
+            more. The weights that it starts from are needed for a run's first
+            checkpoint, and no more after it.
         data: what `data.open_source` takes, with train and val pictures; up to the
             recipe's `max_bad_examples` that cannot be decoded are left out, and listed
             in data.json.
@@ -108,8 +131,8 @@ def fit(
 
     Raises:
         RunError: the directory is of another recipe or other data, in use, or damaged;
-            a checkpoint could not be written; or the run came to no finite loss any
-            more.
+            a checkpoint could not be written; the run came to no finite loss any more;
+            or memory ran out, with the fields that take less.
         Interrupted: a KeyboardInterrupt; the run was told to stop.
         DataError, RecipeError, ModelError, WeightsError, ValueError: before anything
             is built or written.
@@ -123,9 +146,11 @@ def fit(
             '{"train": (images, labels), "val": (images, labels)}'
         )
     if is_finished(recipe, source, run):
+        _say_early(run)
         return open_model(run)
     onednn.recommend()
     with contextlib.ExitStack() as held:
+        held.enter_context(_memory_named(recipe))
         stop = held.enter_context(stoppable())
         if run.is_dir():
             held.enter_context(locked(run))
@@ -134,8 +159,10 @@ def fit(
             print(f"{reason}; left out", file=sys.stderr)
         # as it began, on whatever machine
         began = checkpoint.facts["precision"] if checkpoint else recipe.precision
-        model, whole, steps = prepare(recipe.replace(precision=began), source)
-        facts = _facts(recipe, source, precision_policy(whole))
+        info = checkpoint and checkpoint.facts.get("net")  # older ones have none
+        info = info and ModelInfo.from_json(info)
+        model, whole, steps = prepare(recipe.replace(precision=began), source, info)
+        facts = _facts(recipe, source, precision_policy(whole), model.net.info)
         if checkpoint and (others := _other_versions(checkpoint.facts, facts)):
             print(
                 f"{run}: {checkpoint.place} was written by {others}; goes on from it, "
@@ -150,32 +177,43 @@ def fit(
                     f"{run}: another process has trained there meanwhile; the same "
                     "command goes on from there"
                 )
-        for name in (RUN_MODEL, RUN_AVERAGE):  # of fewer epochs, and it is not over
-            (run / name).unlink(missing_ok=True)
+        if before := finished(run):  # with fewer epochs: its models stay till the end
+            write_whole(run / FINISHED, json.dumps(before))
         for name, said in reversed(_identity(recipe, source).items()):  # recipe last
             write_whole(run / name, json.dumps(said, indent=1))
         if progress is None:
             print(said_precision(whole))
         every = [*callbacks, *([] if progress is None else [progress])]
         history = checkpoint.facts["history"] if checkpoint else []
-        keeper = Keeper(run, history, steps, recipe.accumulate, facts, stop, saving)
-        with contextlib.closing(keeper), _memory_named(whole):
+        keeper = Keeper(
+            run,
+            history,
+            steps,
+            recipe.accumulate,
+            facts,
+            stop,
+            saving,
+            recipe.monitor,
+            recipe.early_stopping,
+        )
+        with contextlib.closing(keeper):
             _train(model, whole, source, steps, keeper, checkpoint, every)
-        title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
-        write_whole(run / CURVES, curves(title, history))
-        if model.averages:
-            _save(model.net, model.averages, run / RUN_AVERAGE)
-        _save(model.net, model.net.weights, run / RUN_MODEL)
+        _finish(model, recipe, run, history)
     return open_model(run)
 
 
-def prepare(recipe: Recipe, source) -> tuple[Trainable, Recipe, int]:
-    """(the model before its first step, the recipe of `resolve`, steps an epoch)."""
+def prepare(
+    recipe: Recipe, source, info: ModelInfo | None = None
+) -> tuple[Trainable, Recipe, int]:
+    """(the model before its first step, the recipe of `resolve`, steps an epoch).
+
+    With the `info` of a net that was begun, the recipe's weights are not read.
+    """
     steps = pictures.steps_per_epoch(source, recipe)
     check(recipe, source.class_names)
-    whole = resolve(recipe)
+    whole = resolve(recipe, info)
     keras.utils.set_random_seed(recipe.seed)
-    return learner(whole, source.class_names, steps), whole, steps
+    return learner(whole, source.class_names, steps, info), whole, steps
 
 
 def is_finished(recipe, data, run) -> bool:
@@ -185,14 +223,15 @@ def is_finished(recipe, data, run) -> bool:
         raise RunError(f"{run}: is a file; choose a directory")
     if not (run / RECIPE).exists():
         # these, whole or not, are there before the recipe
-        early = {LOCK, DATA, *(f".partial.{name}" for name in (DATA, RECIPE))}
-        if run.is_dir() and {path.name for path in run.iterdir()} - early:
+        names = [path.name for path in run.iterdir()] if run.is_dir() else []
+        if any(n not in (LOCK, DATA) and not n.startswith(".partial.") for n in names):
             raise RunError(f"{run}: holds files but no run; choose an empty directory")
         return False
     differing = []
+    usual = {RECIPE: Recipe().to_dict()}  # of fields that an older version had not
     source, _ = pictures.without_bad(data, recipe.max_bad_examples)
     for name, ours in _identity(recipe, source).items():
-        theirs = _read(run / name)
+        theirs = {**usual.get(name, {}), **_read(run / name)}
         # data may move, and its hash is of what is left of it
         keys = (theirs.keys() | ours.keys()) - {"path", "bad_examples"}
         if theirs.get("epochs", 0) < ours.get("epochs", 0):
@@ -207,8 +246,36 @@ def is_finished(recipe, data, run) -> bool:
             f"{run}: belongs to another run: {'; '.join(differing)}. Choose another "
             "directory, or the same recipe and data; epochs alone may change, upwards"
         )
-    whole = (run / RUN_MODEL).is_file() and (run / HISTORY).is_file()
-    return whole and len(_read(run / HISTORY, list)) >= recipe.epochs
+    done = finished(run)
+    return done is not None and done["of"] >= recipe.epochs
+
+
+def finished(run) -> dict | None:
+    """What the models of a run directory are of, or None where there are none.
+
+    Returns:
+        {"epochs": that they were trained for, "of": that the recipe had then,
+        "stopped": why those are more, or ""}.
+    """
+    run = Path(run)
+    if not (run / RUN_MODEL).is_file():
+        return None
+    if (run / FINISHED).is_file():
+        return {"epochs": 0, "of": 0, "stopped": "", **_read(run / FINISHED)}
+    if not (run / HISTORY).is_file():
+        return None
+    epochs = len(_read(run / HISTORY, list))  # of an older version, which had no more
+    return {"epochs": epochs, "of": epochs, "stopped": ""}
+
+
+def _say_early(run):
+    done = finished(run)
+    if done and done["stopped"]:
+        print(
+            f"{run}: finished early, after {done['epochs']} of {done['of']} epochs: "
+            f"{done['stopped']}",
+            file=sys.stderr,
+        )
 
 
 def _read(path, kind=dict):
@@ -234,7 +301,7 @@ def _identity(recipe, source):
     return {RECIPE: recipe.to_dict(), DATA: data}
 
 
-def _facts(recipe, source, precision):
+def _facts(recipe, source, precision, info):
     """What stands in every checkpoint beside the state: what it is of."""
     from keras_resnet import __version__
 
@@ -242,6 +309,7 @@ def _facts(recipe, source, precision):
         "recipe": recipe.to_dict(),
         "data_hash": source.fingerprint,
         "precision": precision,
+        "net": dataclasses.asdict(info),
         "versions": {
             "keras_resnet": __version__,
             "keras": keras.__version__,
@@ -274,6 +342,22 @@ def _train(model, recipe, source, steps, keeper, checkpoint, more):
     if history:
         write_history(keeper.run, history)  # it may have been killed before
     plateau = recipe.schedule == "plateau"
+    size = recipe.eval_batch_size or recipe.batch_size // parts
+    validation = pictures.eval_batches(source, recipe, batch_size=size)
+
+    def measure_average():
+        if recipe.monitor != "val_ema_top1":
+            return {}
+        with model.with_averages():
+            measured = model.evaluate(
+                validation,
+                callbacks=[StopEvaluating(keeper)],
+                return_dict=True,
+                verbose=0,
+            )
+        keeper.on_test_batch_end(None)  # with the net's own weights again
+        return {f"val_ema_{name}": value for name, value in measured.items()}
+
     callbacks = Several(
         [
             Watch(keeper.run),
@@ -288,11 +372,11 @@ def _train(model, recipe, source, steps, keeper, checkpoint, more):
         model,
         first=start.batch * parts,
         metrics=metrics,
+        measure=measure_average,
         epochs=recipe.epochs,
         steps=steps * parts,
         verbose=0,
     )
-    validation = pictures.eval_batches(source, recipe)
     validated = [
         epoch
         for epoch in range(1, recipe.epochs + 1)
@@ -301,7 +385,6 @@ def _train(model, recipe, source, steps, keeper, checkpoint, more):
 
     def train_to(epoch):
         batches = pictures.train_batches(source, recipe, start.epoch, start.batch)
-        callbacks.last = epoch == recipe.epochs
         model.fit(
             _in_parts(batches, parts),
             initial_epoch=start.epoch,
@@ -323,12 +406,10 @@ def _train(model, recipe, source, steps, keeper, checkpoint, more):
             train_to(start.epoch + 1)
         if start.batch:
             start = Place(start.epoch + 1)
-        if start.epoch < recipe.epochs:
+        stalled = is_stalled(history, recipe.monitor, recipe.early_stopping)
+        if start.epoch < recipe.epochs and not (stalled or model.stop_training):
             train_to(recipe.epochs)
-        else:
-            callbacks.last = True
-            callbacks.on_train_begin()
-            callbacks.on_train_end()
+        callbacks.close()
 
 
 @contextlib.contextmanager
@@ -341,9 +422,9 @@ def _memory_named(recipe):
             raise
         raise RunError(
             f"out of memory with batch_size={recipe.batch_size}, accumulate="
-            f"{recipe.accumulate}, train_size={recipe.train_size}, test_size="
-            f"{recipe.test_size}: take a smaller batch_size or train_size, or a larger "
-            "accumulate, which computes a batch in as many parts; in another directory"
+            f"{recipe.accumulate}, train_size={recipe.train_size}: take a smaller "
+            "batch_size or train_size, or a larger accumulate, which computes a batch in "
+            "as many parts; in another directory"
         ) from error
 
 
@@ -370,6 +451,40 @@ def _in_parts(batches, count):
             tuple(tf.reshape(x, [count, -1, *x.shape[1:]]) for x in batch)
         )
     ).prefetch(count)
+
+
+def _finish(model, recipe, run, history):
+    """Writes the models, of how many epochs they are, and the curves."""
+    if model.averages:
+        _save(model.net, model.averages, run / RUN_AVERAGE)
+    _save_best(model, recipe, run, history)
+    _save(model.net, model.net.weights, run / RUN_MODEL)
+    done = {"epochs": len(history), "of": recipe.epochs, "stopped": ""}
+    if len(history) < recipe.epochs:
+        stalled = is_stalled(history, recipe.monitor, recipe.early_stopping)
+        done["stopped"] = (
+            f"no better {recipe.monitor} for {recipe.early_stopping} epochs"
+            if stalled
+            else "a callback stopped it"
+        )
+    write_whole(run / FINISHED, json.dumps(done))
+    _say_early(run)
+    with attempted(run / CURVES):
+        title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
+        write_whole(run / CURVES, curves(title, history))
+
+
+def _save_best(model, recipe, run, history):
+    """Writes the model of the best epoch, of which there is a checkpoint."""
+    place = best_place(history, recipe.monitor)
+    assert place is not None
+    try:
+        checkpoint = read(path_of(run, place))
+    except Damaged as error:
+        print(f"{run / RUN_BEST}: not written: {error}", file=sys.stderr)
+        return
+    average = recipe.monitor == "val_ema_top1"
+    _save(model.net, saved_weights(model, checkpoint, average), run / RUN_BEST)
 
 
 def _save(net, weights, path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import numpy as np
+
 from keras_resnet.backend import keras, ops
 from keras_resnet.optimizers import attach_loss_scale
 
@@ -101,6 +105,20 @@ class Trainable(keras.Model):
             old, new = map(ops.convert_to_tensor, (average, weight))
             average.assign(old + share * (new - old))
 
+    @contextlib.contextmanager
+    def with_averages(self):
+        """The net has the weights of its moving average meanwhile."""
+        # through NumPy: JAX would share the buffers
+        kept, averages = (
+            [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+            for variables in (self.net.weights, self.averages)
+        )
+        _assign(self.net.weights, averages)
+        try:
+            yield
+        finally:
+            _assign(self.net.weights, kept)
+
     def save(self, filepath, *args, **kwargs):
         """Saves the net."""
         return self.net.save(filepath, *args, **kwargs)
@@ -112,3 +130,8 @@ class Trainable(keras.Model):
     def load_weights(self, filepath, *args, **kwargs):
         """Loads the net's weights."""
         return self.net.load_weights(filepath, *args, **kwargs)
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -17,6 +17,7 @@ from PIL import Image
 
 import keras_resnet
 from keras_resnet import data, evaluate, train
+from keras_resnet.data import bad as badness
 from keras_resnet.data.decode import ends_whole, has_magic, picture_size
 from keras_resnet.data.records import encode_example, index_records
 from keras_resnet.model import ModelError, Protocol
@@ -289,6 +290,40 @@ def test_an_error_of_something_else_is_not_blamed_on_pictures(spoilt):
         data.blame_pictures(spoilt[0]),
     ):
         raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_error_of_the_net_is_shown_without_a_search(
+    compiled, folder, tiny, monkeypatch, capsys
+):
+    monkeypatch.setattr(badness, "find_bad", None)
+
+    def step(batches):
+        return tf.gather(next(batches)[0], 1000)
+
+    step = tf.function(step) if compiled else step
+    batches = iter(data.eval_batches(folder, tiny))
+    with pytest.raises(tf.errors.InvalidArgumentError), data.blame_pictures(folder):
+        step(batches)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_long_search_for_a_bad_picture_is_said(
+    compiled, own_folder, tiny, monkeypatch, capsys
+):
+    monkeypatch.setattr(badness, "_MANY", 18)
+    victim = own_folder / "train" / "red" / "002.jpg"
+    victim.write_bytes(victim.read_bytes()[:200])
+    take = tf.function(next) if compiled else next
+    batches = iter(data.eval_batches(own_folder, tiny, "train"))
+    with (
+        pytest.raises(data.DataError, match=r"red/002.jpg: cannot be read"),
+        data.blame_pictures(own_folder),
+    ):
+        list(map(take, itertools.repeat(batches)))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{own_folder}: cannot be read; decoding the 18 pictures")
 
 
 def test_budget_leaves_out_so_many_and_no_more(spoilt):

@@ -79,10 +79,12 @@ def test_list_prints_every_variant_for_machines_and_people(call, tmp_path):
 def test_run_directory_is_whole_after_training(place):
     names = {path.name for path in (place / "run").iterdir()}
     assert names == {
+        "best.keras",
         "checkpoints",
         "confusion.png",
         "curves.png",
         "data.json",
+        "finished.json",
         "history.json",
         "log.csv",
         "metrics.json",

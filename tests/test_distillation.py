@@ -6,7 +6,7 @@ import pytest
 import keras_resnet
 from keras_resnet import data
 from keras_resnet.backend import keras, ops
-from keras_resnet.distillation import WEIGHTINGS, distill
+from keras_resnet.distillation import WEIGHTINGS, _resize, distill
 from keras_resnet.model import rebuild
 from keras_resnet.optimizers import CoupledSGD, WarmupCosine
 
@@ -150,12 +150,44 @@ def test_teacher_may_have_another_depth_size_and_dtype(policy):
     teacher = net(depths=(2, 2, 1, 1), seed=1, input_shape=(48, 48, 3))
     model = compiled(student, teacher)
     x, y = next(batches(1))
-    large = ops.image.resize(x, (48, 48), interpolation="bilinear", antialias=True)
+    large = resized(x, (48, 48))
     np.testing.assert_allclose(
         model._answers(ops.convert_to_tensor(x), "float32"), teacher(large), 1e-4, 1e-4
     )
     assert np.isfinite(model.train_on_batch(x, y)[0])
     assert distill(student, net(seed=1), teacher_size=40).teacher_size == (40, 40)
+
+
+def resized(x, size):
+    """As TensorFlow's own operation does it."""
+    import tensorflow as tf
+
+    return tf.image.resize(x, size, "bilinear", antialias=True)
+
+
+@pytest.mark.addons
+@pytest.mark.parametrize("size", [(48, 48), (20, 20), (32, 17), (1, 64)])
+def test_teacher_sees_the_pictures_of_the_antialiased_resize(size):
+    x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(_resize(x, size), resized(x, size), 1e-4, 1e-2)
+
+
+def test_step_with_a_teacher_of_another_size_compiles_under_xla():
+    def pooled(side):
+        keras.utils.set_random_seed(side)
+        layers = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)
+        return keras.Sequential([keras.Input((side, side, 3)), *layers])
+
+    x = np.random.default_rng(0).uniform(0, 1, (6, 32, 32, 3)).astype(np.float32)
+    y = np.eye(3, dtype=np.float32)[np.arange(6) % 3]
+    losses = []
+    for jit in (True, False):
+        model = distill(pooled(32), pooled(20), TEMPERATURE)
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        model.compile(CoupledSGD(0.01), loss, jit_compile=jit)
+        losses.append([float(model.train_on_batch(x, y)) for _ in range(3)])
+    assert losses[0][0] > losses[0][-1]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_only_the_student_is_saved(tmp_path):

@@ -272,6 +272,9 @@ def test_more_epochs_go_on_and_what_was_killed_then_is_not_taken_for_finished(
     run = tmp_path / "run"
     train.fit(RECIPE.replace(epochs=2), data, run)
     first = history(run)
+    (run / train.FINISHED).unlink()  # as of an older version
+    models = ("model.keras", train.RUN_AVERAGE, train.RUN_BEST)
+    before = [(run / name).read_bytes() for name in models]
     longer = RECIPE.replace(epochs=3)
 
     class Killed(Exception):
@@ -283,8 +286,11 @@ def test_more_epochs_go_on_and_what_was_killed_then_is_not_taken_for_finished(
     with pytest.raises(Killed):
         train.fit(longer, data, run, None, [Do(("train end", 2, 0), die)])
     assert len(history(run)) == 3
-    assert not train.is_finished(longer, data, run)  # model.keras was of two epochs
+    assert [(run / name).read_bytes() for name in models] == before  # none is lost
+    assert not train.is_finished(longer, data, run)  # model.keras is of two epochs
     model = train.fit(longer, data, run)
+    assert train.finished(run) == {"epochs": 3, "of": 3, "stopped": ""}
+    assert (run / "model.keras").read_bytes() != before[0]
     assert history(run)[:2] == first
     arrays = checkpoints.newest(run)[0].arrays
     state = [arrays[name] for name in sorted(arrays) if name.startswith("model/")]

@@ -76,6 +76,10 @@ def test_recipe_survives_json_and_yaml(name, tmp_path):
         ({"rand_augment": 11}, r"rand_augment=11.0: must be in \[0, 10\]"),
         ({"rand_augment_ops": 0}, r"rand_augment_ops=0: must be in \[1, inf\)"),
         ({"erasing": 1.5}, r"erasing=1.5: must be in \[0, 1\]"),
+        ({"monitor": "val_loss"}, "monitor='val_loss': must be one of.*val_ema_top1"),
+        ({"monitor": "val_ema_top1"}, "monitor='val_ema_top1': is of the moving av"),
+        ({"early_stopping": -1}, r"early_stopping=-1: must be in \[0, inf\)"),
+        ({"eval_batch_size": -1}, r"eval_batch_size=-1: must be in \[0, inf\)"),
         ({"max_bad_examples": -1}, r"max_bad_examples=-1: must be in \[0, inf\)"),
     ],
 )

@@ -22,6 +22,8 @@ FILES = {
     "checkpoints",
     "curves.png",
     "model.keras",
+    "best.keras",
+    "finished.json",
 }
 
 

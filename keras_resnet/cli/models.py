@@ -25,6 +25,7 @@ from keras_resnet.cli.base import (
     printable,
 )
 from keras_resnet.complexity import complexity
+from keras_resnet.drawing import attempted
 from keras_resnet.engines import FORMATS, open_any, read_description
 from keras_resnet.measures import confusion_map, to_json, worst_classes
 from keras_resnet.variants import open_model
@@ -126,8 +127,10 @@ def measure(model, data, split, as_json, run=None, **looks):
             average = open_model(run / training.RUN_AVERAGE)
             metrics["ema"] = measure(average, data, split, as_json)
         training.write_whole(run / evaluation.METRICS, to_json(metrics))
-        evaluation.picture_grid(model, data, run / evaluation.GRID)
-        confusion_map(metrics, run / evaluation.CONFUSION)
+        with attempted(run / evaluation.GRID):
+            evaluation.picture_grid(model, data, run / evaluation.GRID)
+        with attempted(run / evaluation.CONFUSION):
+            confusion_map(metrics, run / evaluation.CONFUSION)
     return metrics
 
 

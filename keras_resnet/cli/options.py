@@ -11,6 +11,7 @@ import yaml
 from keras_resnet.learner import net_of
 from keras_resnet.recipe import FIELD_TYPES, Recipe, RecipeError, read_yaml
 from keras_resnet.recipes import RECIPES
+from keras_resnet.train import RECIPE
 
 _PLAIN = (int, float, str, bool)
 
@@ -39,10 +40,11 @@ def _notes():
     return dict(re.findall(r"^    (\w+): .*?  # (.+)$", source, re.M))
 
 
-def chosen_recipe(recipe, fields):
+def chosen_recipe(recipe, fields, run=None):
     """The recipe of a name or a file, with the fields given as options.
 
-    Weights of a run or a file of ours bring their net along, if none is given.
+    Weights of a run or a file of ours bring their net along, if none is given; a `run`
+    that began with them has it too, and goes on without the file.
     """
     if recipe in RECIPES:
         chosen = RECIPES[recipe]
@@ -61,5 +63,14 @@ def chosen_recipe(recipe, fields):
             except yaml.YAMLError as error:
                 raise RecipeError(f"{key}={given[key]!r}: must be YAML") from error
     if "weights" in given and given.keys().isdisjoint({"model", "overrides"}):
-        given |= net_of(given["weights"])  # of our own they say which net they are of
+        # of our own they say which net they are of
+        given |= _net_begun(run, given["weights"]) or net_of(given["weights"])
     return chosen.replace(**given)
+
+
+def _net_begun(run, weights):
+    if run is None or not (run / RECIPE).is_file():
+        return {}
+    began = Recipe.read(run / RECIPE)
+    same = began.weights == weights
+    return {"model": began.model, "overrides": began.overrides} if same else {}

@@ -122,15 +122,16 @@ def train(
     A run that was stopped, killed or out of disk goes on where it was, to the same
     result. Ctrl-C, SIGTERM and SIGUSR1 stop it in good order, with exit code 75.
     """
-    chosen = chosen_recipe(recipe, fields)
+    chosen = chosen_recipe(recipe, fields, run)
     # once: it looks at every file
     source, skipped = pictures.without_bad(data, chosen.max_bad_examples)
     if audit:
         return _print_audit(training.prepare(chosen, source)[0], as_json)
     if skipped and not as_json:
-        out.print(f"{len(skipped)} bad pictures left out; {run}/data.json lists them")
+        said = f"{len(skipped)} bad pictures left out; {run}/data.json lists them"
+        out.print(plain(said))
     if training.is_finished(chosen, source, run) and not as_json:
-        out.print(f"{run} is trained already")
+        out.print(plain(f"{run} is trained already"))
     with training_bar(chosen, as_json) as bar:
         model = training.fit(
             chosen,
@@ -142,7 +143,8 @@ def train(
             keep=keep,
         )
     metrics = measure(model, source, "val", as_json, Path(run))
-    print_result(metrics, as_json, *metrics_tables(metrics), f"everything is in {run}")
+    where = plain(f"everything is in {run}")
+    print_result(metrics, as_json, *metrics_tables(metrics), where)
 
 
 def _print_audit(model, as_json):
@@ -187,7 +189,9 @@ def _status_tables(facts):
         ("recipe", f"{facts['recipe']}, {facts['model']}"),
         (
             "state",
-            (facts["process"] and f"running: {facts['process']}") or facts["state"],
+            (facts["process"] and f"running: {facts['process']}")
+            or (facts["early"] and f"finished early: {facts['early']}")
+            or facts["state"],
         ),
         ("epochs done", f"{facts['epoch']} of {facts['epochs']}"),
         ("batches of the next", facts["batch"]),

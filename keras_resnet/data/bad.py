@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import re
+import sys
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,7 @@ from keras_resnet.data.source import Source, open_source
 from keras_resnet.data.split import DataError, Split
 
 AUTOTUNE = tf.data.AUTOTUNE
+_MANY = 5_000  # pictures, the decoding of which takes more than some seconds
 _NAMED = 5  # of many bad pictures, those that an error names
 
 # what reading and decoding fail with; others, as a full memory, are not a picture's
@@ -28,6 +30,8 @@ _OF_PICTURES = (
     tf.errors.UnimplementedError,
     tf.errors.UnknownError,
 )
+# in such an error's text, if a data set raised it: in a graph, or by Python's iterator
+_OF_ITERATOR = re.compile(r"IteratorGetNext\w*(\}\}|\])")
 
 
 def find_bad(split: Split, limit: int | None = None) -> dict[int, str]:
@@ -72,14 +76,23 @@ def _reason(read, number):
 def blame_pictures(source, splits=("train", "val")):
     """Turns a failure to read into a DataError that names the file or record.
 
-    It decodes the pictures of these splits of the source until one fails.
+    It decodes the pictures of these splits of the source until one fails, and says so
+    where they are many. An error of something else than a data set passes.
     """
     source = open_source(source)  # as it is now, not when a file is gone
     try:
         yield
     except _OF_PICTURES as error:
+        if not _OF_ITERATOR.search(error.message or ""):
+            raise
         for name in filter(source.splits.get, splits):
             split = source.split(name)
+            if split.size >= _MANY:
+                print(
+                    f"{source.path}: cannot be read; decoding the {split.size:,} "
+                    f"pictures of {name} to find the one at fault",
+                    file=sys.stderr,
+                )
             for number, reason in find_bad(split, limit=1).items():
                 raise DataError(
                     f"{split.where(number)}: cannot be read ({reason}), picture "

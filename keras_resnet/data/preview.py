@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
 from keras_resnet.data.pipeline import eval_batches, train_batches
 from keras_resnet.data.source import open_source
+from keras_resnet.drawing import png
 
 _COLUMNS, _ROWS = 8, 3  # of each part
 
@@ -51,7 +53,7 @@ def preview(source, recipe, path) -> dict[str, int]:
             axes.imshow(image.astype(np.uint8), interpolation="nearest")
             axes.set_axis_off()
             axes.set_title(_say(label, source.class_names), fontsize=8)
-    figure.savefig(path, dpi=110)
+    Path(path).write_bytes(png(figure))
     return {name: len(pairs) for name, pairs in shown.items()}
 
 

@@ -23,7 +23,7 @@ def encode_example(data: bytes, label: int, text: str) -> bytes:
         "image/encoded": tf.train.Feature(bytes_list=bytes_list(value=[data])),
         "image/class/label": tf.train.Feature(int64_list=int64_list(value=[label])),
         "image/class/text": tf.train.Feature(
-            bytes_list=bytes_list(value=[text.encode()])
+            bytes_list=bytes_list(value=[text.encode(errors="surrogateescape")])
         ),
     }
     features = tf.train.Features(feature=feature)

@@ -148,7 +148,7 @@ def write_shard(folder: Path, plan: Plan, shard: Shard, pictures: Iterator[tuple
     with tempfile.TemporaryDirectory(dir=folder / WORK) as own:
         file, facts_file = Path(own, shard.file), Path(own, "facts")
         try:
-            with tf.io.TFRecordWriter(str(file)) as writer:
+            with tf.io.TFRecordWriter(os.fsencode(file)) as writer:
                 for picture in itertools.islice(pictures, len(shard.numbers)):
                     data, height, width, label = picture
                     record = encode_example(data, label, plan.class_names[label])
