@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_resnet.weights.files import sync
+
 FOLDER = "checkpoints"  # in a run directory
 _STATE, _MANIFEST = "state.npz", "manifest.json"
 _OWN = "sha256"  # the manifest's key for the hash of itself
@@ -80,9 +82,9 @@ def write(run, place: Place, arrays: Mapping[str, np.ndarray], facts: Mapping) -
         with open(partial / _MANIFEST, "w") as stream:
             stream.write(_signed(manifest))
             _flush(stream)
-        _sync(partial)
+        sync(partial)
         _replace(partial, target)
-        _sync(folder)
+        sync(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -212,11 +214,3 @@ def _sha256(path):
 def _flush(stream):
     stream.flush()
     os.fsync(stream.fileno())
-
-
-def _sync(folder):
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 from keras_resnet.backend import keras
@@ -180,11 +181,13 @@ def audit(model) -> list[dict]:
 
 
 def on_gpu() -> bool:
-    """Whether Keras's backend computes on a GPU."""
+    """Whether Keras's backend computes on a GPU that it may use, other than Apple's."""
+    if sys.platform == "darwin":  # no CUDA: neither half precision nor XLA gain there
+        return False
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return bool(tf.config.list_physical_devices("GPU"))
+        return bool(tf.config.get_visible_devices("GPU"))
     return any("cuda" in d or "gpu" in d for d in keras.distribution.list_devices())
 
 

@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
 
 from keras_resnet.checkpoints import RunError
+from keras_resnet.weights.files import UNSUPPORTED
 
 LOCK = ".lock"  # in a run directory; who holds it stands in it
 _PATIENCE = 0.2  # seconds; one who asks who holds it holds it for an instant
@@ -28,7 +30,9 @@ class Stop:
 
 @contextlib.contextmanager
 def stoppable():
-    """SIGTERM and SIGINT ask the run to stop, once; the second ends the process.
+    """A signal asks the run to stop, once; the second ends the process.
+
+    SIGTERM, SIGINT, and SIGUSR1, which SLURM may send some time before the end.
 
     Yields:
         A Stop. Outside the main thread signals stay as they are.
@@ -43,7 +47,8 @@ def stoppable():
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    names = ("SIGTERM", "SIGINT", "SIGUSR1")  # the last not on Windows
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield stop
@@ -56,6 +61,8 @@ def stoppable():
 @contextlib.contextmanager
 def locked(run):
     """Holds the lock of a run directory; that of a dead process is free.
+
+    Where the file system has no locks, that is a line on stderr.
 
     Raises:
         RunError: another process holds it.
@@ -75,6 +82,14 @@ def locked(run):
                     f"{run}: is being trained by {holder(run) or 'another process'}; "
                     "wait for it, or stop it"
                 ) from error
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:
+                    raise
+                print(
+                    f"{run}: its file system has no locks ({error.strerror}); see to "
+                    "it that no other process trains there",
+                    file=sys.stderr,
+                )
             # or it was the file of one that just ended, which is gone
             if not _is_still(lock, path):
                 continue
@@ -97,7 +112,7 @@ def _is_still(file, path):
 
 
 def holder(run) -> str | None:
-    """Which process trains in a run directory now, if one does."""
+    """Which process trains in a run directory now, if one does and locks tell."""
     import fcntl
 
     with contextlib.suppress(FileNotFoundError), open(Path(run, LOCK)) as lock:
@@ -105,4 +120,7 @@ def holder(run) -> str | None:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return lock.read().strip() or "another process"
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
     return None

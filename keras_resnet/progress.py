@@ -19,10 +19,13 @@ from keras_resnet.drawing import drawable
 from keras_resnet.learner import on_gpu, said_precision
 
 _SECONDS = 0.5  # between looks at the rate, each of which waits for the device
+_LINE_SECONDS = 60.0  # between lines where there is no terminal to draw a bar on
 
 
 class TrainingBar(keras.callbacks.Callback):
     """Batches, rate, pictures a second, memory and time left, on rich consoles.
+
+    Without a terminal, as in a batch system's log, there is a line a minute instead.
 
     Args:
         recipe: that is trained.
@@ -49,6 +52,7 @@ class TrainingBar(keras.callbacks.Callback):
         total = self.steps * self.recipe.epochs
         self.task = self.bar.add_task("", total=total, facts="")
         self.looked, self.seen = time.monotonic(), 0
+        self.seconds = _SECONDS if self.bar.console.is_terminal else _LINE_SECONDS
         self.bar.start()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -59,12 +63,17 @@ class TrainingBar(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.seen += self.recipe.batch_size // self.recipe.accumulate
         seconds = time.monotonic() - self.looked
-        if seconds > _SECONDS:
+        if seconds > self.seconds:
             rate = float(self.model.optimizer.learning_rate)
             facts = (
                 f"rate {rate:.2g}, {self.seen / seconds:,.0f} pictures/s, {_memory()}"
             )
             self.bar.update(self.task, facts=facts)
+            if not self.bar.console.is_terminal:
+                self.bar.console.print(
+                    f"epoch {self.epoch + 1:3d}: step {batch + 1:,} of {self.steps:,}, "
+                    f"loss {logs['loss']:.4f}, {facts}"
+                )
             self.looked, self.seen = time.monotonic(), 0
         self.bar.update(self.task, completed=self.epoch * self.steps + batch + 1)
 

@@ -103,8 +103,9 @@ def fit(
     model_ema.keras with `ema`, finished.json, and curves.png.
     Each is written aside, flushed and renamed. A run that was stopped, killed or out of
     disk goes on from its newest checkpoint that verifies, to the very weights,
-    optimizer state and history of one that never stopped. SIGTERM and SIGINT write a
-    checkpoint within a step and raise Interrupted; a second one ends the process.
+    optimizer state and history of one that never stopped. SIGTERM, SIGINT and SIGUSR1
+    write a checkpoint within a step and raise Interrupted; a second one ends the
+    process.
     A run that `early_stopping` or a callback ended before the recipe's epochs is
     finished, and says so on stderr; a recipe of more epochs goes on.
 
@@ -129,8 +130,8 @@ def fit(
 
     Raises:
         RunError: the directory is of another recipe or other data, in use, or damaged;
-            a checkpoint could not be written; or the run came to no finite loss any
-            more.
+            a checkpoint could not be written; the run came to no finite loss any more;
+            or memory ran out, with the fields to lower.
         Interrupted: a KeyboardInterrupt; the run was told to stop.
         DataError, RecipeError, ModelError, WeightsError, ValueError: before anything
             is built or written.
@@ -147,6 +148,7 @@ def fit(
         _say_early(run)
         return open_model(run)
     with contextlib.ExitStack() as held:
+        held.enter_context(_memory_named(run, recipe))
         stop = held.enter_context(stoppable())
         if run.is_dir():
             held.enter_context(locked(run))
@@ -295,6 +297,25 @@ def _identity(recipe, source):
         "bad_examples": list(source.skipped),
     }
     return {RECIPE: recipe.to_dict(), DATA: data}
+
+
+@contextlib.contextmanager
+def _memory_named(run, recipe):
+    """Turns the end of memory, of a device or the machine, into a RunError."""
+    try:
+        yield
+    except Exception as error:  # each framework has a class of its own for it
+        if not (
+            isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError))
+            or "RESOURCE_EXHAUSTED" in str(error)
+        ):
+            raise
+        raise RunError(
+            f"{run}: out of memory with batch_size={recipe.batch_size}, "
+            f"accumulate={recipe.accumulate}, train_size={recipe.train_size}; try a "
+            "larger accumulate, which computes a batch in so many parts, a smaller "
+            "batch_size or a smaller train_size, in another directory"
+        ) from error
 
 
 def _facts(recipe, source, precision, info):

@@ -275,6 +275,73 @@ def test_auto_precision_is_float16_on_a_gpu_and_float32_where_nothing_is_known(
     assert precision_policy(Recipe()) == "float32"
 
 
+def test_gpu_counts_where_it_may_be_used_and_is_not_apples(monkeypatch):
+    import tensorflow as tf
+
+    some = ["/physical_device:GPU:0"]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: some)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: some)
+    monkeypatch.setattr(building.sys, "platform", "linux")
+    assert building.on_gpu()
+    monkeypatch.setattr(building.sys, "platform", "darwin")
+    assert not building.on_gpu()
+    monkeypatch.setattr(building.sys, "platform", "linux")
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: [])
+    assert not building.on_gpu()
+
+
+def test_pictures_leave_the_gpu_to_another_backend(monkeypatch):
+    import tensorflow as tf
+
+    from keras_resnet.data.devices import leave_gpus
+
+    hidden = []
+    monkeypatch.setattr(
+        tf.config, "set_visible_devices", lambda *what: hidden.append(what)
+    )
+    leave_gpus()
+    assert hidden == []
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    leave_gpus()
+    assert hidden == [([], "GPU")]
+
+    def late(*what):
+        raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "set_visible_devices", late)
+    leave_gpus()
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "named"),
+    [
+        ("ResourceExhausted", (None, None, "OOM when allocating tensor"), True),
+        ("Internal", (None, None, "RESOURCE_EXHAUSTED: Out of memory"), True),
+        (RuntimeError, ("RESOURCE_EXHAUSTED: Out of memory allocating",), True),
+        (MemoryError, (), True),
+        (RuntimeError, ("else",), False),
+    ],
+)
+def test_end_of_memory_is_one_line_with_what_to_lower(
+    kind, arguments, named, folder, tmp_path, monkeypatch
+):
+    import tensorflow as tf
+
+    kind = getattr(tf.errors, f"{kind}Error") if isinstance(kind, str) else kind
+
+    def prepare(*arguments_):
+        raise kind(*arguments)
+
+    monkeypatch.setattr(train, "prepare", prepare)
+    with pytest.raises((train.RunError, kind)) as error:
+        train.fit(small(accumulate=2), folder, tmp_path / "run")
+    assert isinstance(error.value, train.RunError) == named
+    if named:
+        words = "out of memory with batch_size=8, accumulate=2, train_size=32; try a "
+        assert words in str(error.value)
+        assert "\n" not in str(error.value)
+
+
 def test_float16_training_scales_its_loss_and_leaves_the_policy_alone():
     model = learner(small(precision="mixed_float16"), NAMES, 4)
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)

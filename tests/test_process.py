@@ -1,6 +1,8 @@
 """A run's process: alone at its directory, and stopped in good order."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -15,6 +17,7 @@ import pytest
 
 from keras_resnet import process
 from keras_resnet.checkpoints import RunError
+from keras_resnet.weights import files
 
 # process.py without the rest of its package, which takes seconds to import
 HEAD = f"""
@@ -113,19 +116,19 @@ def test_one_of_many_that_start_at_once_gets_the_lock(tmp_path):
     assert len(most) + len(refused) == 32
 
 
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_first_signal_asks_and_handlers_come_back(number):
     # in a process of its own, which a mistake would end
     program = f"""
         import signal
         number = signal.{number}
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
         before = [signal.getsignal(n) for n in numbers]
         with process.stoppable() as stop:
             assert stop.signal is None
             signal.raise_signal(number)
             assert stop.signal == number  # and nothing was raised
-            assert [signal.getsignal(n) for n in numbers] == [signal.SIG_DFL] * 2
+            assert [signal.getsignal(n) for n in numbers] == [signal.SIG_DFL] * 3
         assert before == [signal.getsignal(n) for n in numbers]
         try:
             with process.stoppable() as stop:
@@ -171,6 +174,48 @@ def test_outside_the_main_thread_signals_stay_as_they_are():
     thread.start()
     thread.join()
     assert seen == [(None, before)]
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    """A file system that has neither locks nor flushes of folders."""
+
+    def refuse(number):
+        def refused(*arguments):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "flock", refused)
+        monkeypatch.setattr(os, "fsync", refused)
+        monkeypatch.setattr(files, "_told", set())
+
+    return refuse
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP"])
+def test_file_system_without_locks_and_flushes_is_said_once(
+    name, refusing, tmp_path, capsys
+):
+    number = getattr(errno, name)
+    refusing(number)
+    why = os.strerror(number)
+    with process.locked(tmp_path):
+        assert (tmp_path / process.LOCK).read_text().startswith("process ")
+        assert process.holder(tmp_path) is None  # which nobody can know
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path}: its file system has no locks ({why}); see to")
+    assert not (tmp_path / process.LOCK).exists()
+    for _ in range(3):
+        files.sync(tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path}: its file system cannot flush it to the disk")
+
+
+def test_other_refusals_of_a_file_system_are_errors(refusing, tmp_path):
+    refusing(errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        files.sync(tmp_path)
+    with pytest.raises(OSError, match="Input/output"), process.locked(tmp_path):
+        raise AssertionError("not locked")
 
 
 def test_interrupted_is_a_keyboard_interrupt():

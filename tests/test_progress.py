@@ -55,6 +55,28 @@ def test_bar_has_rate_speed_memory_and_all_batches(watched):
     assert task.description == "epoch 2/2"
 
 
+def test_log_without_a_terminal_has_a_line_every_so_often(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    out, err = (Console(file=io.StringIO(), width=150) for _ in range(2))
+    recipe = Recipe(precision="float32", batch_size=8, epochs=1, warmup_epochs=0.0)
+    bar = TrainingBar(recipe, out, err)
+    bar.set_params({"steps": 5000})
+    optimizer = SimpleNamespace(learning_rate=0.125)
+    bar.set_model(SimpleNamespace(optimizer=optimizer))
+    bar.on_train_begin()
+    bar.on_epoch_begin(0)
+    for batch in range(2400):
+        now[0] += 0.0625
+        bar.on_train_batch_end(batch, {"loss": 1.25, "top1": 0.5})
+    bar.on_train_end()
+    lines = err.file.getvalue().split("\n")[:-2]  # rich ends with an empty one
+    facts = r"loss 1.2500, rate 0.12, 128 pictures/s, \d+\.\d GiB"
+    assert len(lines) == 2  # of 150 seconds
+    for line, step in zip(lines, ("961", "1,922"), strict=True):
+        assert re.fullmatch(rf"epoch   1: step {step} of 5,000, {facts}", line)
+
+
 def test_choice_of_precision_is_said(monkeypatch):
     monkeypatch.setattr(learner, "precision_policy", lambda recipe: "mixed_bfloat16")
     out = Console(file=io.StringIO(), width=100)

@@ -120,7 +120,7 @@ def train(
     """Train a recipe on DATA into the directory RUN; again, to resume.
 
     A run that was stopped, killed or out of disk goes on where it was, to the same
-    result. Ctrl-C and SIGTERM stop it in good order, with exit code 75.
+    result. Ctrl-C, SIGTERM and SIGUSR1 stop it in good order, with exit code 75.
     """
     chosen = chosen_recipe(recipe, fields, run)
     # once: it looks at every file

@@ -7,6 +7,7 @@ the batch on.
 from keras_resnet.data.bad import blame_pictures, find_bad, first_sentence, without_bad
 from keras_resnet.data.crop import eval_crop, load_eval, resize_short, ten_crop
 from keras_resnet.data.decode import decode_image
+from keras_resnet.data.devices import leave_gpus
 from keras_resnet.data.mix import cutmix, mixup
 from keras_resnet.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from keras_resnet.data.prepare import prepare
@@ -38,3 +39,5 @@ __all__ = [
     "validate",
     "without_bad",
 ]
+
+leave_gpus()  # before TensorFlow's first operation

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,12 @@ import numpy as np
 from keras_resnet.weights.errors import WeightsError
 
 _INFO = "keras_resnet"  # the metadata or attribute that holds a ModelInfo as JSON
+# what a file system answers that has no such thing as a lock, or a flush of a folder
+UNSUPPORTED = {
+    getattr(errno, name)
+    for name in ("EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP")
+}
+_told: set[int] = set()  # which of them were said
 _MAX_CONFIG = 2**24  # bytes of a .keras file's config.json
 
 
@@ -34,10 +42,23 @@ def aside(path):
 
 
 def sync(path) -> None:
-    """Flushes a file, or the names in a folder, to the disk."""
+    """Flushes a file, or the names in a folder, to the disk.
+
+    Where the file system cannot, that is a line on stderr, once.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        if error.errno not in _told:
+            _told.add(error.errno)
+            print(
+                f"{path}: its file system cannot flush it to the disk "
+                f"({error.strerror}); a power cut may lose what is written last",
+                file=sys.stderr,
+            )
     finally:
         os.close(descriptor)
 
