@@ -315,7 +315,7 @@ def test_a_long_search_for_a_bad_picture_is_said(
     monkeypatch.setattr(badness, "_MANY", 18)
     victim = own_folder / "train" / "red" / "002.jpg"
     victim.write_bytes(victim.read_bytes()[:200])
-    take = tf.function(next) if compiled else next
+    take = tf.function(lambda batches: next(batches)) if compiled else next
     batches = iter(data.eval_batches(own_folder, tiny, "train"))
     with (
         pytest.raises(data.DataError, match=r"red/002.jpg: cannot be read"),
