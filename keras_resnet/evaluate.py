@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 from keras_resnet import data as pictures
 from keras_resnet import onednn
 from keras_resnet import views as looks
+from keras_resnet.data.pipeline import PARALLEL
 from keras_resnet.measures import Tally, drawable
 from keras_resnet.model import ModelError, Protocol, ResNet, rebuild
 
@@ -53,9 +55,11 @@ def run(
         {"top1": in [0, 1], "top5": in [0, 1], "loss": mean cross-entropy in nats,
         "calibration_error": in [0, 1], arXiv 1706.04599 equation 3 with 15 bins of
         confidence, "examples": pictures seen, "per_class": {name: top-1 in [0, 1], or
-        None without pictures}, "confusion": [true class][predicted class] counts}; of
-        equal probabilities the first is what is predicted. And of those left out, if
-        any, "bad_examples": [{"split", "where", "reason"}, ...].
+        None without pictures}, "confused": [{"true", "predicted", "count", "share": of
+        the true class}, ...], the 100 worst pairs, and up to 1,000 classes "confusion":
+        [true class][predicted class] counts}; of equal probabilities the first is what
+        is predicted. And of those left out, if any, "bad_examples": [{"split", "where",
+        "reason"}, ...].
 
     Raises:
         ValueError: of views, size and scales, before anything is read.
@@ -64,7 +68,7 @@ def run(
         DataError: the data cannot be used.
     """
     looks.check(views, size, scales)
-    source = pictures.open_source(data)
+    source = pictures.open_source(data, preflight=not max_bad_examples)
     _check_classes(model, source)
     source, skipped = pictures.without_bad(source, max_bad_examples, (split,))
     onednn.recommend()
@@ -106,25 +110,66 @@ def predict(model, files, top=5) -> list[dict]:
     Raises:
         DataError: naming a file that is missing or no picture.
     """
-    paths = []
-    for file in map(Path, files):
-        inside = sorted(
-            p for p in file.rglob("*") if p.is_file() and not p.name.startswith(".")
-        )
-        paths.extend(inside if file.is_dir() else [file])
     results = []
-    for path in paths:
-        image = load_picture(path, model.info.protocol)
-        probabilities = looks.predict_probabilities(model, image[None])[0]
-        order = np.argsort(-probabilities, kind="stable")[:top]
-        results.append(
-            {
-                "file": str(path),
-                "classes": [class_names(model)[i] for i in order],
-                "probabilities": [float(probabilities[i]) for i in order],
-            }
-        )
+    for result in predict_each(model, files, top):
+        if "problem" in result:
+            raise pictures.DataError(f"{result['file']}: {result['problem']}")
+        results.append(result)
     return results
+
+
+def predict_each(model, files, top=5, batch_size=32) -> Iterator[dict]:
+    """Yields what `predict` lists, one by one: no more than a batch is in memory.
+
+    A file that is missing or no picture is {"file": path, "problem": why}.
+    """
+    names, paths = class_names(model), list(_list_pictures(files))
+    size = min(batch_size, len(paths))
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        for start in range(0, len(paths), size or 1):
+            some = paths[start : start + size]
+            loaded = list(pool.map(lambda path: _try_load(path, model), some))
+            images = [image for image in loaded if not isinstance(image, str)]
+            outputs = iter(())
+            if images:
+                outputs = iter(
+                    looks.predict_probabilities(model, np.stack(images), size)
+                )
+            for path, image in zip(some, loaded):
+                if isinstance(image, str):
+                    yield {"file": path, "problem": image}
+                    continue
+                probabilities = next(outputs)
+                order = np.argsort(-probabilities, kind="stable")[:top]
+                yield {
+                    "file": path,
+                    "classes": [names[i] for i in order],
+                    "probabilities": [float(probabilities[i]) for i in order],
+                }
+
+
+def _list_pictures(files):
+    """The files, and instead of folders all that is in them, sorted."""
+    for file in files:
+        if not os.path.isdir(file):
+            yield str(Path(file))
+            continue
+        inside = (
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(Path(file))
+            for name in names
+            if not name.startswith(".")
+        )
+        whole = filter(os.path.isfile, inside)
+        yield from sorted(whole, key=lambda path: path.split(os.sep))
+
+
+def _try_load(path, model):
+    """The picture as the model takes it, or why it is none."""
+    try:
+        return load_picture(path, model.info.protocol)
+    except pictures.DataError as error:
+        return str(error).removeprefix(f"{path}: ")
 
 
 def load_picture(path, protocol: Protocol) -> np.ndarray:

@@ -12,17 +12,20 @@ from keras_resnet.drawing import drawable
 
 BINS = 15  # of confidence (1706.04599 section 5)
 _NAMED = 30  # classes whose names fit beside a confusion matrix
+_LARGEST = 1000  # classes of a confusion matrix that somebody can look at
+_WORST = 100  # pairs of classes that are listed
 
 
 class Tally:
-    """What batches add up to, in memory for K x K counts and `BINS` bins.
+    """What batches add up to, in memory for the pairs of classes that there were.
 
     Args:
         classes: K.
     """
 
     def __init__(self, classes: int):
-        self.confusion = np.zeros((classes, classes), np.int64)
+        self.classes = classes
+        self.confusion = Counter[tuple[int, int]]()  # of (true, predicted)
         self.hits5, self.loss = 0, 0.0
         self.right = np.zeros(BINS, np.int64)  # pictures, by confidence
         self.confidence = np.zeros(BINS)  # its sum
@@ -40,7 +43,7 @@ class Tally:
         self.hits5 += int((better + ties_before < 5).sum())
         self.loss -= float(np.log(np.maximum(right.astype(np.float64), 1e-45)).sum())
         said = probabilities.argmax(1)  # of a tie, the first too
-        np.add.at(self.confusion, (truth, said), 1)
+        self.confusion.update(zip(truth.tolist(), said.tolist()))
         confidence = probabilities[rows, said]
         # rounded as the probabilities are: five equal ones of float32 are on a border
         borders = (np.arange(1, BINS) / BINS).astype(confidence.dtype)
@@ -50,8 +53,11 @@ class Tally:
 
     def result(self, class_names: Sequence[str]) -> dict:
         """The measures of all that was added, as `evaluate.run` returns them."""
-        pictures = self.confusion.sum(1)
-        hits, examples = self.confusion.diagonal(), int(pictures.sum())
+        pictures, hits = np.zeros((2, self.classes), np.int64)
+        for (true, predicted), count in self.confusion.items():
+            pictures[true] += count
+            hits[true] += count if true == predicted else 0
+        names, examples = _distinct(class_names), int(pictures.sum())
         return {
             "top1": int(hits.sum()) / examples,
             "top5": self.hits5 / examples,
@@ -63,10 +69,32 @@ class Tally:
             "examples": examples,
             "per_class": {
                 name: int(hit) / int(count) if count else None
-                for name, hit, count in zip(_distinct(class_names), hits, pictures)
+                for name, hit, count in zip(names, hits, pictures)
             },
-            "confusion": self.confusion.tolist(),
+            "confused": self._confused(names, pictures),
+            **({"confusion": self._matrix()} if self.classes <= _LARGEST else {}),
         }
+
+    def _confused(self, names, pictures):
+        """The pairs of classes that are mistaken most often, the worst first."""
+        pairs = [(count, *pair) for pair, count in self.confusion.items()]
+        wrong = [pair for pair in pairs if pair[1] != pair[2]]
+        wrong.sort(key=lambda pair: (-pair[0], pair[1:]))
+        return [
+            {
+                "true": names[true],
+                "predicted": names[predicted],
+                "count": count,
+                "share": count / int(pictures[true]),
+            }
+            for count, true, predicted in wrong[:_WORST]
+        ]
+
+    def _matrix(self):
+        counts = np.zeros((self.classes, self.classes), np.int64)
+        for pair, count in self.confusion.items():
+            counts[pair] = count
+        return counts.tolist()
 
 
 def worst_classes(metrics: dict, count: int = 5) -> list[tuple[str, float]]:
@@ -91,7 +119,12 @@ def to_json(value, indent: str = "\n") -> str:
 
 
 def confusion_map(metrics: dict, path) -> None:
-    """Writes a PNG: what share of each true class is taken for which class."""
+    """Writes a PNG: what share of each true class is taken for which class.
+
+    Not of more classes than have a matrix in the measures: nobody could see one.
+    """
+    if "confusion" not in metrics:
+        return
     from matplotlib.figure import Figure
 
     counts = np.asarray(metrics["confusion"])

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import hostile_pictures as hostile
 import numpy as np
@@ -353,6 +354,31 @@ def test_without_a_budget_nothing_is_read(spoilt):
     root, _ = spoilt
     source, skipped = data.without_bad(root)
     assert (source.train.size, skipped) == (18, [])
+
+
+def test_what_is_no_picture_counts_against_the_budget_too(spoilt, net, tmp_path):
+    root, _ = spoilt
+    red = root / "val" / "red"
+    (red / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 9)
+    (red / "empty.jpg").touch()
+    (red / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(red / "pipe.jpg")  # which nobody may open
+    with pytest.raises(data.DataError, match=r"at least 7 .*max_bad_examples=6"):
+        data.without_bad(root, 6)
+    source, skipped = data.without_bad(root, 7)
+    assert (source.train.size, source.val.size) == (16, 5)
+    reasons = {Path(entry["where"]).name: entry["reason"] for entry in skipped[3:]}
+    assert reasons == {
+        "Thumbs.db": "not a JPEG, PNG, GIF, BMP or WebP picture",
+        "empty.jpg": "empty",
+        "gone.jpg": "cannot be read (No such file or directory)",
+        "pipe.jpg": "not a file",
+    }
+    assert evaluate.run(net, root, max_bad_examples=5)["examples"] == 5
+    with pytest.raises(data.DataError, match=r"red/Thumbs.db: not a JPEG"):
+        data.without_bad(root)
+    with pytest.raises(data.DataError, match=r"red/Thumbs.db: not a JPEG"):
+        evaluate.run(net, root)
 
 
 def test_split_of_bad_pictures_alone_is_refused(own_folder):

@@ -1,7 +1,9 @@
 """Pictures arrive exact, each once, in an order that seed and epoch determine."""
 
+import hashlib
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -279,6 +281,62 @@ def test_fingerprint_follows_the_files(own_folder):
     assert data.open_source(own_folder).fingerprint == before
     write_picture(own_folder / "train" / "red" / "new.png", (220, 50, 40), 9)
     assert data.open_source(own_folder).fingerprint != before
+
+
+def test_fingerprint_is_that_of_all_versions_and_computed_once(tmp_path, monkeypatch):
+    names = {"b": ["2.jpg", "10.jpg", "A.jpg", "ünï.jpg"], "a": ["x.jpg", "1.jpg"]}
+    for split in ("train", "val"):
+        for name, files in names.items():
+            (tmp_path / split / name).mkdir(parents=True)
+            for file in files:
+                (tmp_path / split / name / file).write_bytes(b"\xff\xd8\xff")
+    ordered = ["1.jpg", "x.jpg", "10.jpg", "2.jpg", "A.jpg", "ünï.jpg"]
+    each = [ordered, [0, 0, 1, 1, 1, 1]]
+    facts = json.dumps([["a", "b"], {"train": each, "val": each}])
+    expected = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    assert expected == "3a9969b5ad101d20"  # recorded in every run of such a folder
+    source = data.open_source(tmp_path)
+    assert source.fingerprint == expected
+    monkeypatch.setattr(type(source.train), "facts", None)  # is not asked again
+    assert source.fingerprint == expected
+    assert data.without_bad(source)[0].fingerprint == expected
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A folder of 4,000 links to one file, and its manifest as `validate` writes it."""
+    root, splits = tmp_path / "pictures", {}
+    first = tmp_path / "first.jpg"
+    first.write_bytes(b"\xff\xd8\xff" + bytes(30))
+    for split, count in (("train", 900), ("val", 100)):
+        files = []
+        for label in range(4):
+            (root / split / f"class{label}").mkdir(parents=True)
+            for number in range(count):
+                file = f"{split}/class{label}/n01440764_{number:08d}.JPEG"
+                (root / file).hardlink_to(first)
+                entry = {"file": file, "label": label, "bytes": 33, "sha256": "0" * 64}
+                facts = {"mode": "RGB", "height": 333, "width": 500, "exif": None}
+                files.append({**entry, "format": "jpeg", **facts})
+        splits[split] = {"records": 4 * count, "bad": [], "files": files}
+    names = [f"class{label}" for label in range(4)]
+    manifest = {"validated": True, "class_names": names, "splits": splits}
+    return root, json.dumps(manifest)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("folder", 600), ("manifest", 700)])
+def test_opening_takes_some_hundred_bytes_a_file(kind, most, many):
+    root, manifest = many
+    if kind == "manifest":
+        (root / "dataset.json").write_text(manifest)
+    data.open_source(root)  # what is imported and cached once
+    tracemalloc.start()
+    source = data.open_source(root)
+    assert len(source.fingerprint) == 16
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert source.train.size + source.val.size == 4000
+    assert peak / 4000 < most
 
 
 def test_shortened_shard_is_named(folder, tmp_path):

@@ -1,8 +1,12 @@
 """Measures are what loops by hand count, whatever the batches; and predictions."""
 
+import csv
+import io
 import json
 import re
 import shutil
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +126,36 @@ def test_class_without_pictures_has_no_accuracy():
     assert ours["per_class"] == expected
     assert worst_classes(ours) == [("class 2", 0.5), ("class 0", 1.0)]
     assert worst_classes(ours, 1) == [("class 2", 0.5)]
+
+
+def test_worst_pairs_are_listed_by_count_and_then_by_class():
+    truth, said = [0] * 4 + [1] * 3 + [2] * 2, [0, 1, 1, 2, 0, 0, 1, 2, 0]
+    pairs = tallied(np.eye(3)[said], np.array(truth))["confused"]
+    rows = [(2, "class 0", "class 1", 1 / 2), (2, "class 1", "class 0", 2 / 3)]
+    rows += [(1, "class 0", "class 2", 1 / 4), (1, "class 2", "class 0", 1 / 2)]
+    keys = ("count", "true", "predicted", "share")
+    assert pairs == [dict(zip(keys, row)) for row in rows]
+
+
+def test_many_classes_take_the_memory_of_the_pairs_there_were(tmp_path):
+    classes, truth = 30_000, np.arange(0, 300, 2)
+    tracemalloc.start()
+    tally = Tally(classes)
+    for start in range(0, len(truth), 10):
+        probabilities = np.zeros((10, classes), np.float32)
+        probabilities[np.arange(10), truth[start : start + 10] + 1] = 1
+        tally.add(probabilities, truth[start : start + 10])
+    metrics = tally.result([f"class {k}" for k in range(classes)])
+    text = to_json(metrics)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 * 2**20  # of which the batch has 5
+    assert len(text) < 2 * 2**20
+    assert "confusion" not in metrics
+    assert [row["true"] for row in metrics["confused"][:2]] == ["class 0", "class 2"]
+    assert len(metrics["confused"]) == 100 < len(truth)
+    confusion_map(metrics, tmp_path / "confusion.png")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_classes_of_one_name_are_told_apart():
@@ -275,6 +309,72 @@ def test_unreadable_picture_is_named(trained, tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     with pytest.raises(data.DataError, match=r"text.jpg: not a readable picture"):
         evaluate.predict(model, [tmp_path / "text.jpg"])
+
+
+def test_files_that_are_no_pictures_have_rows_with_the_reason(
+    trained, folder, tmp_path
+):
+    _, model = trained
+    for name in ("b/1.jpg", "a-b.jpg", "a/x.png", ".hidden.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / "val" / "red" / "000.png", tmp_path / name)
+    (tmp_path / "a" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 9)
+    (tmp_path / "a" / "empty.jpg").touch()
+    files = [tmp_path, tmp_path / "nothing.jpg", folder / "val" / "red" / "001.jpg"]
+    results = list(evaluate.predict_each(model, files, top=2, batch_size=3))
+    # a folder's own entries in their order, as in a listing
+    assert [Path(result["file"]).relative_to(tmp_path).as_posix() for result in
+            results[:-1]] == ["a/Thumbs.db", "a/empty.jpg", "a/x.png", "a-b.jpg",
+                              "b/1.jpg", "nothing.jpg"]  # fmt: skip
+    problems = [result.get("problem", "") for result in results]
+    assert [bool(problem) for problem in problems] == [1, 1, 0, 0, 0, 1, 0]
+    assert problems[0].startswith("not a readable picture: ")
+    assert problems[5] == "no such file"
+    good = [result for result in results if "problem" not in result]
+    for ours, file in zip(good, [files[0] / "a" / "x.png"] * 3 + [files[2]]):
+        (alone,) = evaluate.predict(model, [file], top=2)
+        assert ours["classes"] == alone["classes"]
+        assert ours["probabilities"] == pytest.approx(alone["probabilities"], rel=1e-4)
+    with pytest.raises(data.DataError, match=r"a/Thumbs.db: not a readable picture"):
+        evaluate.predict(model, files)
+    assert list(evaluate.predict_each(model, [])) == []
+
+
+def test_predictions_come_a_batch_at_a_time(trained, folder, monkeypatch):
+    loaded = []
+    real = evaluate.load_picture
+
+    def load(path, protocol):
+        loaded.append(path)
+        return real(path, protocol)
+
+    monkeypatch.setattr(evaluate, "load_picture", load)
+    results = evaluate.predict_each(trained[1], [folder / "train"], batch_size=5)
+    for count in (5, 10, 15):
+        for _ in range(5):
+            next(results)
+        assert len(loaded) == count
+
+
+def test_command_predicts_past_what_is_no_picture(trained, folder, tmp_path, call):
+    shutil.copy(folder / "val" / "red" / "000.png", tmp_path / "[good].png")
+    (tmp_path / "bad.jpg").write_text("<html>")
+
+    def ask(*options):
+        done = call("predict", trained[0], tmp_path, "--top", 2, *options, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.err.endswith(
+            "1 of 2 files cannot be classified; their rows say why\n"
+        )
+        return done.out
+
+    good, bad = json.loads(ask("--json"))
+    assert len(good["classes"]) == 2
+    assert bad["problem"].startswith("not a readable picture: ")
+    first, second, third = csv.DictReader(io.StringIO(ask("--csv")))
+    assert (first["rank"], second["rank"], first["problem"]) == ("1", "2", "")
+    assert (third["class"], third["problem"]) == ("", bad["problem"])
+    assert re.search(r"\[good\].png.+%[\s\S]+bad.jpg\W+not a readable", ask())
 
 
 @pytest.fixture

@@ -265,7 +265,51 @@ def test_folder_that_cannot_be_written_is_reported_all_the_same(validate, own_fo
     report = validate(own_folder)
     assert report["manifest"] is None
     assert report["problem"].startswith(f"{own_folder}: dataset.json cannot be written")
+    assert "write it elsewhere with `--manifest" in report["problem"]
     assert report["splits"]["train"] == {"pictures": 18, "bad": 0}
+
+
+def test_manifest_lies_elsewhere_and_is_a_source(validate, own_folder, tmp_path):
+    (own_folder / "val" / "red" / "001.jpg").write_bytes(b"")
+    before = sorted(own_folder.rglob("*"))
+    file = tmp_path / "manifests" / "colours.json"
+    arguments = ["validate", str(own_folder), "--manifest", str(file)]
+    done = CliRunner().invoke(cli.group, arguments)
+    assert "manifests/colours.json: must be a .json file in a" in str(done.exception)
+    file.parent.mkdir()
+    done = CliRunner().invoke(cli.group, arguments)
+    assert done.exit_code == 1  # there is a bad one
+    assert done.stdout.splitlines()[-1] == f"24 pictures, 1 bad; {file} lists them"
+    assert sorted(own_folder.rglob("*")) == before
+    source = data.open_source(file)
+    assert source.path == str(own_folder)
+    assert source.bad["val"] == {5: "empty"}
+    assert (
+        source.fingerprint == data.open_source(own_folder, preflight=False).fingerprint
+    )
+    left, _ = data.without_bad(file, 1)
+    assert (left.train.size, left.val.size) == (18, 5)
+    victim = own_folder / "train" / "red" / "002.jpg"
+    damage(victim, victim.stat().st_size - 30, victim.read_bytes()[-30] ^ 1)
+    report = validate(own_folder, manifest=file)  # which is compared
+    assert reasons(report)["002.jpg"].startswith("changed since dataset.json")
+    own_folder.rename(tmp_path / "moved")
+    with pytest.raises(data.DataError, match=r"colours.json: is of .*where no folder"):
+        data.open_source(file)
+    for content in ("{}", "[1]", "cat"):
+        file.write_text(content)
+        with pytest.raises(data.DataError, match=r"not a manifest.*; give a folder"):
+            data.open_source(file)
+
+
+def test_manifest_of_shards_lies_elsewhere_too(validate, tmp_path):
+    root = write_shard(tmp_path / "records", [1, 2, 3])
+    file = tmp_path / "birds.json"
+    validate(root, first_label=1, manifest=file)
+    assert data.open_source(file).train.size == 3
+    assert [path.name for path in root.iterdir()] == ["train-00000-of-00001"]
+    with pytest.raises(data.DataError, match=rf"{file} says 1; leave it out"):
+        validate(root, first_label=0, manifest=file)
 
 
 def test_interruption_leaves_no_manifest(validate, own_folder):

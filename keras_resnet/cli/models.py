@@ -2,8 +2,9 @@
 
 import csv
 import dataclasses
-import io
+import itertools
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -16,10 +17,12 @@ from keras_resnet import export as exporting
 from keras_resnet import train as training
 from keras_resnet import weights
 from keras_resnet.cli.base import (
+    complain,
     err,
     group,
     json_option,
     make_table,
+    out,
     plain,
     print_result,
     printable,
@@ -32,6 +35,7 @@ from keras_resnet.variants import open_model
 from keras_resnet.views import LARGEST, SCALES
 
 _PIXELS = click.IntRange(1, LARGEST)
+_TABLE = 1000  # predictions that a table has
 
 
 @group.command("list")
@@ -170,37 +174,61 @@ def predict(model, picture, top, as_csv, as_json):
     """Classify pictures, or all those in folders, with MODEL.
 
     MODEL is a run directory, a .keras file, variant:weights, or what `export` wrote:
-    its folder, a version in it, or a file.
+    its folder, a version in it, or a file. What is no picture has a row that says why,
+    and then the exit code is 1.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv with --json: leave out either")
-    results = evaluation.predict(open_any(model), picture, top)
-    if as_csv:
-        return click.echo(_csv(results), nl=False)
-    rows = [
-        (
-            result["file"],
-            ", ".join(
-                f"{name} {probability:.1%}"
-                for name, probability in zip(result["classes"], result["probabilities"])
-            ),
-        )
-        for result in results
-    ]
-    print_result(results, as_json, make_table(None, "picture", "classes", rows=rows))
+    count, bad = 0, 0
+
+    def counted(results):
+        nonlocal count, bad
+        for result in results:
+            count, bad = count + 1, bad + ("problem" in result)
+            yield result
+
+    show = _print_csv if as_csv else _print_json if as_json else _print_predictions
+    show(counted(evaluation.predict_each(open_any(model), picture, top)))
+    if bad:
+        complain(f"{bad} of {count} files cannot be classified; their rows say why")
+        raise click.exceptions.Exit(1)
 
 
-def _csv(results):
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("file", "rank", "class", "probability"))
+# each as it comes: a million results would not fit in memory
+
+
+def _print_csv(results):
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("file", "rank", "class", "probability", "problem"))
     for result in results:
+        file = printable(result["file"])
+        if "problem" in result:
+            writer.writerow((file, "", "", "", printable(result["problem"])))
+            continue
         likeliest = zip(result["classes"], result["probabilities"])
         for rank, (name, probability) in enumerate(likeliest, start=1):
-            writer.writerow(
-                (printable(result["file"]), rank, printable(name), probability)
-            )
-    return stream.getvalue()
+            writer.writerow((file, rank, printable(name), probability, ""))
+
+
+def _print_json(results):
+    separator = "["
+    for result in results:
+        click.echo(separator + json.dumps(result), nl=False)
+        separator = ", "
+    click.echo("]" if separator == ", " else "[]")
+
+
+def _print_predictions(results):
+    while some := list(itertools.islice(results, _TABLE)):
+        rows = [(result["file"], _likeliest(result)) for result in some]
+        out.print(make_table(None, "picture", "classes", rows=rows))
+
+
+def _likeliest(result):
+    if "problem" in result:
+        return result["problem"]
+    likeliest = zip(result["classes"], result["probabilities"])
+    return ", ".join(f"{name} {probability:.1%}" for name, probability in likeliest)
 
 
 @group.command()

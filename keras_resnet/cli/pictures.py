@@ -60,8 +60,13 @@ def prepare(source, destination, val, seed, resize, beam, as_json):
 @click.option("--seconds", type=float, default=10.0, help="That a picture may take.")
 @click.option("--memory", type=float, default=2.0, help="GiB that a picture may take.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; one a core.")
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path),
+    help="A .json file to write instead, where DATA is read-only; train on that file.",
+)
 @json_option
-def validate(data, first_label, classes, seconds, memory, workers, as_json):
+def validate(data, first_label, classes, seconds, memory, workers, manifest, as_json):
     """Look at every picture of DATA, and write its manifest, dataset.json.
 
     Exit code 1 if there are bad ones; training then needs --max-bad-examples.
@@ -76,6 +81,7 @@ def validate(data, first_label, classes, seconds, memory, workers, as_json):
             int(memory * 2**30),
             workers,
             progress=lambda them, total: bar.track(them, total, description="looking"),
+            manifest=manifest,
         )
     print_result(report, as_json, *_validate_tables(report))
     if report["manifest"] is None:

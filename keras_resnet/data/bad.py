@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.decode import decode_image
-from keras_resnet.data.source import Source, open_source
-from keras_resnet.data.split import DataError, Split
+from keras_resnet.data.source import Source, find_foreign, open_source
+from keras_resnet.data.split import DataError, Files, Split
 
 AUTOTUNE = tf.data.AUTOTUNE
 _MANY = 5_000  # pictures, the decoding of which takes more than some seconds
@@ -37,6 +37,9 @@ _OF_ITERATOR = re.compile(r"IteratorGetNext\w*(\}\}|\])")
 def find_bad(split: Split, limit: int | None = None) -> dict[int, str]:
     """Decodes every picture of a split: {number: why it cannot be}, in order.
 
+    What is no file, or none of a picture's by its first bytes, is not decoded: a pipe
+    would block.
+
     Args:
         split: of a Source.
         limit: stops at so many.
@@ -50,7 +53,9 @@ def find_bad(split: Split, limit: int | None = None) -> dict[int, str]:
             return tf.identity(number)
 
     # an error in map's own function is of that element alone: the others follow
-    good = tf.data.Dataset.range(split.size).map(try_one, AUTOTUNE)
+    foreign = dict(find_foreign(split.files)) if isinstance(split, Files) else {}
+    others = np.setdiff1d(np.arange(split.size), list(foreign))
+    good = tf.data.Dataset.from_tensor_slices(others).map(try_one, AUTOTUNE)
     good = good.ignore_errors().prefetch(AUTOTUNE)
     found: dict[int, str] = {}
     expected = 0
@@ -58,7 +63,7 @@ def find_bad(split: Split, limit: int | None = None) -> dict[int, str]:
         for missing in range(expected, int(number)):
             if limit is not None and len(found) >= limit:
                 return found
-            if reason := _reason(read, missing):
+            if reason := foreign.get(missing) or _reason(read, missing):
                 found[missing] = reason
         expected = int(number) + 1
     return found
@@ -108,9 +113,10 @@ def without_bad(
     """Leaves out the pictures that cannot be decoded, if they are few enough.
 
     The manifest of `keras-resnet validate` says which they are. Without one, and with
-    a budget, every picture is decoded to know: the number of pictures, and so steps and
-    denominators, never depend on what turns up in training. Without a budget nothing is
-    read here, and a bad picture that no manifest lists is fatal when it is met.
+    a budget, every picture is decoded to know, and what is no picture at all counts
+    too: the number of pictures, and so steps and denominators, never depend on what
+    turns up in training. Without a budget nothing is decoded here, and a bad picture
+    that no manifest lists is fatal when it is met.
 
     Args:
         source: what `open_source` takes.
@@ -123,7 +129,7 @@ def without_bad(
     Raises:
         DataError: more are bad; it names the first few.
     """
-    source = open_source(source)
+    source = open_source(source, preflight=not max_bad_examples)
     skipped = [entry for entry in source.skipped if entry["split"] in splits]
     # what was allowed before stays allowed
     most = max(max_bad_examples, len(skipped))
@@ -146,6 +152,8 @@ def without_bad(
         raise DataError(f"{source.path}: no {empty[0]} picture can be decoded")
     others = [entry for entry in source.skipped if entry["split"] not in splits]
     known = source.validated or (scanned and source.splits.keys() <= set(splits))
+    if not kept and known == source.validated:  # which knows its fingerprint
+        return source, skipped
     left = dataclasses.replace(
         source, **kept, bad=bad, validated=known, skipped=(*others, *skipped)
     )

@@ -115,8 +115,8 @@ def _hold_out(source, val, seed):
         raise DataError(f"val={val}: must be in (0, 1), the fraction to hold out")
     if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
         raise DataError(f"val={val}: splits a folder of classes, not {source!s:.80}")
-    train_classes: dict[str, list[Path]] = {}
-    val_classes: dict[str, list[Path]] = {}
+    train_classes: dict[str, list[str]] = {}
+    val_classes: dict[str, list[str]] = {}
     for index, (name, files) in enumerate(list_classes(Path(source)).items()):
         held = max(1, round(val * len(files)))
         if held >= len(files):

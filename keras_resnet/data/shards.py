@@ -11,7 +11,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from keras_resnet.data.bad import first_sentence
 from keras_resnet.data.crop import resize_short
 from keras_resnet.data.decode import MAX_PIXELS, check_size, decode_image, picture_size
 from keras_resnet.data.records import encode_example, index_records
-from keras_resnet.data.source import Source
+from keras_resnet.data.source import Source, map_files
 from keras_resnet.data.split import Arrays, DataError, Files, Split, hash_facts
 from keras_resnet.weights import sync
 
@@ -78,8 +77,7 @@ def make_plan(source: Source, seed: int, resize: int, shard_bytes: int) -> Plan:
 def _stat_files(split):
     """(bytes, nanoseconds) of each file; arrays have none."""
     files = split.files if isinstance(split, Files) else getattr(split, "shards", ())
-    with ThreadPoolExecutor(16) as pool:  # a network's disks answer side by side
-        return [(stat.st_size, stat.st_mtime_ns) for stat in pool.map(os.stat, files)]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in map_files(os.stat, files)]
 
 
 def stored_pictures(plan: Plan, shards: Sequence[Shard]) -> Iterator[tuple]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,9 @@ from keras_resnet.data.split import Arrays, DataError, Files, Split, hash_facts
 
 MANIFEST = "dataset.json"
 _SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation")}
+_AT_ONCE = (
+    256  # files of a task: to hand over a single one takes longer than to open it
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +55,14 @@ class Source:
         both = {"train": self.train, "val": self.val}
         return {name: split for name, split in both.items() if split is not None}
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Changes with the classes, the files or their labels."""
         facts = {name: split.facts() for name, split in self.splits.items()}
         return hash_facts([self.class_names, facts])
 
 
-def open_source(source) -> Source:
+def open_source(source, preflight: bool = True) -> Source:
     """Looks at a data set without reading its pictures.
 
     Args:
@@ -66,12 +71,15 @@ def open_source(source) -> Source:
               "validation"), with or without the manifest of `validate`;
             - a folder of TFRecord shards with the manifest that `prepare` or
               `validate` wrote;
+            - a manifest that `validate` wrote elsewhere, a .json file;
             - "tfds:name", a data set of tensorflow-datasets with an image and a label,
               downloaded if need be;
             - {"train": (images, labels), "val": (images, labels)}, uint8 [N, H, W, 3]
               and integers from 0 [N] or [N, 1], with "class_names" if they have names;
               or one such pair, which then is both splits, as evaluation needs it;
             - a Source.
+        preflight: refuses a folder without a manifest in which a file is no picture by
+            its first bytes.
 
     Raises:
         DataError: naming the path, what is wrong and what to do.
@@ -83,16 +91,18 @@ def open_source(source) -> Source:
     if str(source).startswith("tfds:"):
         return _open_tfds(str(source))
     root = Path(source)
+    if root.suffix == ".json" and root.is_file():
+        return _open_manifest(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one of train/ and val/ classes")
     if (root / MANIFEST).is_file():
-        return _open_manifest(root)
+        return _open_manifest(root / MANIFEST)
     if find_shards(root):
         raise DataError(
             f"{root}: TFRecords without {MANIFEST}, so that nothing says what their "
             "labels mean; run `keras-resnet validate --first-label 0` (or 1) on it once"
         )
-    return open_folder(root)
+    return open_folder(root, preflight)
 
 
 def open_folder(root: Path, preflight: bool = True) -> Source:
@@ -125,13 +135,11 @@ def folder_source(root, train, val) -> Source:
     return Source(str(root), names, _file_split(train, names), _file_split(val, names))
 
 
-def list_classes(folder: Path, preflight: bool = True) -> dict[str, list[Path]]:
+def list_classes(folder: Path, preflight: bool = True) -> dict[str, list[str]]:
     """{class name: its pictures}, both sorted; hidden files are left out."""
     try:
         classes = {
-            entry.name: sorted(
-                file for file in entry.iterdir() if not file.name.startswith(".")
-            )
+            entry.name: _list_files(entry)
             for entry in sorted(folder.iterdir())
             if entry.is_dir() and not entry.name.startswith(".")
         }
@@ -146,27 +154,55 @@ def list_classes(folder: Path, preflight: bool = True) -> dict[str, list[Path]]:
             raise DataError(
                 f"{folder / name}: class without pictures; add some, or remove it"
             )
-    every = [file for files in classes.values() for file in files]
-    if preflight:
-        with ThreadPoolExecutor(16) as pool:
-            for file, problem in zip(every, pool.map(preflight_problem, every)):
-                if problem:
-                    raise DataError(
-                        f"{file}: {problem}; remove it, or run `keras-resnet validate` "
-                        "and skip it with max_bad_examples"
-                    )
+    every = list(itertools.chain.from_iterable(classes.values()))
+    for number, problem in find_foreign(every) if preflight else ():
+        raise DataError(
+            f"{every[number]}: {problem}; remove it, or skip it with max_bad_examples"
+        )
     return classes
 
 
-def preflight_problem(file: Path) -> str | None:
+def _list_files(folder: Path) -> list[str]:
+    prefix = os.path.join(folder, "")  # a Path a file would take a KB, and 10 us
+    names = sorted(os.listdir(folder), key=os.path.normcase)  # as Paths are sorted
+    return [prefix + name for name in names if not name.startswith(".")]
+
+
+def find_foreign(files: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """(number, why) of the files that cannot be pictures, by their first bytes."""
+    for number, problem in enumerate(map_files(preflight_problem, files)):
+        if problem:
+            yield number, problem
+
+
+def map_files(function: Callable, *columns: Sequence) -> Iterator:
+    """function(file, ...) of each row of the columns, in order.
+
+    On threads, since a network's disks answer side by side.
+    """
+
+    def rows(start):
+        return list(map(function, *(c[start : start + _AT_ONCE] for c in columns)))
+
+    with ThreadPoolExecutor(16) as pool:
+        for some in pool.map(rows, range(0, len(columns[0]), _AT_ONCE)):
+            yield from some
+
+
+def preflight_problem(file: str) -> str | None:
     """Why a file cannot be a picture, judged by its first bytes."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would block
             return "not a file"
-        with open(file, "rb") as stream:
-            head = stream.read(LONGEST_MAGIC)
+        stream = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            head = os.read(stream, LONGEST_MAGIC)
+        finally:
+            os.close(stream)
     except OSError as error:
         return f"cannot be read ({os.strerror(error.errno or 0)})"
+    if not head:
+        return "empty"
     if not sniff(head):
         return "not a JPEG, PNG, GIF, BMP or WebP picture"
     return None
@@ -189,35 +225,58 @@ def find_shards(root: Path) -> dict[str, list[Path]]:
 def _file_split(classes, names) -> Files | None:
     if classes is None:
         return None
-    pairs = [
-        (str(file), label) for label, name in enumerate(names) for file in classes[name]
-    ]
-    return Files(*zip(*pairs))
+    labels = (itertools.repeat(n, len(classes[name])) for n, name in enumerate(names))
+    return Files(
+        tuple(itertools.chain.from_iterable(classes[name] for name in names)),
+        tuple(itertools.chain.from_iterable(labels)),
+    )
 
 
-def _open_manifest(root: Path) -> Source:
-    file = root / MANIFEST
+class _Listed(NamedTuple):
+    """A file as a manifest lists it; as a dict, a million of them would take a GB."""
+
+    file: str  # below the root
+    bytes: int | None
+    label: int
+
+
+def _read_entry(entry: dict):
+    """What opening needs of an object in a manifest."""
+    if entry.keys() >= set(_Listed._fields):
+        return _Listed(*(entry[name] for name in _Listed._fields))
+    return entry
+
+
+def _open_manifest(file: Path) -> Source:
     try:
-        manifest = json.loads(file.read_text())
+        manifest = json.loads(file.read_text(), object_hook=_read_entry)
+        root = Path(manifest.get("root", file.parent))
+        if not root.is_dir():
+            raise DataError(
+                f"{file}: is of {root}, where no folder is; get it back, or run "
+                f"`keras-resnet validate --manifest {file}` where the pictures are now"
+            )
         names = tuple(manifest["class_names"])
         splits, bad = {}, {}
         for name, facts in manifest["splits"].items():
             if "shards" in facts:
                 splits[name] = _listed_records(root, facts, manifest, len(names))
             else:
-                splits[name] = _listed_files(root, facts)
+                splits[name] = _listed_files(root, facts["files"])
             bad[name] = {entry["number"]: entry["reason"] for entry in facts["bad"]}
             if facts["records"] != splits[name].size:
                 raise KeyError(f"{facts['records']} records announced")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
+        advice = "give a folder, or what `keras-resnet validate --manifest` wrote"
+        if file.name == MANIFEST:
+            advice = "remove it, and run `keras-resnet validate` or `prepare` again"
         raise DataError(
-            f"{file}: not a manifest of ours ({error!r}); remove it, and run "
-            "`keras-resnet validate` or `prepare` again"
+            f"{file}: not a manifest of ours ({error!r}); {advice}"
         ) from error
     if any(isinstance(split, Files) for split in splits.values()):
-        _check_nothing_new(root, splits)
+        _check_nothing_new(file, root, splits)
     train, val = splits.get("train"), splits.get("val")
     return Source(str(root), names, train, val, bad, validated=manifest["validated"])
 
@@ -234,33 +293,37 @@ def _listed_records(root, facts, manifest, class_count):
     )
 
 
-def _listed_files(root, facts):
-    files = facts["files"]
-    with ThreadPoolExecutor(16) as pool:
-        paths = [root / entry["file"] for entry in files]
-        list(pool.map(_check_listed, paths, [entry["bytes"] for entry in files]))
-    return Files(tuple(map(str, paths)), tuple(int(entry["label"]) for entry in files))
+def _listed_files(root, entries):
+    prefix = str(root / "_")[:-1]  # as Path writes it: "." is none
+    files = tuple(prefix + entry.file.replace("/", os.sep) for entry in entries)
+    for _ in map_files(_check_listed, files, [entry.bytes for entry in entries]):
+        pass
+    return Files(files, tuple(int(entry.label) for entry in entries))
 
 
-def _check_listed(file: Path, size: int | None):
+def _check_listed(file: str | Path, size: int | None):
     if size is None:  # what is no file is listed as bad: nobody reads it
         return
-    if not file.is_file() or file.stat().st_size != size:
+    try:
+        found = os.stat(file)
+    except OSError:
+        found = None
+    if not found or not stat.S_ISREG(found.st_mode) or found.st_size != size:
         raise DataError(
             f"{file}: missing, or not the {size} bytes that {MANIFEST} says; "
             "get it back, or run `keras-resnet validate` (or `prepare`) again"
         )
 
 
-def _check_nothing_new(root, splits):
-    listed = {file for split in splits.values() for file in split.files}
-    found = open_folder(root, preflight=False)
-    for split in found.splits.values():
+def _check_nothing_new(manifest, root, splits):
+    for name, split in open_folder(root, preflight=False).splits.items():
+        if name in splits and split.files == splits[name].files:  # type: ignore[attr-defined]
+            continue
+        listed = {file for split in splits.values() for file in split.files}
         for file in split.files:  # type: ignore[attr-defined]
             if file not in listed:
                 raise DataError(
-                    f"{file}: not in {root / MANIFEST}; run `keras-resnet validate` "
-                    "again"
+                    f"{file}: not in {manifest}; run `keras-resnet validate` again"
                 )
 
 

@@ -94,7 +94,8 @@ class Files(Split):
         )
 
     def facts(self):
-        return [[Path(file).name for file in self.files], list(self.classes)]
+        names = [file.rpartition(os.sep)[2] for file in self.files]
+        return [names, list(self.classes)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def validate(
     memory: int = 2 * 2**30,
     workers: int | None = None,
     progress: Callable[[Iterable, int], Iterable] = lambda pictures, total: pictures,
+    manifest: str | Path | None = None,
 ) -> dict:
     """Decodes every picture of a folder, and writes its manifest, dataset.json.
 
@@ -40,6 +42,8 @@ def validate(
         memory: bytes that a picture may take.
         workers: processes; None is one a core.
         progress: (pictures, their number) -> the same pictures, as a progress bar does.
+        manifest: a .json file to write instead of dataset.json in the folder, where
+            that is read-only; `open_source` takes it in place of the folder.
 
     Returns:
         The report of `summarise`, with "manifest": its path, or None and "problem": why
@@ -52,6 +56,11 @@ def validate(
     root = Path(source)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; validate looks at folders")
+    file = root / MANIFEST if manifest is None else Path(manifest)
+    if file.suffix != ".json" or not file.parent.is_dir():
+        raise DataError(
+            f"manifest={file}: must be a .json file in a folder that exists"
+        )
     for name, value in (("seconds", seconds), ("memory", memory)):
         if not value > 0:
             raise DataError(f"{name}={value}: must be above 0")
@@ -69,7 +78,7 @@ def validate(
         rest = iter(seen)
         return {name: [next(rest) for _ in some] for name, some in requests.items()}
 
-    old = _read_manifest(root)
+    old = _read_manifest(file)
     if shards := find_shards(root):
         study = study_records(root, shards, old, first_label, classes, look)
     elif first_label is not None or classes is not None:
@@ -80,13 +89,18 @@ def validate(
     else:
         study = _study_files(root, old, look)
     report = summarise(study)
+    if manifest is not None:
+        study.more["root"] = os.path.abspath(root)
     try:
-        with aside(root / MANIFEST) as partial:
+        with aside(file) as partial:
             partial.write_text(_manifest(study))
     except OSError as error:
-        problem = f"{root}: {MANIFEST} cannot be written ({error.strerror})"
+        problem = (
+            f"{file.parent}: {file.name} cannot be written ({error.strerror}); write "
+            "it elsewhere with `--manifest FILE.json`, and train on that file"
+        )
         return {**report, "manifest": None, "problem": problem}
-    return {**report, "manifest": str(root / MANIFEST)}
+    return {**report, "manifest": str(file)}
 
 
 def _manifest(study):
@@ -108,17 +122,17 @@ def _manifest(study):
     return json.dumps(whole).replace('}, {"file"', '},\n{"file"')
 
 
-def _read_manifest(root):
+def _read_manifest(file):
     """An older manifest, {} where there is none.
 
-    With "listed": {split: {file: its entry}}, and "good": the files that were not bad.
+    With "path", "listed": {split: {file: its entry}}, and "good": the files that were
+    not bad.
     """
-    file = root / MANIFEST
     if not file.is_file():
         return {}
     try:
         manifest = json.loads(file.read_text())
-        manifest["listed"], manifest["good"] = {}, set()
+        manifest["path"], manifest["listed"], manifest["good"] = file, {}, set()
         for name, facts in manifest["splits"].items():
             entries = facts["shards"] if "shards" in facts else facts["files"]
             manifest["listed"][name] = {entry["file"]: entry for entry in entries}

@@ -79,7 +79,7 @@ def _first_label(root, old, given):
     said = old.get("first_label", given)
     if given not in (None, said):
         raise DataError(
-            f"first_label={given}: {root / MANIFEST} says {said}; leave it out, or "
+            f"first_label={given}: {old['path']} says {said}; leave it out, or "
             f"remove {MANIFEST}"
         )
     return said
@@ -172,7 +172,7 @@ def _read_labels(root, splits, seen, old, first_label, classes):
     if old:
         names = tuple(old["class_names"])
         labels = range(first_label, first_label + len(names))
-        check_names(root / MANIFEST, names, labels, texts)
+        check_names(old["path"], names, labels, texts)
         return names, labels
     train = found.get("train") or found.get("val")
     if not train:
