@@ -13,7 +13,13 @@ import tensorflow as tf
 from keras_resnet import data as pictures
 from keras_resnet import views as looks
 from keras_resnet.measures import Tally, drawable
-from keras_resnet.model import ModelError, Protocol, ResNet, rebuild
+from keras_resnet.model import (
+    ModelError,
+    Protocol,
+    ResNet,
+    note_random_weights,
+    rebuild,
+)
 
 METRICS = "metrics.json"  # in a run directory
 GRID = "predictions.png"
@@ -97,6 +103,8 @@ def run(
 def predict(model, files, top=5) -> list[dict]:
     """Classifies picture files, or all pictures in folders.
 
+    Of a model with random weights a line on stderr says so.
+
     Returns:
         A list of {"file": path, "classes": [name, ...], "probabilities": [float, ...]},
         the likeliest first, at most `top`.
@@ -104,6 +112,7 @@ def predict(model, files, top=5) -> list[dict]:
     Raises:
         DataError: naming a file that is missing or no picture.
     """
+    note_random_weights(model)
     paths = []
     for file in map(Path, files):
         inside = sorted(
