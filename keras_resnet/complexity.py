@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from keras_resnet.config import ResNetConfig
+from keras_resnet.config import ResNetConfig, python_scalar
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ def complexity(config: ResNetConfig, size=224, classes=1000) -> tuple[int, int]:
         1e9 they are the GMACs of arXiv 1812.01187 table 5, which calls them FLOPs.
         Normalisation, pooling and sums are not counted: tools that do give 0.5 % more.
     """
+    size, classes = python_scalar(size), python_scalar(classes)
     each = {"norm": 2, "bias": 1, "": 0}
     parameters = macs = 0
     for kernel in _kernels(config, size, classes):
@@ -121,7 +122,7 @@ def _block(name, config, channels, filters, side, stride, project) -> Iterator[_
         yield _Kernel(f"{name}/attention/fc1", (1, 1, outputs, inner), 1, "bias")
         yield _Kernel(f"{name}/attention/fc2", (1, 1, inner, outputs), 1, "bias")
     if config.attention == "eca":
-        odd = int((math.log2(outputs) + 1) / 2) | 1  # upwards
+        odd = max(3, int((math.log2(outputs) + 1) / 2) | 1)  # upwards
         yield _Kernel(f"{name}/attention/conv", (odd, 1, 1), outputs, "")
     changes = stride > 1 or channels != outputs
     if (changes or project) and config.shortcut != "zero_pad":

@@ -7,6 +7,8 @@ import fnmatch
 import numbers
 from dataclasses import dataclass
 
+import numpy as np
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -51,11 +53,14 @@ class ResNetConfig:
     fused_batch_norm: bool | None = True
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = python_scalar(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         for name in ("depths", "mean", "std"):
             value = getattr(self, name)
             if not isinstance(value, tuple | list):  # JSON gives lists
                 _refuse(self, name, "a tuple or list")
-            object.__setattr__(self, name, tuple(value))
+            object.__setattr__(self, name, tuple(map(python_scalar, value)))
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 _refuse(self, name, f"one of {', '.join(map(repr, allowed))}")
@@ -75,10 +80,18 @@ class ResNetConfig:
             _refuse(self, "mean", "in [0, 1]; divide means of 0-255 pixels by 255")
         if not all(_number(value) and 0 < value <= 1 for value in self.std):
             _refuse(self, "std", "in (0, 1]; divide deviations of 0-255 pixels by 255")
-        if self.block == "basic" and (self.groups > 1 or self.stride_on_first):
+        if self.block == "basic" and (
+            self.groups > 1 or self.group_width != 64 or self.stride_on_first
+        ):
             raise ValueError(
                 f"block='basic' with groups={self.groups}, "
+                f"group_width={self.group_width}, "
                 f"stride_on_first={self.stride_on_first}: only bottlenecks have these"
+            )
+        if self.stem == "conv7" and self.stem_width is not None:
+            raise ValueError(
+                f"stem='conv7' with stem_width={self.stem_width}: only deep stems have "
+                "it; a 7x7 has `width` filters"
             )
         if self.block == "bottleneck" and self.width * self.group_width < 64:
             raise ValueError(
@@ -107,6 +120,18 @@ class ResNetConfig:
                 f"{', '.join(sorted(fields))}"
             )
         return dataclasses.replace(self, **overrides)
+
+    @classmethod
+    def from_json(cls, fields: dict) -> ResNetConfig:
+        """Of a file; former versions took fields of no effect, which are left out."""
+        unused = {"group_width"} if fields.get("block") == "basic" else set()
+        unused |= {"stem_width"} if fields.get("stem") == "conv7" else set()
+        return cls(**{k: v for k, v in fields.items() if k not in unused})
+
+
+def python_scalar(value):
+    """Python's number in place of a NumPy scalar, so that JSON takes it."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _positive(value) -> bool:

@@ -32,10 +32,9 @@ class Description:
 
 def describe(model, format: str, precision: str = "float32") -> dict:
     """What DESCRIPTION has to say of an exported model, as JSON takes it."""
-    activation = model.info.classifier_activation or "softmax"  # as it is exported
-    info = model.info.replace(
-        classifier_activation=activation, dtype_policy="float32", input_shape=None
-    )
+    info = model.info.replace(dtype_policy="float32", input_shape=None)
+    if info.gives_logits:
+        info = info.replace(classifier_activation="softmax")  # as it is exported
     info = dataclasses.asdict(info)
     return {"format": format, "precision": precision, "info": info}
 

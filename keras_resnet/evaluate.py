@@ -16,7 +16,13 @@ from keras_resnet import onednn
 from keras_resnet import views as looks
 from keras_resnet.data.pipeline import PARALLEL
 from keras_resnet.measures import Tally, drawable
-from keras_resnet.model import ModelError, Protocol, ResNet, rebuild
+from keras_resnet.model import (
+    ModelError,
+    Protocol,
+    ResNet,
+    note_random_weights,
+    rebuild,
+)
 
 METRICS = "metrics.json"  # in a run directory
 GRID = "predictions.png"
@@ -103,6 +109,8 @@ def run(
 def predict(model, files, top=5) -> list[dict]:
     """Classifies picture files, or all pictures in folders.
 
+    Of a model with random weights a line on stderr says so.
+
     Returns:
         A list of {"file": path, "classes": [name, ...], "probabilities": [float, ...]},
         the likeliest first, at most `top`.
@@ -123,6 +131,7 @@ def predict_each(model, files, top=5, batch_size=32) -> Iterator[dict]:
 
     A file that is missing or no picture is {"file": path, "problem": why}.
     """
+    note_random_weights(model)
     names, paths = class_names(model), list(_list_pictures(files))
     size = min(batch_size, len(paths))
     with ThreadPoolExecutor(PARALLEL) as pool:

@@ -23,7 +23,13 @@ from keras_resnet.engines import (
 )
 from keras_resnet.evaluate import class_names
 from keras_resnet.folding import fold_batch_norm
-from keras_resnet.model import ModelError, ResNet, rebuild
+from keras_resnet.model import (
+    ModelError,
+    ResNet,
+    in_float32,
+    note_random_weights,
+    rebuild,
+)
 from keras_resnet.signatures import TOP_K, write_saved_model
 
 __all__ = ["fold_batch_norm", "save", "versions"]
@@ -73,15 +79,18 @@ def save(
         say: gets a line about the comparison, and one if there is no warm-up.
 
     Raises:
-        ModelError: a model without classifier or normalisation in its graph; a Keras
+        ModelError: a model without classifier or normalisation in its graph, or one
+            changed since it was built, as by `quantize` or `enable_lora`; a Keras
             backend that is not TensorFlow; a format or precision that there is not, or
             a package that it needs; or answers that are off.
         DataError: a picture to compare on that cannot be read.
     """
     _check(model, format, precision, warm_up)
     onednn.recommend()
-    activation = model.info.classifier_activation or "softmax"
-    model = rebuild(model, classifier_activation=activation)  # in float32
+    activation = model.info.classifier_activation
+    activation = "softmax" if model.info.gives_logits else activation
+    given, model = model, rebuild(model, classifier_activation=activation)
+    note_random_weights(given)
     images = formats.photographs(model.info.protocol, pictures)
     folder = Path(folder)
     _check_versions(folder, format)
@@ -89,7 +98,7 @@ def save(
         version = partial / "version"
         beside = _write(model, version, format, precision)
         with open_engine(version) as engine:
-            difference = formats.check(engine, model, images)
+            difference = formats.check(engine, in_float32(given), images)
         say(
             f"{format} in {precision}: off by at most {difference:.1e} in the "
             f"probabilities of {len(images)} pictures"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras_resnet.layers.convolution import ConvNorm
-from keras_resnet.model import ModelError, ResNet, assemble, assign
+from keras_resnet.model import ModelError, ResNet, assemble, assign, check_variables
 
 
 def fold_batch_norm(model: ResNet, precision="float32") -> ResNet:
@@ -27,7 +27,8 @@ def fold_batch_norm(model: ResNet, precision="float32") -> ResNet:
         it is not meant to be trained.
 
     Raises:
-        ModelError: no net of this package, or another precision.
+        ModelError: no net of this package, one changed since it was built, as by
+            `quantize` or `enable_lora`, or another precision.
     """
     if precision not in ("float32", "bfloat16"):
         raise ModelError(
@@ -38,8 +39,10 @@ def fold_batch_norm(model: ResNet, precision="float32") -> ResNet:
         raise ModelError(
             f"{model.name}: no net of keras_resnet.create, as whose it is folded"
         )
+    check_variables(model)
     config = model.info.config.replace(fused_batch_norm=None)
-    folded = assemble(model.info.replace(config=config, dtype_policy=precision))
+    info = model.info.replace(config=config, dtype_policy=precision)
+    folded = assemble(info, name=model.name)
     values = {variable.path: _wide(variable) for variable in model.weights}
     for theirs, ours in zip(_conv_norms(model), _conv_norms(folded), strict=True):
         if theirs.norm is not None:

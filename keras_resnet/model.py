@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from dataclasses import dataclass
 
+import numpy as np
+
 from keras_resnet.backend import keras, layers, ops
+from keras_resnet.complexity import variable_shapes
 from keras_resnet.config import ResNetConfig
 from keras_resnet.layers.blocks import BLOCKS
 from keras_resnet.layers.stems import ConvStem, DeepStem
@@ -42,6 +46,11 @@ class ModelInfo:
     class_names: tuple[str, ...] | None = None
     protocol: Protocol = Protocol()
 
+    @property
+    def gives_logits(self) -> bool:
+        """Whether a softmax is still to come."""
+        return self.classifier_activation in (None, "linear")
+
     def replace(self, **changes) -> ModelInfo:
         """A copy with other values."""
         return dataclasses.replace(self, **changes)
@@ -49,7 +58,7 @@ class ModelInfo:
     @classmethod
     def from_json(cls, info: dict) -> ModelInfo:
         parts = {
-            "config": ResNetConfig(**info["config"]),
+            "config": ResNetConfig.from_json(info["config"]),
             "protocol": Protocol(**info["protocol"]),
         }
         for name in ("class_names", "input_shape"):  # JSON has lists
@@ -63,13 +72,20 @@ class ResNet(keras.Model):
     """A functional model that carries its ModelInfo as `info`; made by `create`."""
 
     def __init__(self, inputs, outputs, name=None, **kwargs):
-        info = kwargs.pop("info", None)
+        info = kwargs.pop("info", getattr(outputs, "_info", None))
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
         self.info = ModelInfo.from_json(info) if isinstance(info, dict) else info
 
     def get_config(self):
         info = None if self.info is None else dataclasses.asdict(self.info)
         return {**super().get_config(), "info": info}
+
+    def _run_through_graph(self, *args, **kwargs):
+        """As Keras's; its output is all that `clone_model` gives to the clone."""
+        outputs = super()._run_through_graph(*args, **kwargs)
+        if isinstance(outputs, keras.KerasTensor):
+            outputs._info = self.info
+        return outputs
 
     def compile(self, optimizer="rmsprop", *args, auto_scale_loss=True, **kwargs):
         """As Keras's; but the loss is scaled where any layer computes in float16.
@@ -105,20 +121,29 @@ class ResNet(keras.Model):
         }
 
 
-def assemble(info: ModelInfo) -> ResNet:
-    """The functional model that `info` describes, freshly initialised."""
+def assemble(info: ModelInfo, name=None, images=None) -> ResNet:
+    """The functional model that `info` describes, freshly initialised.
+
+    Args:
+        info: of the model; its `input_shape` is the shape of `images`, if given.
+        name: of the model; None: the variant's.
+        images: the Keras tensor to build on; None: an input of the model's own.
+    """
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(info.dtype_policy)
     try:
-        return _assemble(info)
+        return _assemble(info, name, images)
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def _assemble(info):
+def _assemble(info, name, images):
     config = info.config
-    inputs = keras.Input(_checked_input_shape(info), name="images")
-    x = inputs
+    shape = _checked_input_shape(info)
+    inputs = x = keras.Input(shape, name="images") if images is None else images
+    if images is not None:  # with what the tensor was made by, as keras.applications
+        inputs = keras.utils.get_source_inputs(images)
+        inputs = inputs[0] if len(inputs) == 1 else inputs
     # pixels are exact in float32 only, and logits of half precision cost accuracy
     wide = "float64" if _compute_dtype() == "float64" else "float32"
     if info.include_preprocessing:
@@ -148,14 +173,99 @@ def _assemble(info):
         x = _POOLING[info.pooling](dtype=wide, name="pool")(x)
     else:
         x = layers.Activation("linear", dtype=wide, name="features")(x)
-    return ResNet(inputs=inputs, outputs=x, name=info.variant, info=info)
+    return ResNet(inputs=inputs, outputs=x, name=name or info.variant, info=info)
 
 
 def rebuild(model: ResNet, dtype_policy: str = "float32", **changes) -> ResNet:
-    """The same net and weights under another dtype policy, or with other `info`."""
-    other = assemble(model.info.replace(dtype_policy=dtype_policy, **changes))
+    """The same net and weights under another dtype policy, or with other `info`.
+
+    Raises:
+        ModelError: as `check_variables`.
+    """
+    check_variables(model)
+    info = model.info.replace(dtype_policy=dtype_policy, **changes)
+    other = assemble(info, name=model.name)
     assign(other, {w.path: ops.convert_to_numpy(w) for w in model.weights})
     return other
+
+
+def in_float32(model: ResNet) -> ResNet:
+    """The model itself, or with the same layers, changed ones too, all in float32."""
+    if model.info.dtype_policy == "float32":
+        return model
+    config = model.get_config()
+    for layer in config["layers"]:
+        if layer["class_name"] != "InputLayer":
+            layer["config"]["dtype"] = "float32"
+    twin = ResNet.from_config(config)
+    assign(twin, {w.path: ops.convert_to_numpy(w) for w in model.weights})
+    return twin
+
+
+def check_variables(model: ResNet) -> None:
+    """Raises a ModelError where a net has not the variables that its `info` says.
+
+    Such a net was changed since it was built, as by `quantize` and `enable_lora`, and
+    what is built anew from its `info` would answer otherwise.
+    """
+    info = model.info
+    usual = variable_shapes(info.config, info.classes if info.include_top else 0)
+    now = {weight.path: tuple(weight.shape) for weight in model.weights}
+    if now != usual:
+        differing = sorted(p for p in now | usual if now.get(p) != usual.get(p))
+        raise ModelError(
+            f"{model.name}: changed since it was built, in {', '.join(differing[:5])}; "
+            "LoRA is merged by saving as .keras and open_model of that file; a "
+            "quantized net cannot be rebuilt, so do this before `quantize`"
+        )
+
+
+def has_random_weights(model) -> bool:
+    """Whether the statistics of all normalisations are those that a net begins with."""
+    starts = {"moving_mean": 0, "moving_variance": 1}
+    statistics = {
+        weight.path: weight
+        for weight in model.weights
+        if weight.path.rpartition("/")[2] in starts
+    }
+    return bool(statistics) and all(
+        np.all(ops.convert_to_numpy(weight) == starts[path.rpartition("/")[2]])
+        for path, weight in statistics.items()
+    )
+
+
+def note_random_weights(model) -> None:
+    """Says so in a line on stderr where a net has only random weights."""
+    if isinstance(model, ResNet) and has_random_weights(model):
+        print(
+            f"{model.name}: its weights are random, and so are its answers; train it, "
+            f"or load weights, as in {model.info.variant}:WEIGHTS",
+            file=sys.stderr,
+        )
+
+
+def freeze_as(model: ResNet, config: dict) -> None:
+    """Freezes what a saved model's config, which is not trusted, says was frozen."""
+    if isinstance(config.get("trainable"), bool):
+        model.trainable = config["trainable"]
+    saved = {}
+    layer_configs = config.get("layers")
+    for layer in layer_configs if isinstance(layer_configs, list) else ():
+        if isinstance(layer, dict) and isinstance(layer.get("name"), str):
+            saved[layer["name"]] = layer.get("config")
+    _freeze_parts(model, saved)
+
+
+def _freeze_parts(layer, saved):
+    for part in layer._flatten_layers(recursive=False, include_self=False):
+        config = saved.get(part.name)
+        if not isinstance(config, dict):
+            continue
+        for name in ("trainable", "frozen_statistics"):  # the first for all within
+            if hasattr(part, name) and isinstance(config.get(name), bool):
+                setattr(part, name, config[name])
+        if isinstance(config.get("parts"), dict):
+            _freeze_parts(part, config["parts"])
 
 
 def assign(model, values):

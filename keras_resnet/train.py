@@ -423,8 +423,8 @@ def _memory_named(recipe):
         raise RunError(
             f"out of memory with batch_size={recipe.batch_size}, accumulate="
             f"{recipe.accumulate}, train_size={recipe.train_size}: take a smaller "
-            "batch_size or train_size, or a larger accumulate, which computes a batch in "
-            "as many parts; in another directory"
+            "batch_size or train_size, or a larger accumulate, which computes a batch "
+            "in as many parts; in another directory"
         ) from error
 
 

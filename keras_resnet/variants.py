@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
+import zipfile
 from pathlib import Path
-
-import numpy as np
 
 from keras_resnet.backend import keras
 from keras_resnet.complexity import complexity
-from keras_resnet.config import VARIANTS
-from keras_resnet.model import ModelError, ModelInfo, ResNet, assemble
+from keras_resnet.config import VARIANTS, python_scalar
+from keras_resnet.model import ModelError, ModelInfo, ResNet, assemble, freeze_as
 from keras_resnet.weights import load_weights, locate, read_info
 
 RUN_MODEL = "model.keras"  # in a run directory
@@ -20,7 +20,7 @@ _MOST_BLOCKS = 1000  # in a file's description; ResNet-200 has 66
 
 
 def create(
-    name,
+    variant=None,
     weights=None,
     include_top=True,
     input_shape=None,
@@ -28,12 +28,16 @@ def create(
     classes=1000,
     classifier_activation="softmax",
     include_preprocessing=True,
+    *,
+    input_tensor=None,
+    name=None,
     **overrides,
 ):
     """Builds a net of VARIANTS.
 
     Args:
-        name: a name of `list_models()`, such as "resnet50d".
+        variant: a name of `list_models()`, such as "resnet50d"; as `name` too, where it
+            is left out.
         weights: None for a fresh initialisation; "imagenet" for the best released
             ones of the variant, or a released tag such as "ra2_in1k"; hf://owner/name;
             a file; or {name: array}. Released ones, and files of ours, bring their
@@ -42,9 +46,14 @@ def create(
         input_shape: (height, width, channels); None is (None, None, 3), any size.
         pooling: without the top, None for [N, h, w, C], "avg" or "max" for [N, C].
         classes: of the classifier.
-        classifier_activation: "softmax" for probabilities, None for logits.
+        classifier_activation: "softmax" for probabilities, None or "linear" for logits.
         include_preprocessing: input is RGB in [0, 255], uint8 or float, and is
             normalised in the graph by the config's mean and std; False: used as it is.
+        input_tensor: a Keras tensor [N, H, W, C] to build on, in place of an input of
+            the model's own; it brings its shape and dtype, and what it is made from
+            becomes part of the model, as in `keras.applications`.
+        name: of the model; None: the variant's. Of two models that are called in one,
+            the names must differ.
         **overrides: fields of ResNetConfig.
 
     Returns:
@@ -54,11 +63,15 @@ def create(
     Raises:
         ValueError, TypeError: naming the argument, its value and what is allowed.
     """
-    if name not in VARIANTS:
-        raise ValueError(f"name={name!r}: {_suggest(name)}")
-    config = VARIANTS[name].replace(**overrides)
+    if variant is None:
+        variant, name = name, None
+    if variant not in VARIANTS:
+        raise ValueError(f"name={variant!r}: {_suggest(variant)}")
+    config = VARIANTS[variant].replace(**overrides)
+    if input_tensor is not None:
+        input_shape = _shape_of(input_tensor, input_shape)
     if isinstance(weights, str | os.PathLike):
-        weights = locate(weights, name)
+        weights = locate(weights, variant)
         theirs = (read_info(weights) or {}).get("config", {})
         config = config.replace(
             **{
@@ -68,28 +81,31 @@ def create(
             }
         )
     info = ModelInfo(
-        variant=name,
+        variant=variant,
         config=config,
-        include_top=include_top,
+        include_top=python_scalar(include_top),
         pooling=pooling,
-        classes=classes.item() if isinstance(classes, np.integer) else classes,
+        classes=python_scalar(classes),
         classifier_activation=classifier_activation,
-        include_preprocessing=include_preprocessing,
-        input_shape=input_shape,
+        include_preprocessing=python_scalar(include_preprocessing),
+        input_shape=_python_shape(input_shape),
         dtype_policy=keras.config.dtype_policy().name,
     )
-    model = assemble(info)
+    model = assemble(info, name, input_tensor)
     if weights is not None:
         load_weights(model, weights)
     return model
 
 
 def backbone(
-    name,
+    variant=None,
     weights=None,
     input_shape=None,
     output_stride=32,
     include_preprocessing=True,
+    *,
+    input_tensor=None,
+    name=None,
     **overrides,
 ):
     """A net without classifier, for detection and segmentation: see `create`.
@@ -99,11 +115,13 @@ def backbone(
     weights.
     """
     return create(
-        name,
+        variant,
         weights=weights,
         include_top=False,
         input_shape=input_shape,
         include_preprocessing=include_preprocessing,
+        input_tensor=input_tensor,
+        name=name,
         output_stride=output_stride,
         **overrides,
     )
@@ -175,7 +193,33 @@ def _open_keras(path):
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: describes no net of ours ({error})") from error
     load_weights(model, path)
+    with zipfile.ZipFile(path) as file:
+        freeze_as(model, json.loads(file.read("config.json"))["config"])
     return model
+
+
+def _shape_of(input_tensor, input_shape):
+    """(height, width, channels) of a Keras tensor, which `input_shape` must fit."""
+    if not keras.backend.is_keras_tensor(input_tensor):
+        raise ValueError(
+            f"input_tensor=<{type(input_tensor).__name__}>: must be a Keras tensor, "
+            "such as keras.Input((224, 224, 3)); call the model on anything else"
+        )
+    shape = tuple(input_tensor.shape)
+    if len(shape) != 4:
+        raise ValueError(f"input_tensor: has shape {shape}; must be [N, H, W, C]")
+    if input_shape is not None and _python_shape(input_shape) != shape[1:]:
+        raise ValueError(
+            f"input_shape={input_shape!r} with an input_tensor of shape {shape}: leave "
+            "out input_shape"
+        )
+    return shape[1:]
+
+
+def _python_shape(input_shape):
+    if not isinstance(input_shape, tuple | list):
+        return input_shape
+    return tuple(map(python_scalar, input_shape))
 
 
 def _suggest(name):
@@ -201,6 +245,9 @@ def _constructor(variant):
         classes=1000,
         classifier_activation="softmax",
         include_preprocessing=True,
+        *,
+        input_tensor=None,
+        name=None,
         **overrides,
     ):
         return create(
@@ -212,6 +259,8 @@ def _constructor(variant):
             classes=classes,
             classifier_activation=classifier_activation,
             include_preprocessing=include_preprocessing,
+            input_tensor=input_tensor,
+            name=name,
             **overrides,
         )
 

@@ -67,7 +67,7 @@ def predict_probabilities(model, images, batch_size=None) -> np.ndarray:
         padding = np.zeros((batch_size - count, *images.shape[1:]), images.dtype)
         images = np.concatenate([images, padding])
     outputs = np.asarray(model.predict_on_batch(images))[:count]
-    return softmax(outputs) if model.info.classifier_activation is None else outputs
+    return softmax(outputs) if model.info.gives_logits else outputs
 
 
 def load_ten_crops(data, protocol):

@@ -168,7 +168,9 @@ def test_unknown_override_is_a_type_error_that_lists_the_right_ones():
         ({"mean": 0.5}, r"mean=0\.5: .*tuple or list"),
         ({"mean": (0.5,)}, r"mean=\(0\.5,\), std=.*equally long"),
         ({"block": "basic", "groups": 32}, r"block='basic' with groups=32"),
+        ({"block": "basic", "group_width": 32}, r"block='basic' .*group_width=32"),
         ({"block": "basic", "stride_on_first": True}, r"stride_on_first=True"),
+        ({"stem_width": 32}, r"stem='conv7' with stem_width=32: only deep stems"),
         ({"width": 8, "groups": 32, "group_width": 4}, r"width=8, group_width=4: .*16"),
         ({"stem": "deep_tiered", "width": 4}, r"width=4, stem_width=None: .* 4"),
         ({"stem": "deep_tiered", "stem_width": 3}, r"width=64, stem_width=3: .* 4"),
@@ -190,6 +192,15 @@ def test_config_survives_json(name):
     again = ResNetConfig(**json.loads(text))
     assert again == VARIANTS[name]
     assert hash(again) == hash(VARIANTS[name])
+
+
+def test_fields_of_no_effect_are_left_out_of_files_of_former_versions():
+    fields = dataclasses.asdict(VARIANTS["resnet18b"])
+    fields |= {"group_width": 32, "stem_width": 8}
+    assert ResNetConfig.from_json(fields) == VARIANTS["resnet18b"]
+    for name in ("resnet50s", "resnext50d_32x4d"):
+        fields = dataclasses.asdict(VARIANTS[name])
+        assert ResNetConfig.from_json(fields) == VARIANTS[name]
 
 
 def test_config_cannot_be_changed_in_place():

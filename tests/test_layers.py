@@ -1,5 +1,7 @@
 """Each layer alone, as somebody would use it in a model of their own."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -357,7 +359,8 @@ def test_squeeze_has_the_published_width(channels, ratio, inner):
 
 
 @pytest.mark.parametrize(
-    ("channels", "size"), [(64, 3), (256, 5), (512, 5), (1024, 5), (2048, 7)]
+    ("channels", "size"),
+    [(1, 3), (4, 3), (8, 3), (64, 3), (256, 5), (512, 5), (1024, 5), (2048, 7)],
 )
 def test_channel_convolution_has_the_published_size(channels, size):
     layer = layers.EfficientChannelAttention()
@@ -527,11 +530,62 @@ def test_zero_padded_shortcut_cannot_drop_channels():
         layers.BasicBlock(4, shortcut="zero_pad").build((None, 8, 8, 8))
 
 
-@pytest.mark.parametrize("argument", [{"groups": 32}, {"stride_on_first": True}])
+@pytest.mark.parametrize(
+    "argument", [{"groups": 32}, {"group_width": 32}, {"stride_on_first": True}]
+)
 def test_basic_block_has_neither_groups_nor_a_first_1x1(argument):
     (name, value), *_ = argument.items()
     with pytest.raises(ValueError, match=f"{name}={value}.*BottleneckBlock"):
         layers.BasicBlock(8, **argument)
+
+
+def test_basic_block_of_a_former_file_opens():
+    config = layers.BasicBlock(8).get_config() | {"group_width": 32}
+    assert layers.BasicBlock.from_config(config).get_config()["group_width"] == 64
+
+
+@pytest.mark.addons
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_changed_within_is_in_the_config(case):
+    layer = built(case)
+    assert "parts" not in layer.get_config()
+    within = [
+        part
+        for part in layer._flatten_layers(include_self=False)
+        if len(list(part._flatten_layers())) == 1 and part.weights
+    ]
+    for number, part in enumerate(within):
+        part.trainable = number % 2 == 0
+    config = json.loads(json.dumps(layer.get_config()))
+    again = type(layer).from_config(config)
+    again.build((None, None, None, CHANNELS))
+    assert len(again.trainable_weights) == len(layer.trainable_weights)
+    assert json.loads(json.dumps(again.get_config())) == config
+    layer.trainable = False
+    again = type(layer).from_config(layer.get_config())
+    again.build((None, None, None, CHANNELS))
+    assert "parts" not in layer.get_config()
+    assert not any(part.trainable for part in again._flatten_layers())
+    again.trainable = True
+    assert len(again.trainable_weights) == len(built(case).trainable_weights)
+
+
+@pytest.mark.addons
+@pytest.mark.parametrize("case", CASES)
+def test_arguments_may_be_numpys(case):
+    cls, arguments, *_ = CASES[case]
+    numpys = {
+        name: np.asarray(value)[()] if isinstance(value, int | float) else value
+        for name, value in arguments.items()
+    }
+    layer = cls(**numpys)
+    layer.build((None, None, None, CHANNELS))
+    usual = built(case)
+    ours, theirs = (json.dumps(x.get_config() | {"name": ""}) for x in (layer, usual))
+    assert ours == theirs
+    for part in layer._flatten_layers():
+        if not isinstance(part, keras.layers.Identity):
+            json.dumps(part.get_config())
 
 
 @pytest.mark.parametrize("ratio", [0, -1, 1.5])

@@ -20,7 +20,7 @@ from keras_resnet.backend import keras
 from keras_resnet.complexity import complexity
 from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, VARIANTS, ResNetConfig
 from keras_resnet.model import ResNet, rebuild
-from keras_resnet.variants import CONSTRUCTORS
+from keras_resnet.variants import CONSTRUCTORS, open_model
 
 SMALL = {
     "width": 8,
@@ -479,13 +479,217 @@ def test_channels_first_is_refused_by_name():
         keras.config.set_image_data_format("channels_last")
 
 
+@pytest.mark.addons
 def test_clone_is_the_same_net():
     model = small("seresnet50d", drop_path=0.1)
+    model.get_layer("stage2_block0").conv1.trainable = False
     clone = keras.models.clone_model(model)
+    assert type(clone) is ResNet
+    assert clone.info == model.info
+    assert learning(clone) == learning(model)
+    on_another_input = keras.models.clone_model(
+        model, keras.Input((32, 32, 3), name="others")
+    )
+    assert on_another_input.info == model.info
     clone.set_weights(model.get_weights())
     np.testing.assert_array_equal(clone(pixels()), model(pixels()))
     shapes = {level: x.shape for level, x in model.pyramid_outputs.items()}
     assert {level: x.shape for level, x in clone.pyramid_outputs.items()} == shapes
+
+
+def learning(model):
+    return [variable.path for variable in model.trainable_weights]
+
+
+def with_new_head(backbone):
+    x = keras.layers.GlobalAveragePooling2D()(backbone.output)
+    outputs = keras.layers.Dense(3, activation="softmax")(x)
+    return keras.Model(backbone.input, outputs)
+
+
+def nested(backbone):
+    images = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(backbone(images))
+    return keras.Model(images, keras.layers.Dense(3, activation="softmax")(x))
+
+
+def part_frozen(backbone):
+    backbone.get_layer("stem").trainable = False
+    block = backbone.get_layer("stage2_block0")
+    block.conv1.trainable = False
+    block.conv2.norm.trainable = False
+    block.attention.trainable = False
+    block.shortcut.projection.norm.frozen_statistics = True
+    # within what is frozen, one that learns
+    backbone.get_layer("stage3_block0").trainable = False
+    backbone.get_layer("stage3_block0").conv2.conv.trainable = True
+    return with_new_head(backbone)
+
+
+def all_frozen(backbone):
+    backbone.trainable = False
+    return with_new_head(backbone)
+
+
+def nested_and_frozen(backbone):
+    backbone.trainable = False
+    return nested(backbone)
+
+
+@pytest.mark.addons
+@pytest.mark.parametrize("frozen", [all_frozen, nested_and_frozen, part_frozen])
+def test_what_is_frozen_is_so_after_reload_too(frozen, tmp_path):
+    options = {"width": 8, "depths": (1, 1, 1), "input_shape": (32, 32, 3)}
+    backbone = unlike_fresh(keras_resnet.backbone("seresnet50d", **options))
+    model = frozen(backbone)
+    model.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    assert learning(again) == learning(model)
+    assert len(learning(model)) == 2 or frozen is part_frozen
+    before = {v.path: np.array(v) for v in again.weights}
+    again.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    again.fit(pixels(), np.array([0, 1, 2]), verbose=0)
+    moved = {v.path for v in again.weights if (np.array(v) != before[v.path]).any()}
+    keeps = {
+        f"stage2_block0/{part}/"
+        for part in ("conv1", "conv2/norm", "attention", "shortcut/projection/norm/m")
+    }
+    keeps = {"stem/", "stage3_block0/conv1/norm/", *keeps}
+    if frozen is part_frozen:
+        assert "stage2_block0/shortcut/projection/norm/gamma" in moved
+        assert "stage1_block0/conv1/norm/moving_mean" in moved
+        assert "stage3_block0/conv2/conv/kernel" in moved
+        assert not [path for path in moved for keep in keeps if path.startswith(keep)]
+    else:
+        assert moved == set(learning(model))
+
+
+@pytest.mark.addons
+def test_own_loader_freezes_what_was_frozen(tmp_path):
+    model = small("seresnet50d")
+    model.get_layer("stem").trainable = False
+    block = model.get_layer("stage2_block0")
+    block.conv1.trainable = False
+    block.conv2.norm.frozen_statistics = True
+    model.save(tmp_path / "net.keras")
+    again = open_model(tmp_path / "net.keras")
+    assert learning(again) == learning(model)
+    assert again.get_layer("stage2_block0").conv2.norm.frozen_statistics
+    assert not again.get_layer("stage2_block0").conv3.norm.frozen_statistics
+    model.trainable = False
+    model.save(tmp_path / "net.keras")
+    again = open_model(tmp_path / "net.keras")
+    assert learning(again) == []
+    assert not again.get_layer("stage1_block0").conv1.norm.trainable
+
+
+@pytest.mark.addons
+def test_changed_part_comes_back_from_files(tmp_path):
+    model = small("resnet50d")
+    assert "parts" not in json.dumps(model.get_config())
+    block = model.get_layer("stage2_block0")
+    block.conv2.norm.momentum = 0.5
+    block.drop_path.rate = 0.25
+    model.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    block = again.get_layer("stage2_block0")
+    assert (block.conv2.norm.momentum, block.conv3.norm.momentum) == (0.5, 0.9)
+    assert block.drop_path.rate == 0.25
+    assert json.dumps(again.get_config()) == json.dumps(model.get_config())
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_quantized_net_answers_near_the_float_one_and_comes_back(tmp_path):
+    model = small("seresnet50d", classifier_activation="softmax")
+    expected = call(model, pixels())
+    model.quantize("int8")
+    assert model.get_layer("head").quantization_mode == "int8"
+    answers = call(model, pixels())
+    assert 0 < np.abs(answers - expected).max() < 0.02
+    model.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    assert again.get_layer("head").quantization_mode == "int8"
+    np.testing.assert_array_equal(call(again, pixels()), answers)
+
+
+def test_no_layer_is_made_that_is_not_used():
+    model = small("resnet50b", depths=(1, 2))
+    paddings = {
+        part.name: part.padding[0][0]
+        for layer in model.layers
+        for conv in layer._flatten_layers()
+        for part in [getattr(conv, "pad", None)]
+        if part is not None
+    }
+    assert 0 not in paddings.values()
+    assert all(layer.built for layer in model._flatten_layers())
+    assert model.get_layer("stage1_block0").conv2.pad is None  # stride 1
+    assert model.get_layer("stage2_block0").shortcut.projection.pad is None  # 1x1
+
+
+@pytest.mark.addons
+def test_two_nets_of_a_variant_are_one_model_under_names(tmp_path):
+    options = SMALL | {"classifier_activation": "softmax"}
+    left = keras_resnet.create("resnet18d", name="left", **options)
+    right = keras_resnet.ResNet18D(name="right", **options)
+    assert (left.name, right.name) == ("left", "right")
+    assert keras_resnet.backbone("resnet18d", width=8, name="eyes").name == "eyes"
+    images = keras.Input((32, 32, 3))
+    both = keras.Model(images, [left(images), right(images)])
+    both.save(tmp_path / "both.keras")
+    again = keras.models.load_model(tmp_path / "both.keras")
+    for ours, theirs in zip(again(pixels()), both(pixels())):
+        np.testing.assert_array_equal(ours, theirs)
+    assert rebuild(left).name == "left"
+    assert keras_resnet.create(name="resnet18d", **options).info == left.info
+    with pytest.raises(ValueError, match=r"name=None: must be a name"):
+        keras_resnet.create()
+
+
+@pytest.mark.addons
+def test_net_is_built_on_a_tensor(tmp_path):
+    images = keras.Input((32, 32, 3), dtype="uint8", name="photos")
+    model = small("resnet18d", input_shape=None, input_tensor=images)
+    assert model.input is images
+    assert model.info.input_shape == (32, 32, 3)
+    plain = small("resnet18d")
+    assert model.info == plain.info
+    plain.set_weights(model.get_weights())
+    whole = pixels().astype("uint8")
+    np.testing.assert_array_equal(call(model, whole), call(plain, whole))
+    before = keras.Input((16, 16, 3))
+    larger = keras.layers.UpSampling2D(2)(before)
+    model = keras_resnet.ResNet18D(input_tensor=larger, **SMALL | {"input_shape": None})
+    assert model.input_shape == (None, 16, 16, 3)
+    plain.set_weights(model.get_weights())
+    upsampled = pixels(16).repeat(2, 1).repeat(2, 2)
+    np.testing.assert_array_equal(call(model, pixels(16)), call(plain, upsampled))
+    model.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    np.testing.assert_array_equal(call(again, pixels(16)), call(model, pixels(16)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"input_tensor": np.zeros((1, 32, 32, 3))},
+            "input_tensor=<ndarray>: must be a Keras tensor",
+        ),
+        (
+            {"input_tensor": keras.Input((32, 32))},
+            r"shape \(None, 32, 32\); must be \[N",
+        ),
+        (
+            {"input_tensor": keras.Input((32, 32, 3)), "input_shape": (64, 64, 3)},
+            r"input_shape=\(64, 64, 3\) with an input_tensor of shape \(None, 32",
+        ),
+        ({"input_tensor": keras.Input((32, 32, 1))}, r"must have 3 channels"),
+    ],
+)
+def test_tensor_that_fits_no_net_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        keras_resnet.backbone("resnet18d", **arguments)
 
 
 CAP_WORDS = {
@@ -518,8 +722,11 @@ def test_constructor_of_each_variant_makes_the_same_net(name):
 def test_constructors_take_the_arguments_of_create():
     of_create = list(inspect.signature(keras_resnet.create).parameters.values())
     of_ours = inspect.signature(keras_resnet.ResNet50D).parameters.values()
-    assert of_create[0].name == "name"
+    assert of_create[0].name == "variant"
     assert list(of_ours) == of_create[1:]
+    assert {"name", "input_tensor"} < set(
+        inspect.signature(keras_resnet.backbone).parameters
+    )
 
 
 def test_net_is_rebuilt_under_another_policy(policy):
@@ -589,7 +796,23 @@ def test_tensorflow_stays_out_where_the_backend_is_another(on_both):
     assert not theirs["tensorflow"]
 
 
-def test_number_of_classes_may_be_numpys(tmp_path):
-    model = small("resnet18d", classes=np.int64(5))
-    model.save(tmp_path / "five.keras")
-    assert keras.models.load_model(tmp_path / "five.keras").info.classes == 5
+@pytest.mark.addons
+def test_numbers_may_be_numpys(tmp_path):
+    model = small(
+        "seresnet50d",
+        classes=np.int64(5),
+        input_shape=(np.int32(32), np.int64(32), 3),
+        width=np.int16(8),
+        depths=(np.int64(1), 1),
+        drop_path=np.float32(0.25),
+        zero_gamma=np.bool_(True),
+        std=(np.float32(0.5),) * 3,
+        include_preprocessing=np.bool_(True),
+    )
+    json.dumps(dataclasses.asdict(model.info))
+    model.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    assert again.info == model.info
+    assert open_model(tmp_path / "net.keras").info == model.info
+    assert again.info.classes == 5
+    assert json.dumps(complexity(model.info.config, np.int64(32), np.int64(5)))

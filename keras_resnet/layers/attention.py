@@ -57,7 +57,8 @@ class EfficientChannelAttention(Composite):
     """Scales each channel by a gate from its neighbours' means (ECA, arXiv 1910.03151).
 
     [N, H, W, C] -> the same. One convolution over the channels, without bias, of odd
-    size |log2(C) + 1| / 2 as in timm: C = 256, 512, 1024 -> 5, 2048 -> 7.
+    size |log2(C) + 1| / 2, and at least 3, as in timm: C = 4, 64 -> 3; 256, 512, 1024
+    -> 5; 2048 -> 7.
     """
 
     def __init__(self, **kwargs):
@@ -75,7 +76,7 @@ class EfficientChannelAttention(Composite):
         self.conv = self._part(
             layers.Conv1D,
             1,
-            size if size % 2 else size + 1,
+            max(3, size if size % 2 else size + 1),
             padding="same",
             use_bias=False,
             kernel_initializer=he_fan_out(),

@@ -168,10 +168,15 @@ class BasicBlock(_ResidualBlock):
 
     [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), filters]. arXiv 1512.03385
     figure 5, with ResNet-D's shortcut by default. Arguments as `BottleneckBlock`'s, but
-    for `groups` and `stride_on_first`, which only a bottleneck has.
+    for `groups`, `group_width` and `stride_on_first`, which only a bottleneck has.
     """
 
     expansion = 1
+
+    @classmethod
+    def from_config(cls, config):
+        # files of former versions may have another `group_width`, of no effect
+        return super().from_config({**config, "group_width": 64})
 
     def _convolutions(
         self,
@@ -180,14 +185,16 @@ class BasicBlock(_ResidualBlock):
         dilation,
         first_dilation,
         groups,
+        group_width,
         stride_on_first,
         zero_gamma,
         **_,
     ):
-        if groups != 1 or stride_on_first:
+        if groups != 1 or group_width != 64 or stride_on_first:
             raise ValueError(
-                f"groups={groups}, stride_on_first={stride_on_first}: a basic block "
-                "has neither; use BottleneckBlock"
+                f"groups={groups}, group_width={group_width}, "
+                f"stride_on_first={stride_on_first}: a basic block has none of these; "
+                "use BottleneckBlock"
             )
         self.conv1 = self._conv(
             "conv1", filters, 3, stride, dilation=first_dilation or dilation

@@ -1,6 +1,9 @@
 """Layers made of layers, and the first of them: convolution with normalisation."""
 
+import functools
+
 from keras_resnet.backend import keras, layers, ops
+from keras_resnet.config import python_scalar
 from keras_resnet.layers.normalization import batch_norm
 
 
@@ -9,13 +12,34 @@ class Composite(layers.Layer):
 
     A subclass passes its constructor's arguments to `_remember` (they are its config),
     makes its parts with `_part`, and gives in `_chain` those its input runs through.
+
+    What is changed on its parts comes back from files too: a part that is frozen,
+    quantized or given LoRA, another momentum. `parts` in the config has by name what
+    of a part's own config is not as this layer makes it.
     """
 
+    def __init__(self, parts=None, **kwargs):
+        super().__init__(**kwargs)
+        # not as attributes of the usual kind, which Keras tracks
+        self.__dict__.update(_changes=parts or {}, _makers={})
+
     def _remember(self, **arguments):
-        self._arguments = arguments
+        self._arguments = {
+            name: python_scalar(value) for name, value in arguments.items()
+        }
 
     def _part(self, cls, *args, name, **kwargs):
-        return cls(*args, name=name, dtype=self.dtype_policy, **kwargs)
+        args = map(python_scalar, args)
+        kwargs = {key: python_scalar(value) for key, value in kwargs.items()}
+        self._makers[name] = functools.partial(cls, *args, name=name, **kwargs)
+        part = self._unchanged(name)
+        if changes := self._changes.get(name):
+            part = type(part).from_config(part.get_config() | changes)
+        return part
+
+    def _unchanged(self, name):
+        """A part as this layer makes it, which decides what is frozen within."""
+        return self._makers[name](dtype=self.dtype_policy, trainable=self.trainable)
 
     def _chain(self):
         return []
@@ -40,7 +64,25 @@ class Composite(layers.Layer):
         return tuple(shape)
 
     def get_config(self):
-        return {**super().get_config(), **self._arguments}
+        config = {**super().get_config(), **self._arguments}
+        parts = {
+            part.name: changes
+            for part in self._flatten_layers(recursive=False, include_self=False)
+            if part.name in self._makers and (changes := self._changes_of(part))
+        }
+        # in files only where it is needed, so that they open in former versions too
+        return {**config, "parts": parts} if parts else config
+
+    def _changes_of(self, part):
+        """What of a part's config is not as this layer makes it."""
+        if isinstance(part, layers.Identity):  # which has no config
+            return {}
+        usual = self._unchanged(part.name).get_config()
+        return {
+            key: value
+            for key, value in part.get_config().items()
+            if key not in usual or value != usual[key]
+        }
 
 
 def he_fan_out():
@@ -98,7 +140,9 @@ class ConvNorm(Composite):
             fused_batch_norm=fused_batch_norm,
         )
         margin = (kernel_size - 1) // 2 * dilation if stride > 1 else 0
-        self.pad = self._part(layers.ZeroPadding2D, margin, name="pad")
+        self.pad = None
+        if margin:
+            self.pad = self._part(layers.ZeroPadding2D, margin, name="pad")
         folded = fused_batch_norm is None
         self.conv = self._part(
             _GroupedConv2D if folded and groups > 1 else layers.Conv2D,
@@ -123,5 +167,4 @@ class ConvNorm(Composite):
         self.relu = self._part(layers.ReLU, name="relu") if relu else None
 
     def _chain(self):
-        first = self.pad if self.conv.padding == "valid" else None
-        return [part for part in (first, self.conv, self.norm, self.relu) if part]
+        return [part for part in (self.pad, self.conv, self.norm, self.relu) if part]

@@ -3,6 +3,7 @@
 import math
 
 from keras_resnet.backend import keras, ops
+from keras_resnet.config import python_scalar
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -22,18 +23,33 @@ class BatchNormalization(keras.layers.BatchNormalization):
       the biased one. Only with a `mask` or `renorm` does Keras's own code run, biased.
 
     Batch statistics that are not finite, of an overflow in half precision, leave the
-    moving ones as they are. With `frozen_statistics = True`, an attribute for fine
-    tuning, the moving ones normalise in training too and stay, while gamma and beta
-    learn; `trainable = False` freezes those as well.
+    moving ones as they are. With `frozen_statistics = True`, an argument and an
+    attribute for fine tuning, the moving ones normalise in training too and stay, while
+    gamma and beta learn; `trainable = False` freezes those as well.
 
     Shapes: any [..., C], unchanged. Outputs and gradients equal Keras's to 1e-5.
     """
 
-    frozen_statistics = False
-
-    def __init__(self, axis=-1, momentum=0.9, epsilon=1e-5, **kwargs):
+    def __init__(
+        self,
+        axis=-1,
+        momentum=0.9,
+        epsilon=1e-5,
+        *,
+        frozen_statistics=False,
+        **kwargs,
+    ):
+        axis, momentum, epsilon = map(python_scalar, (axis, momentum, epsilon))
         super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
         self._axis = axis  # of `axis` not every Keras keeps a number
+        self.frozen_statistics = bool(frozen_statistics)
+
+    def get_config(self):
+        config = {**super().get_config(), "axis": self._axis}
+        # in files only where it is needed, so that they open in former versions too
+        return (
+            {**config, "frozen_statistics": True} if self.frozen_statistics else config
+        )
 
     def call(self, inputs, training=None, mask=None):
         if mask is not None or getattr(self, "renorm", False):
