@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_resnet.weights import PARTIAL, unique
+
 FOLDER = "checkpoints"  # in a run directory
 _STATE, _MANIFEST = "state.npz", "manifest.json"
 _OWN = "sha256"  # the manifest's key for the hash of itself
 _NAME = re.compile(r"epoch(\d{1,9})-batch(\d{1,9})")
-_PARTIAL = ".partial."  # and the name that it will have, or had
 
 
 class RunError(ValueError):
@@ -69,8 +70,8 @@ def write(run, place: Place, arrays: Mapping[str, np.ndarray], facts: Mapping) -
     """
     folder = Path(run, FOLDER)
     folder.mkdir(exist_ok=True)
-    target, partial = folder / str(place), folder / f"{_PARTIAL}{place}"
-    shutil.rmtree(partial, ignore_errors=True)
+    target = folder / str(place)
+    partial = unique(target)
     partial.mkdir()
     try:
         with open(partial / _STATE, "wb") as stream:
@@ -167,7 +168,7 @@ def prune(run, last: Place, keep: int, best: Place | None = None) -> None:
     for place in every:
         if place not in kept:
             _remove(folder / str(place))
-    for partial in folder.glob(f"{_PARTIAL}*"):
+    for partial in folder.glob(f"{PARTIAL}*"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -198,8 +199,7 @@ def _remove(path):
 
 
 def _doomed(path):
-    doomed = path.with_name(f"{_PARTIAL}{path.name}.old")
-    shutil.rmtree(doomed, ignore_errors=True)
+    doomed = unique(path)
     os.rename(path, doomed)
     return doomed
 

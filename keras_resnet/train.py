@@ -40,7 +40,7 @@ from keras_resnet.process import LOCK, Interrupted, locked, stoppable
 from keras_resnet.recipe import Recipe
 from keras_resnet.trainable import Trainable
 from keras_resnet.variants import RUN_MODEL, open_model
-from keras_resnet.weights import aside
+from keras_resnet.weights import PARTIAL, aside
 
 __all__ = [
     "CHECKPOINTS",
@@ -182,8 +182,9 @@ def is_finished(recipe, data, run) -> bool:
         raise RunError(f"{run}: is a file; choose a directory")
     if not (run / RECIPE).exists():
         # these, whole or not, are there before the recipe
-        early = {LOCK, DATA, *(f".partial.{name}" for name in (DATA, RECIPE))}
-        if run.is_dir() and {path.name for path in run.iterdir()} - early:
+        early = (LOCK, DATA)
+        names = [path.name for path in run.iterdir()] if run.is_dir() else []
+        if any(name not in early and not name.startswith(PARTIAL) for name in names):
             raise RunError(f"{run}: holds files but no run; choose an empty directory")
         return False
     differing = []
