@@ -21,7 +21,6 @@ FOLDER = "checkpoints"  # in a run directory
 _STATE, _MANIFEST = "state.npz", "manifest.json"
 _OWN = "sha256"  # the manifest's key for the hash of itself
 _NAME = re.compile(r"epoch(\d{1,9})-batch(\d{1,9})")
-_PARTIAL = ".partial."  # and the name that it will have, or had
 
 
 class RunError(ValueError):
@@ -71,8 +70,8 @@ def write(run, place: Place, arrays: Mapping[str, np.ndarray], facts: Mapping) -
     """
     folder = Path(run, FOLDER)
     folder.mkdir(exist_ok=True)
-    target, partial = folder / str(place), folder / f"{_PARTIAL}{place}"
-    shutil.rmtree(partial, ignore_errors=True)
+    target = folder / str(place)
+    partial = files.unique(target)
     partial.mkdir()
     try:
         with open(partial / _STATE, "wb") as stream:
@@ -169,7 +168,7 @@ def prune(run, last: Place, keep: int, best: Place | None = None) -> None:
     for place in every:
         if place not in kept:
             _remove(folder / str(place))
-    for partial in folder.glob(f"{_PARTIAL}*"):
+    for partial in folder.glob(f"{files.PARTIAL}*"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -200,8 +199,7 @@ def _remove(path):
 
 
 def _doomed(path):
-    doomed = path.with_name(f"{_PARTIAL}{path.name}.old")
-    shutil.rmtree(doomed, ignore_errors=True)
+    doomed = files.unique(path)
     os.rename(path, doomed)
     return doomed
 

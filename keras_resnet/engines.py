@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet import formats, runtimes
+from keras_resnet.info import parse
 from keras_resnet.model import ModelError, ModelInfo
-from keras_resnet.variants import RUN_MODEL, open_model
+from keras_resnet.variants import RUN_MODEL, DescriptionError, open_model
 
 DESCRIPTION = "model.json"  # beside an exported model; a SavedModel's is in assets/
 FORMATS = {"savedmodel": ("float32", "bfloat16"), **formats.FORMATS}
@@ -43,7 +43,8 @@ def read_description(folder) -> Description:
     """Reads the description of the exported model in a folder, as data.
 
     Raises:
-        ModelError: it is missing, too large, or describes no export of ours.
+        ModelError: it is missing, too large, or describes no export of ours; the last
+            as a DescriptionError, which is a WeightsError too.
     """
     places = [Path(folder, DESCRIPTION), Path(folder, "assets", DESCRIPTION)]
     path = next(filter(Path.is_file, places), None)
@@ -57,7 +58,7 @@ def read_description(folder) -> Description:
             f"{path}: larger than {_MAX_DESCRIPTION} bytes; no description"
         )
     try:
-        said = json.loads(path.read_bytes())
+        said = parse(path.read_bytes())
         format, precision, info = said["format"], said["precision"], said["info"]
         if precision not in FORMATS[format]:
             raise ValueError(f"precision={precision!r} with format={format!r}")
@@ -68,7 +69,9 @@ def read_description(folder) -> Description:
         return Description(format, precision, info, difference)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         reason = formats.brief(error)
-        raise ModelError(f"{path}: describes no export of ours ({reason})") from error
+        raise DescriptionError(
+            f"{path}: describes no export of ours ({reason})"
+        ) from error
 
 
 class Engine:
@@ -217,21 +220,12 @@ def _has_model(folder):
 
 def _checked(info):
     """The ModelInfo, if an export can have it; else a ValueError."""
-    names, protocol = info.class_names, info.protocol
     facts = {
-        "classes": type(info.classes) is int and info.classes > 0,
-        "include_top": info.include_top is True,
-        "include_preprocessing": info.include_preprocessing is True,
-        "classifier_activation": isinstance(info.classifier_activation, str),
-        "class_names": names is None
-        or (len(names) == info.classes and all(isinstance(n, str) for n in names)),
-        "variant": isinstance(info.variant, str),
+        "classes": info.classes > 0,
+        "include_top": info.include_top,
+        "include_preprocessing": info.include_preprocessing,
+        "classifier_activation": info.classifier_activation is not None,
         "dtype_policy": info.dtype_policy == "float32",
-        "protocol": type(protocol.size) is int
-        and protocol.size > 0
-        and isinstance(protocol.crop_pct, float | int)
-        and 0 < protocol.crop_pct <= 1
-        and protocol.interpolation in ("bicubic", "bilinear"),
     }
     if wrong := [name for name, right in facts.items() if not right]:
         raise ValueError(", ".join(f"{name}={getattr(info, name)!r}" for name in wrong))

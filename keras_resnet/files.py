@@ -1,12 +1,22 @@
-"""Flushes and locks, also on file systems that refuse them: then a line, and on."""
+"""Files that are whole or not there; flushes and locks, where the file system has them.
+
+A file system that refuses a flush or a lock costs a line on stderr, and work goes on.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import functools
+import glob
+import hashlib
 import os
+import platform
+import secrets
 import sys
+from pathlib import Path
+
+PARTIAL = ".partial."  # begins the name of what is not whole yet
 
 # what a network, FUSE or Windows-backed file system answers that has no such call
 _REFUSALS = {
@@ -16,6 +26,58 @@ _REFUSALS = {
     errno.ENOTSUP,
     errno.EOPNOTSUPP,
 }
+
+
+@contextlib.contextmanager
+def aside(path):
+    """A hidden path beside `path`, which takes its place when all went well.
+
+    It is another one at each call, so that processes and threads may write one file at
+    a time: the last to end wins, and a reader sees a whole file always.
+    """
+    path = Path(path)
+    _remove_leftovers(path)
+    partial = unique(path)
+    try:
+        yield partial
+        sync(partial)
+        os.replace(partial, path)
+    except BaseException:  # Ctrl-C too
+        partial.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def unique(path: Path) -> Path:
+    """A hidden name beside `path` that no other call gets; Keras minds the ending."""
+    token = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f"{PARTIAL}{token}.{path.name}")
+
+
+def _remove_leftovers(path):
+    """Removes what processes of this machine left of `path` when they were killed."""
+    pattern = f"{PARTIAL}{_host()}-*-*.{glob.escape(path.name)}"
+    for leftover in path.parent.glob(pattern):
+        with contextlib.suppress(OSError, ValueError):  # gone, or named by another
+            if not _is_running(int(leftover.name.split("-")[1])):
+                leftover.unlink()
+
+
+def _host():
+    """This machine in few letters: a process's number says nothing on another."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _is_running(process):
+    if os.name == "nt":  # where this would interrupt it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def flush(stream) -> None:

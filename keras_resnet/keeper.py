@@ -16,8 +16,8 @@ import numpy as np
 from keras_resnet import checkpoints
 from keras_resnet.backend import keras
 from keras_resnet.checkpoints import Place, RunError
+from keras_resnet.files import aside
 from keras_resnet.process import Interrupted
-from keras_resnet.weights import aside
 
 HISTORY = "history.json"
 LOG = "log.csv"  # the same, for a spreadsheet

@@ -16,7 +16,13 @@ from keras_resnet.objective import loss, metrics, optimizer, parts
 from keras_resnet.recipe import Recipe, RecipeError
 from keras_resnet.trainable import Trainable
 from keras_resnet.variants import RUN_MODEL, describe, open_model
-from keras_resnet.weights import WeightsError, load_weights, locate, read_info
+from keras_resnet.weights import (
+    WeightsError,
+    is_tag,
+    load_weights,
+    locate,
+    read_info,
+)
 
 _NORMALISED = ("mean", "std")  # fields of ResNetConfig that come with the weights
 
@@ -93,10 +99,12 @@ def net_of(weights) -> dict:
         std, which training takes from the weights anyway; {} where nothing is said.
     """
     path = Path(weights)
-    said = read_info(path / RUN_MODEL if path.is_dir() else path) or {}
-    variant, config = str(said.get("variant")), said.get("config")
-    if variant not in VARIANTS or not isinstance(config, dict):
+    if is_tag(weights):
         return {}
+    said = read_info(path / RUN_MODEL if path.is_dir() else path)
+    if said is None or said["variant"] not in VARIANTS:
+        return {}
+    variant, config = said["variant"], said["config"]
     usual = json.loads(json.dumps(dataclasses.asdict(VARIANTS[variant])))
     overrides = {
         name: value
@@ -317,7 +325,7 @@ def _freeze(net, recipe):
 
 def _weights_file(recipe):
     path = Path(recipe.weights)
-    if path.is_dir():
+    if path.is_dir() and not is_tag(recipe.weights):
         if not (path / RUN_MODEL).is_file():
             raise ModelError(f"weights={recipe.weights!r}: no {RUN_MODEL} in it")
         return str(path / RUN_MODEL)

@@ -12,6 +12,7 @@ import numpy as np
 from keras_resnet.backend import keras, layers, ops
 from keras_resnet.complexity import variable_shapes
 from keras_resnet.config import ResNetConfig
+from keras_resnet.info import check
 from keras_resnet.layers.blocks import BLOCKS
 from keras_resnet.layers.stems import ConvStem, DeepStem
 from keras_resnet.optimizers import attach_loss_scale
@@ -57,9 +58,15 @@ class ModelInfo:
 
     @classmethod
     def from_json(cls, info: dict) -> ModelInfo:
+        """Of what `dataclasses.asdict` gave, from a file or a model's config.
+
+        Raises:
+            ValueError: a field of a wrong type or range, and its value.
+        """
+        check(info)
         parts = {
             "config": ResNetConfig.from_json(info["config"]),
-            "protocol": Protocol(**info["protocol"]),
+            "protocol": Protocol(**info.get("protocol", {})),
         }
         for name in ("class_names", "input_shape"):  # JSON has lists
             if info.get(name) is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.weights import aside
+from keras_resnet.files import aside
 
 MODELS, BATCHING, GUIDE = "models.config", "batching.config", "README.md"
 WARM_UP = "assets.extra/tf_serving_warmup_requests"

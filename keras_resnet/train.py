@@ -28,6 +28,7 @@ from keras_resnet.checkpoints import (
     read,
 )
 from keras_resnet.drawing import attempted
+from keras_resnet.files import PARTIAL, aside
 from keras_resnet.keeper import (
     HISTORY,
     LOG,
@@ -55,7 +56,6 @@ from keras_resnet.process import LOCK, Interrupted, locked, stoppable
 from keras_resnet.recipe import Recipe
 from keras_resnet.trainable import Trainable
 from keras_resnet.variants import RUN_MODEL, open_model
-from keras_resnet.weights import aside
 
 __all__ = [
     "CHECKPOINTS",
@@ -223,8 +223,9 @@ def is_finished(recipe, data, run) -> bool:
         raise RunError(f"{run}: is a file; choose a directory")
     if not (run / RECIPE).exists():
         # these, whole or not, are there before the recipe
+        early = (LOCK, DATA)
         names = [path.name for path in run.iterdir()] if run.is_dir() else []
-        if any(n not in (LOCK, DATA) and not n.startswith(".partial.") for n in names):
+        if any(name not in early and not name.startswith(PARTIAL) for name in names):
             raise RunError(f"{run}: holds files but no run; choose an empty directory")
         return False
     differing = []

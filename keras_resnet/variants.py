@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import os
@@ -13,10 +14,20 @@ from keras_resnet.backend import keras
 from keras_resnet.complexity import complexity
 from keras_resnet.config import VARIANTS, python_scalar
 from keras_resnet.model import ModelError, ModelInfo, ResNet, assemble, freeze_as
-from keras_resnet.weights import load_weights, locate, read_info
+from keras_resnet.weights import (
+    WeightsError,
+    is_tag,
+    load_weights,
+    locate,
+    read_info,
+)
 
 RUN_MODEL = "model.keras"  # in a run directory
 _MOST_BLOCKS = 1000  # in a file's description; ResNet-200 has 66
+
+
+class DescriptionError(ModelError, WeightsError):
+    """A file that does not say which net it holds, or says what no net of ours is."""
 
 
 def create(
@@ -39,9 +50,9 @@ def create(
         variant: a name of `list_models()`, such as "resnet50d"; as `name` too, where it
             is left out.
         weights: None for a fresh initialisation; "imagenet" for the best released
-            ones of the variant, or a released tag such as "ra2_in1k"; hf://owner/name;
-            a file; or {name: array}. Released ones, and files of ours, bring their
-            evaluation protocol, mean and deviation along.
+            ones of the variant, or a released tag such as "ra2_in1k"; hf://owner/name
+            or hf://owner/name@revision; a file; or {name: array}. Released ones, and
+            files of ours, bring their evaluation protocol, mean and deviation along.
         include_top: with the classifier; without it the features come out.
         input_shape: (height, width, channels); None is (None, None, 3), any size.
         pooling: without the top, None for [N, h, w, C], "avg" or "max" for [N, C].
@@ -133,8 +144,13 @@ def open_model(name) -> ResNet:
     A file is read as data: the net is built from what it says of itself, by this
     package alone, and its tensors are loaded.
 
+    With "variant:weights" the net has the classes and overrides that a file of ours
+    says.
+
     Raises:
-        ModelError, WeightsError: naming what was given and what is wrong with it.
+        ModelError: there is no such thing to open.
+        WeightsError: a file that is damaged, does not fit or says what it must not; it
+            is a ModelError too where that is what the file says of its net.
     """
     path = Path(name)
     if path.is_dir():
@@ -149,14 +165,32 @@ def open_model(name) -> ResNet:
             f"{name}: neither a run directory, nor a .keras file, nor a variant with "
             "weights, such as resnet50d:my.weights.h5"
         )
-    return create(variant, weights=weights or None)
+    return _create_as_said(variant, weights) if weights else create(variant)
+
+
+def _create_as_said(variant, weights):
+    """The net of a variant, with the classes and overrides that its weights name."""
+    file = locate(weights, variant)
+    said = read_info(file)
+    if said is None or said["variant"] != variant:
+        return create(variant, weights=file)
+    info = _bounded(file, said)
+    overrides = {
+        field.name: getattr(info.config, field.name)
+        for field in dataclasses.fields(info.config)
+    }
+    # a checkpoint without a head, of 0 classes, does not fit, and is told so
+    return create(variant, weights=file, classes=info.classes or 1000, **overrides)
 
 
 def describe(name) -> tuple[int, tuple[str, ...] | None]:
     """(classes, their names if known) of what `open_model` would open, not built.
 
+    Weights that are yet to be fetched have ImageNet's classes, of unknown names.
+
     Raises:
         ModelError: there is nothing to open, or a net without weights.
+        WeightsError: as `open_model`.
     """
     path = Path(name)
     if path.is_dir():
@@ -164,7 +198,7 @@ def describe(name) -> tuple[int, tuple[str, ...] | None]:
     if path.suffix == ".keras":
         if not path.is_file():
             raise ModelError(f"{path}: no such file; train there first")
-        said = read_info(path) or {}
+        said = _info_of(path)
     else:
         variant, _, weights = str(name).partition(":")
         if variant not in VARIANTS or not weights:
@@ -172,26 +206,19 @@ def describe(name) -> tuple[int, tuple[str, ...] | None]:
                 f"{name}: neither a run directory, nor a .keras file, nor a variant "
                 "with weights, such as resnet152d:imagenet"
             )
-        said = read_info(weights) or {}
-    return said.get("classes", 1000), said.get("class_names")
+        said = {} if is_tag(weights) else read_info(weights) or {}
+    names = said.get("class_names")
+    return said.get("classes", 1000), names and tuple(names)
 
 
 def _open_keras(path):
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
-    said = read_info(path)
-    if said is None:
-        raise ModelError(f"{path}: not a whole .keras file of a net of ours")
+    said = _info_of(path)
     try:
-        info = ModelInfo.from_json(said)
-        # before any memory is taken for it
-        deep = sum(info.config.depths) > _MOST_BLOCKS
-        parameters = 0 if deep else complexity(info.config, classes=info.classes)[0]
-        if deep or 4 * parameters > 2 * path.stat().st_size:
-            raise ValueError(f"depths={info.config.depths}, width={info.config.width}")
-        model = assemble(info)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: describes no net of ours ({error})") from error
+        model = assemble(_bounded(path, said))
+    except (TypeError, ValueError) as error:
+        raise _no_net(path, error) from error
     load_weights(model, path)
     with zipfile.ZipFile(path) as file:
         freeze_as(model, json.loads(file.read("config.json"))["config"])
@@ -220,6 +247,38 @@ def _python_shape(input_shape):
     if not isinstance(input_shape, tuple | list):
         return input_shape
     return tuple(map(python_scalar, input_shape))
+
+
+def _info_of(path):
+    """The info of a .keras file, which is to have one."""
+    try:
+        said = read_info(path)
+    except WeightsError as error:
+        raise DescriptionError(str(error)) from error
+    if said is None:
+        raise DescriptionError(f"{path}: not a whole .keras file of a net of ours")
+    return said
+
+
+def _bounded(path, said) -> ModelInfo:
+    """The ModelInfo, of a net that the file's size bears out: memory is taken for it.
+
+    Raises:
+        DescriptionError: of a larger one.
+    """
+    info = ModelInfo.from_json(said)
+    deep = sum(info.config.depths) > _MOST_BLOCKS
+    classes = info.classes if info.include_top else 0
+    parameters = 0 if deep else complexity(info.config, classes=classes)[0]
+    # in half precision a parameter takes two bytes
+    if deep or 2 * parameters > Path(path).stat().st_size:
+        sizes = f"depths={info.config.depths}, width={info.config.width}"
+        raise _no_net(path, f"{sizes}, classes={info.classes}")
+    return info
+
+
+def _no_net(path, reason):
+    return DescriptionError(f"{path}: describes no net of ours ({reason})")
 
 
 def _suggest(name):

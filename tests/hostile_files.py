@@ -100,6 +100,25 @@ def many_views():
     return mapping({"first": first + b"q\x03"} | views)
 
 
+def encoded_often():
+    """500 times the bytes of one string of 1 MB, kept on the stack."""
+    latin = text("latin1") + b"q\x02"
+    string = text("x" * 2**20) + b"q\x01"
+    encode = name("_codecs", "encode")
+    first, more = call(encode, string, latin), call(encode, b"h\x01", b"h\x02")
+    return b"(" + first + more * 499 + b"t"
+
+
+def strings_as_states():
+    """500 arrays of the bytes of one string of 1 MB."""
+    empty, _, _ = ndarray().rpartition(b"(J\x01")
+    dtype = call(name("numpy", "dtype"), text("u1"), b"\x89", b"\x88")
+    start = text("x" * 2**20) + b"q\x01" + dtype + b"q\x02"
+    shape = sequence(integer(2**20))
+    state = sequence(integer(1), shape, b"h\x02", b"\x89", b"h\x01")
+    return b"(" + start + (empty + state + b"b") * 500 + b"t"
+
+
 PICKLES = {
     **{
         f"{attack}, protocol {protocol}": (
@@ -189,7 +208,11 @@ ARRAYS = {
         ("a class of its own", ndarray(kind=("numpy", "dtype")), "class of its own"),
         ("never filled", ndarray().rpartition(b"(J\x01")[0], "is a _NDArray"),
     ]
-} | {"many views of few bytes": (pickled(many_views()), "unfold into")}
+} | {
+    "many views of few bytes": (pickled(many_views()), "unfold into"),
+    "a string encoded often": (pickled(encoded_often()), "than its size bears out"),
+    "a string as many states": (pickled(strings_as_states()), "its size bears out"),
+}
 
 
 def bytes_file(content):

@@ -5,6 +5,7 @@ import io
 import zipfile
 
 import h5py
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -251,6 +252,12 @@ def test_npz_reads_exactly(save, tensors, tmp_path):
     assert_same(read(tmp_path / "it.npz"), tensors)
 
 
+def test_npz_bfloat16_is_read_as_float32(tmp_path):
+    values = np.array([[1, -0.5, 3]], np.float32)
+    np.savez(tmp_path / "it.npz", x=values.astype(ml_dtypes.bfloat16))
+    assert_same(read(tmp_path / "it.npz"), {"x": values})
+
+
 def nested(tensors):
     return {name.replace(".", "/"): array for name, array in tensors.items()}
 
@@ -367,12 +374,14 @@ def test_values_that_are_not_finite_are_refused_by_name(value, dtype, tmp_path):
         "bn/moving_variance:0",
     ],
 )
-@pytest.mark.parametrize("value", [0.0, -1.0])
-def test_variances_that_are_not_positive_are_refused_by_name(name, value):
+@pytest.mark.parametrize("values", [[0.0, 0.0], [1.0, -1.0]])
+def test_variances_that_are_negative_or_all_zero_are_refused_by_name(name, values):
     with pytest.raises(WeightsError, match="is a variance") as refusal:
-        check_values({name: np.array([1, value]), "beta": np.array([value])})
+        check_values({name: np.array(values), "beta": np.array(values)})
     assert repr(name) in str(refusal.value)
     assert "beta" not in str(refusal.value)
+    # of a channel that always gives the same, as a ReLU that died makes it
+    check_values({name: np.array([1.0, 0.0]), "beta": np.zeros(2)})
 
 
 def test_every_broken_tensor_is_listed():

@@ -261,7 +261,7 @@ def test_validated_folder_is_the_very_same_source(validate, own_folder):
 
 def test_folder_that_cannot_be_written_is_reported_all_the_same(validate, own_folder):
     # root may write everywhere, but not a file where a folder is
-    (own_folder / ".partial.dataset.json").mkdir()
+    (own_folder / "dataset.json").mkdir()
     report = validate(own_folder)
     assert report["manifest"] is None
     assert report["problem"].startswith(f"{own_folder}: dataset.json cannot be written")

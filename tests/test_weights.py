@@ -1,5 +1,6 @@
 """Checkpoints load whole or not at all, both ways, and bring their protocol along."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -16,8 +17,11 @@ import keras_resnet
 from keras_resnet import VARIANTS, WeightsError, load_weights, save_weights
 from keras_resnet.backend import keras
 from keras_resnet.complexity import variable_shapes
-from keras_resnet.variants import open_model
-from keras_resnet.weights import DIALECTS, cache_folder
+from keras_resnet.export import fold_batch_norm
+from keras_resnet.learner import net_of, resolve
+from keras_resnet.recipe import Recipe
+from keras_resnet.variants import describe, open_model
+from keras_resnet.weights import DIALECTS, cache_folder, convert, locate, read_info
 from keras_resnet.weights.translate import to_ours, to_theirs
 
 
@@ -111,6 +115,60 @@ def test_own_file_round_trip_is_bit_exact(kind, tmp_path):
     again = net("seresnet50d")
     report = load_weights(again, tmp_path / f"mine.{kind}")
     assert report.dialect == "keras_resnet"
+    assert_same(values(again), values(model))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npz", "weights.h5"])
+def test_files_of_a_net_in_bfloat16_are_read_bit_for_bit(kind, policy, tmp_path):
+    policy("bfloat16")
+    model = randomised(net())
+    save_weights(model, tmp_path / f"mine.{kind}")
+    again = net()
+    load_weights(again, tmp_path / f"mine.{kind}")
+    assert {str(value.dtype) for value in values(again).values()} >= {"bfloat16"}
+    assert_same(values(again), values(model))
+
+
+def test_channel_whose_variance_is_zero_is_written_and_read(tmp_path):
+    model = randomised(net())
+    norm = model.get_layer("stem").conv1.norm
+    norm.moving_variance.assign([0.0, 1.0, 1.0, 1.0])
+    for kind in ("safetensors", "npz", "weights.h5"):
+        save_weights(model, tmp_path / f"mine.{kind}")
+        again = net()
+        load_weights(again, tmp_path / f"mine.{kind}")
+        assert_same(values(again), values(model))
+
+
+def test_folded_net_is_refused_where_a_dialect_has_no_names_for_it(tmp_path):
+    folded = fold_batch_norm(randomised(net()))
+    path = tmp_path / "folded.safetensors"
+    for dialect in DIALECTS:
+        if dialect != "keras_resnet":
+            with pytest.raises(WeightsError, match=r"folded.*save the net before"):
+                save_weights(folded, path, dialect=dialect)
+            assert not path.exists()
+    save_weights(folded, path)
+    again = net(fused_batch_norm=None)
+    load_weights(again, path)
+    assert_same(values(again), values(folded))
+
+
+@pytest.mark.parametrize("to", ["keras_resnet", "timm"])
+def test_conversion_keeps_what_the_source_says_beside_its_tensors(to, tmp_path):
+    half = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    model = randomised(net(**half))
+    protocol = keras_resnet.Protocol(32, 0.95, "bilinear")
+    names = ("a", "b", "c", "d", "e")
+    model.info = model.info.replace(protocol=protocol, class_names=names)
+    save_weights(model, tmp_path / "mine.weights.h5")
+    config = VARIANTS["resnet18d"].replace(width=8)
+    convert(tmp_path / "mine.weights.h5", tmp_path / "it.safetensors", config, to=to)
+    assert read_info(tmp_path / "it.safetensors") == read_info(
+        tmp_path / "mine.weights.h5"
+    )
+    again = net(weights=tmp_path / "it.safetensors")
+    assert again.info == model.info
     assert_same(values(again), values(model))
 
 
@@ -282,12 +340,13 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
 
-    def publish(repository, tensors, settings=None):
+    def publish(repository, tensors, settings=None, revision="main"):
         folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
-        snapshot = folder / "snapshots" / ("0" * 40)
-        snapshot.mkdir(parents=True)
-        (folder / "refs").mkdir()
-        (folder / "refs" / "main").write_text("0" * 40)
+        commit = hashlib.sha1(revision.encode()).hexdigest()
+        snapshot = folder / "snapshots" / commit
+        snapshot.mkdir(parents=True, exist_ok=True)
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / revision).write_text(commit)
         save_file(tensors, snapshot / "model.safetensors")
         if settings:
             (snapshot / "config.json").write_text(json.dumps(settings))
@@ -332,6 +391,69 @@ def test_repository_of_the_hub_brings_the_protocol_of_its_settings(hub):
     assert model.info.protocol == keras_resnet.Protocol(160, 1.0, "bilinear")
     assert model.info.config.mean == (0.1, 0.2, 0.3)
     assert model.info.config.std == (0.4, 0.5, 0.6)
+
+
+def test_repository_is_taken_at_a_revision_and_fetched_again_when_told_to(hub):
+    truth = checkpoint("timm/resnet18d")
+    biases = {
+        revision: np.full_like(truth["fc.bias"], number)
+        for number, revision in enumerate(("main", "v2", "later"), start=1)
+    }
+    for revision in ("main", "v2"):
+        tensors = {**truth, "fc.bias": biases[revision]}
+        hub("somebody/fine-tuned", tensors, revision=revision)
+    model = keras_resnet.create("resnet18d")
+
+    def loaded(source, **options):
+        load_weights(model, source, **options)
+        return model.get_layer("head").bias.numpy()
+
+    name = "hf://somebody/fine-tuned"
+    np.testing.assert_array_equal(loaded(f"{name}@v2"), biases["v2"])
+    np.testing.assert_array_equal(loaded(name), biases["main"])
+    hub("somebody/fine-tuned", {**truth, "fc.bias": biases["later"]})
+    np.testing.assert_array_equal(loaded(name), biases["main"])
+    np.testing.assert_array_equal(loaded(name, refresh=True), biases["later"])
+    np.testing.assert_array_equal(loaded(name), biases["later"])
+    np.testing.assert_array_equal(loaded(f"{name}@v2"), biases["v2"])
+    with pytest.raises(WeightsError, match="fine-tuned@v3: cannot be fetched"):
+        loaded(f"{name}@v3")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"input_size": [3, 224, "224"]}, "size='224'"),
+        ({"input_size": 224}, "input_size=224: must be 3"),
+        ({"crop_pct": 7}, "crop_pct=7"),
+        ({"interpolation": {"class_name": "Lambda"}}, "interpolation="),
+        ({"mean": [[0.5], 0.5, 0.5]}, "mean="),
+        ({"std": "grey"}, "std='grey'"),
+        ([], "pretrained_cfg: must be an object"),
+    ],
+)
+def test_settings_of_a_repository_are_checked(settings, words, hub, tmp_path):
+    tensors = {"fc.bias": np.ones(3, np.float32)}
+    hub("somebody/else", tensors, {"pretrained_cfg": settings})
+    with pytest.raises(
+        WeightsError, match=rf"somebody/else: its config\.json.*{words}"
+    ):
+        locate("hf://somebody/else", "resnet18d")
+    assert not cache_folder().exists()
+
+
+def test_a_tag_is_a_tag_though_a_folder_has_its_name(hub, tmp_path, monkeypatch):
+    hub("timm/resnet18d.ra4_e3600_r224_in1k", checkpoint("timm/resnet18d"))
+    monkeypatch.chdir(tmp_path)
+    for tag in ("imagenet", "ra4_e3600_r224_in1k"):
+        (tmp_path / tag).mkdir()
+        (tmp_path / tag / "model.keras").write_bytes(b"PK\x03\x04 not really")
+        assert Path(locate(tag, "resnet18d")).parent == cache_folder()
+        assert net_of(tag) == {}
+        recipe = Recipe(model="resnet18d", weights=tag, test_size=0)
+        assert resolve(recipe).test_size == 288
+        assert describe(f"resnet18d:{tag}") == (1000, None)
+    assert locate("./imagenet", "resnet18d") == "./imagenet"
 
 
 def test_offline_with_an_empty_cache_is_one_clear_line(hub):

@@ -277,7 +277,11 @@ def export(model, folder, kind, precision, picture, warm_up, as_json):
 @click.option("--model", required=True, help="A variant, such as resnet50d.")
 @click.option("--from", "dialect", default="auto", help="Dialect of SOURCE.")
 @click.option("--to", default="keras_resnet", help="Dialect of DESTINATION.")
-@click.option("--classes", type=click.IntRange(0), default=1000, show_default=True)
+@click.option(
+    "--classes",
+    type=click.IntRange(0),
+    help="Of SOURCE's classifier; as many as it says, or 1000, otherwise.",
+)
 @json_option
 def convert(source, destination, model, dialect, to, classes, as_json):
     """Write the weights file SOURCE in another dialect, as .safetensors or .npz."""

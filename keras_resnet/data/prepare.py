@@ -33,8 +33,8 @@ from keras_resnet.data.source import (
     open_source,
 )
 from keras_resnet.data.split import DataError
+from keras_resnet.files import aside, sync
 from keras_resnet.files import lock as take_lock
-from keras_resnet.weights import aside, sync
 
 _LOCK = ".plan"  # says of which plan the folder is, and is locked by who writes there
 _PICKLE = "plan.pickle"

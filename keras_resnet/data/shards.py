@@ -23,7 +23,7 @@ from keras_resnet.data.decode import MAX_PIXELS, check_size, decode_image, pictu
 from keras_resnet.data.records import encode_example, index_records
 from keras_resnet.data.source import Source, map_files
 from keras_resnet.data.split import Arrays, DataError, Files, Split, hash_facts
-from keras_resnet.weights import sync
+from keras_resnet.files import sync
 
 FORMAT = 1  # of what is written: work that another one left is begun afresh
 WORK = ".work"  # beside the shards: their facts, and what is not whole yet

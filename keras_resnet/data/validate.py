@@ -13,7 +13,7 @@ from keras_resnet.data.source import MANIFEST, find_shards, open_folder
 from keras_resnet.data.split import DataError, Files
 from keras_resnet.data.validate_records import study_records
 from keras_resnet.data.workers import cores, examine
-from keras_resnet.weights import aside
+from keras_resnet.files import aside
 
 
 def validate(

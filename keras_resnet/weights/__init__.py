@@ -14,8 +14,9 @@ from keras_resnet.complexity import variable_shapes
 from keras_resnet.weights.dialects import DIALECTS
 from keras_resnet.weights.errors import WeightsError
 from keras_resnet.weights.fetch import cache_folder, locate
-from keras_resnet.weights.files import aside, read_info, stamp, sync, write
+from keras_resnet.weights.files import read_info, stamp, write
 from keras_resnet.weights.readers import check_values, read
+from keras_resnet.weights.released import is_tag
 from keras_resnet.weights.translate import OURS, Translation, to_ours, to_theirs
 
 __all__ = [
@@ -23,14 +24,13 @@ __all__ = [
     "OURS",
     "LoadReport",
     "WeightsError",
-    "aside",
     "cache_folder",
     "convert",
+    "is_tag",
     "load_weights",
     "locate",
     "read_info",
     "save_weights",
-    "sync",
 ]
 
 
@@ -52,7 +52,9 @@ class LoadReport:
         return text
 
 
-def load_weights(model, source, dialect="auto", strict=True) -> LoadReport:
+def load_weights(
+    model, source, dialect="auto", strict=True, refresh=False
+) -> LoadReport:
     """Loads a checkpoint into a model of this package, whole or not at all.
 
     Args:
@@ -60,12 +62,14 @@ def load_weights(model, source, dialect="auto", strict=True) -> LoadReport:
         source: {name: array} in the dialect's names and layout, or a file:
             .safetensors, .pth, .pt, .bin, .npz, .params, .pdparams, a TensorFlow
             checkpoint's prefix, or .weights.h5 and .keras of such a model; or a
-            released tag, or hf://owner/name. Files are read as data, Keras's too;
-            nothing in them is run.
+            released tag, or hf://owner/name, or hf://owner/name@revision. Files are
+            read as data, Keras's too; nothing in them is run.
         dialect: "timm", "torchvision", "gluon", "paddle", "slim", "keras_resnet", or
             "auto" for the one whose names the source has.
         strict: False leaves the head at its initial values where the source has none
             or one of other classes, and the report says so.
+        refresh: fetch a tag or a repository of the hub again, for a repository that has
+            changed; what was fetched once is kept otherwise, for ever.
 
     Returns:
         A LoadReport. Class names and evaluation protocol that a file of ours carries
@@ -78,7 +82,7 @@ def load_weights(model, source, dialect="auto", strict=True) -> LoadReport:
     """
     info = None
     if isinstance(source, str | os.PathLike):
-        path = locate(source, model.info.variant)
+        path = locate(source, model.info.variant, refresh)
         info = read_info(path)
         source = read(path, on_disk=True)
     elif not isinstance(source, Mapping):
@@ -107,8 +111,12 @@ def save_weights(model, path, dialect=OURS) -> None:
             .safetensors file of dialect "timm" loads in timm and torchvision.
         dialect: as `load_weights`, but "auto".
 
-    Files in our own dialect carry the model's class names, evaluation protocol, mean
-    and deviation.
+    A .safetensors or .weights.h5 carries the model's class names, evaluation protocol,
+    mean and standard deviation.
+
+    Raises:
+        WeightsError: another ending, or a dialect that has no names for what the model
+            consists of, as none but ours has for one of folded batch normalisation.
     """
     path = Path(path)
     info = dataclasses.asdict(model.info)
@@ -123,27 +131,31 @@ def save_weights(model, path, dialect=OURS) -> None:
         return
     values = {variable.path: np.asarray(variable.numpy()) for variable in model.weights}
     tensors = to_theirs(values, model.info.config, _known(dialect))
-    write(path, tensors, info if dialect == OURS else None)
+    write(path, tensors, info)
 
 
-def convert(source, destination, config, classes=1000, dialect="auto", to=OURS):
+def convert(source, destination, config, classes=None, dialect="auto", to=OURS):
     """Writes a checkpoint in another dialect, without building the model.
 
     Args:
         source: a file, as for `load_weights`.
         destination: a .safetensors or .npz file.
         config: the net's ResNetConfig.
-        classes: of the source's classifier.
+        classes: of the source's classifier; None: as many as the source says, or 1000.
         dialect: of the source.
         to: dialect of the destination.
 
     Returns:
-        A LoadReport of the source.
+        A LoadReport of the source. A .safetensors file carries the mean, standard
+        deviation, evaluation protocol and class names that the source does.
     """
+    info = read_info(source)
+    if classes is None:
+        classes = info.get("classes", 1000) if info else 1000
     translated = to_ours(
         read(source), config, variable_shapes(config, classes), dialect
     )
-    write(destination, to_theirs(translated.values, config, _known(to)))
+    write(destination, to_theirs(translated.values, config, _known(to)), info)
     return _report(translated)
 
 

@@ -3,43 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from pathlib import Path
 
 from keras_resnet.complexity import variable_shapes
 from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, VARIANTS
+from keras_resnet.files import aside
+from keras_resnet.info import MAX_TEXT, check, parse
 from keras_resnet.weights.errors import WeightsError
 from keras_resnet.weights.files import write
 from keras_resnet.weights.readers import read
-from keras_resnet.weights.released import find
+from keras_resnet.weights.released import find, is_tag
 from keras_resnet.weights.translate import to_ours
 
 IMAGENET_CLASSES = 1000
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^@]+))?")  # repository, revision
 
 
-def locate(source, variant: str) -> str:
+def locate(source, variant: str, refresh: bool = False) -> str:
     """The file that `source` means for a variant, fetched and converted if need be.
 
     Args:
-        source: a file or a TensorFlow checkpoint's prefix, as it is; a released tag,
-            "imagenet" for the variant's best one; or "hf://owner/name", a repository
-            of the Hugging Face hub in timm's form.
+        source: a released tag, "imagenet" for the variant's best one; "hf://owner/name"
+            or "hf://owner/name@revision", a repository of the Hugging Face hub in
+            timm's form, at a branch, tag or commit; or a file or a TensorFlow
+            checkpoint's prefix, as it is. "./imagenet" is a file of that name.
         variant: a name of VARIANTS.
+        refresh: ask the hub anew, though there is a converted file already. Without it
+            that file serves for ever, also when the repository has changed since.
 
     Returns:
         A path. Converted files are in `cache_folder()`.
 
     Raises:
-        WeightsError: no such file or tag, or it cannot be fetched.
+        WeightsError: no such file or tag, or it cannot be fetched. A converted file
+            that was to be refreshed stays.
     """
     source = os.fspath(source)
-    if re.fullmatch(r"hf://[^/]+/[^/]+", source):
+    if _HUB.fullmatch(source):
         name = source.removeprefix("hf://").replace("/", "--")
-        return _converted(source, variant, name)
-    if _looks_like_a_file(source):
+        return _converted(source, variant, name, refresh=refresh)
+    if not is_tag(source) and _looks_like_a_file(source):
         return source
     entry = find(variant, source)
     protocol = {
@@ -49,9 +55,8 @@ def locate(source, variant: str) -> str:
         "mean": entry.mean,
         "std": entry.std,
     }
-    return _converted(
-        entry.origin, variant, f"{variant}.{entry.tag}", protocol, IMAGENET_CLASSES
-    )
+    name = f"{variant}.{entry.tag}"
+    return _converted(entry.origin, variant, name, protocol, IMAGENET_CLASSES, refresh)
 
 
 def cache_folder() -> Path:
@@ -73,16 +78,15 @@ def _looks_like_a_file(source):
     )
 
 
-def _converted(origin, variant, name, protocol=None, classes=None):
+def _converted(origin, variant, name, protocol=None, classes=None, refresh=False):
     path = cache_folder() / f"{name}.safetensors"
-    if path.is_file():
+    if path.is_file() and not refresh:
         return str(path)
     try:
-        if origin.startswith("hf://"):
-            file, hub_protocol = _from_hub(origin.removeprefix("hf://"))
-            protocol = protocol or hub_protocol
+        if match := _HUB.fullmatch(origin):
+            file, settings = _from_hub(*match.groups())
         else:
-            file = _from_web(origin)
+            file, settings = _from_web(origin), None
     except Exception as error:  # the libraries' own, of network and hub
         first = (str(error).strip() or type(error).__name__).partition("\n")[0]
         raise WeightsError(
@@ -90,16 +94,13 @@ def _converted(origin, variant, name, protocol=None, classes=None):
             "give its path instead"
         ) from error
     tensors = read(file)
-    config = VARIANTS[variant].replace(mean=protocol["mean"], std=protocol["std"])
     classes = _classes(tensors) if classes is None else classes
+    try:
+        info = _info(variant, classes, protocol or _protocol(settings))
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{origin}: its config.json is none ({error})") from error
+    config = VARIANTS[variant].replace(**info["config"])
     translated = to_ours(tensors, config, variable_shapes(config, classes))
-    info = {
-        "variant": variant,
-        "config": dataclasses.asdict(config),
-        "classes": classes,
-        "class_names": None,
-        "protocol": {k: protocol[k] for k in ("size", "crop_pct", "interpolation")},
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, translated.values, info)
     return str(path)
@@ -113,25 +114,54 @@ def _classes(tensors):
     return 0
 
 
-def _from_hub(repository):
-    """(local file, protocol) of a repository in timm's form."""
+def _info(variant, classes, protocol):
+    """What the converted file says of its net, checked."""
+    normalised = {name: protocol.pop(name) for name in ("mean", "std")}
+    info = {
+        "variant": variant,
+        "config": {**dataclasses.asdict(VARIANTS[variant]), **normalised},
+        "classes": classes,
+        "class_names": None,
+        "protocol": protocol,
+    }
+    check(info)
+    return info
+
+
+def _from_hub(repository, revision=None):
+    """(local file, local config.json or None) of a repository in timm's form."""
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 
     for place, name in enumerate(_HUB_FILES):
         try:
-            file = huggingface_hub.hf_hub_download(repository, name)
+            file = huggingface_hub.hf_hub_download(repository, name, revision=revision)
             break
         except EntryNotFoundError:
             if place == len(_HUB_FILES) - 1:
                 raise
     try:
-        settings = huggingface_hub.hf_hub_download(repository, "config.json")
-        said = json.loads(Path(settings).read_text()).get("pretrained_cfg", {})
+        settings = huggingface_hub.hf_hub_download(
+            repository, "config.json", revision=revision
+        )
     except EntryNotFoundError:
-        said = {}
+        settings = None
+    return file, settings
+
+
+def _protocol(settings):
+    """Of the config.json of a repository; its values are not checked yet."""
+    said = {}
+    if settings is not None:
+        with open(settings, "rb") as file:
+            said = parse(file.read(MAX_TEXT + 1))
+        said = said.get("pretrained_cfg", {}) if isinstance(said, dict) else None
+    if not isinstance(said, dict):
+        raise ValueError("pretrained_cfg: must be an object")
     size = said.get("test_input_size") or said.get("input_size") or (3, 224, 224)
-    return file, {
+    if not isinstance(size, list | tuple) or len(size) != 3:
+        raise ValueError(f"input_size={str(size)[:80]}: must be 3 numbers")
+    return {
         "size": size[-1],
         "crop_pct": said.get("test_crop_pct") or said.get("crop_pct") or 0.875,
         "interpolation": said.get("interpolation") or "bicubic",
@@ -143,5 +173,15 @@ def _from_hub(repository):
 def _from_web(address):
     from keras_resnet.backend import keras
 
-    name = address.rpartition("/")[2]
-    return keras.utils.get_file(name, address, cache_subdir="keras_resnet/originals")
+    folder = cache_folder() / "originals"
+    path = folder / address.rpartition("/")[2]
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        with aside(path) as partial:  # Keras writes it under its last name
+            keras.utils.get_file(
+                partial.name,
+                address,
+                cache_dir=str(cache_folder().parent),
+                cache_subdir="keras_resnet/originals",
+            )
+    return str(path)

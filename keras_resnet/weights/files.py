@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.files import sync
+from keras_resnet.files import aside
+from keras_resnet.info import MAX_TEXT, check, parse
 from keras_resnet.weights.errors import WeightsError
+from keras_resnet.weights.readers import safetensors_file
+from keras_resnet.weights.readers.archive import Archive
 
 _INFO = "keras_resnet"  # the metadata or attribute that holds a ModelInfo as JSON
-_MAX_CONFIG = 2**24  # bytes of a .keras file's config.json
-
-
-@contextlib.contextmanager
-def aside(path):
-    """A hidden path beside `path`, which takes its place when all went well."""
-    path = Path(path)
-    partial = path.with_name(f".partial.{path.name}")  # Keras minds the ending
-    try:
-        yield partial
-        sync(partial)
-        os.replace(partial, path)
-    except BaseException:  # Ctrl-C too
-        partial.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
 
 
 def write(path, tensors: Mapping[str, np.ndarray], info: dict | None = None) -> None:
@@ -58,29 +43,69 @@ def stamp(path, info: dict) -> None:
 
 
 def read_info(path) -> dict | None:
-    """The info in a .safetensors, .weights.h5 or .keras of ours; None elsewhere."""
+    """The info in a .safetensors, .weights.h5 or .keras of ours; None elsewhere.
+
+    None is the answer for a damaged file too: reading its tensors says what is wrong.
+
+    Raises:
+        WeightsError: what the file says of its net is no ModelInfo, by `info.check`.
+    """
     path = os.fspath(path)
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors import safe_open
-
-            with safe_open(path, "numpy") as file:
-                text = (file.metadata() or {}).get(_INFO)
-        elif path.endswith(".weights.h5"):
-            import h5py
-
-            with h5py.File(path, "r") as file:
-                text = file.attrs.get(_INFO)
-        elif path.endswith(".keras"):
-            with zipfile.ZipFile(path) as file:
-                if file.getinfo("config.json").file_size > _MAX_CONFIG:
-                    return None
-                text = json.dumps(
-                    json.loads(file.read("config.json"))["config"]["info"]
-                )
-        else:
-            return None
-        info = json.loads(text) if isinstance(text, str) else None
-    except Exception:  # a damaged file: reading its tensors says what is wrong
+    reader = next((_READERS[end] for end in _READERS if path.endswith(end)), None)
+    if reader is None:
         return None
-    return info if isinstance(info, dict) else None
+    try:
+        info = _text_of(path, reader)
+        if info is not None:
+            info = parse(info)
+        if reader is _in_archive:
+            info = _of_model(info)
+        if info is not None:
+            check(info)
+    except ValueError as error:
+        raise WeightsError(f"{path}: describes no net of ours ({error})") from error
+    return info
+
+
+def _text_of(path, reader):
+    try:
+        return reader(path)
+    except Exception:  # damaged, of which the libraries raise what they like
+        return None
+
+
+def _of_model(config):
+    """What the config.json of a .keras file says of the whole model."""
+    inner = config.get("config") if isinstance(config, dict) else None
+    return inner.get("info") if isinstance(inner, dict) else None
+
+
+def _in_hdf5(path):
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        if _INFO not in file.attrs:
+            return None
+        attribute = file.attrs.get_id(_INFO)
+        if attribute.shape != () or attribute.get_storage_size() > MAX_TEXT:
+            return ""  # which is no JSON
+        return str(file.attrs[_INFO])
+
+
+def _in_archive(path):
+    with open(path, "rb") as file:
+        archive = Archive(file)
+        if "config.json" not in archive.members:
+            return None
+        return archive.read("config.json", MAX_TEXT).tobytes()
+
+
+def _in_safetensors(path):
+    return safetensors_file.metadata(path, _INFO)
+
+
+_READERS = {
+    ".safetensors": _in_safetensors,
+    ".weights.h5": _in_hdf5,
+    ".keras": _in_archive,
+}

@@ -65,6 +65,11 @@ def released() -> dict[str, dict[str, Released]]:
     return table
 
 
+def is_tag(name) -> bool:
+    """Whether a name is "imagenet" or a tag of any variant: never a file or folder."""
+    return name == "imagenet" or any(name in tags for tags in released().values())
+
+
 def find(variant: str, tag: str) -> Released:
     """The checkpoint of a variant by its tag.
 

@@ -113,8 +113,14 @@ def to_theirs(
     """The opposite: {name: array} in a dialect's names and layout, its newest scheme.
 
     Raises:
-        WeightsError: where the dialect has no name for a variable, such as attention's.
+        WeightsError: where the dialect has no name for a variable, such as attention's
+            or the biases of folded batch normalisation.
     """
+    if dialect != OURS and config.fused_batch_norm is None:
+        raise WeightsError(
+            f"dialect={dialect!r}: has no names for a net of folded batch "
+            f"normalisation; save the net before folding, or in {OURS}"
+        )
     scheme = DIALECTS[dialect][0]
     theirs = {}
     for path, value in values.items():

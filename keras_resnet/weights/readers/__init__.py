@@ -62,15 +62,17 @@ def check_values(tensors):
 
     Raises:
         WeightsError: listing each tensor with NaN or infinite values, and each moving
-            variance (named ...running_var or ..._variance) that is not positive.
+            variance (named ...running_var or ..._variance) that is negative somewhere
+            or zero throughout. A channel that always gives the same has a variance of
+            zero, to which normalisation adds its epsilon.
     """
     problems = []
     for name, tensor in tensors.items():
         value = np.asarray(tensor)
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             problems.append(f"{name!r} has NaN or infinite values")
-        elif _is_variance(name) and not (value > 0).all():
-            problems.append(f"{name!r} is a variance, and not positive throughout")
+        elif _is_variance(name) and ((value < 0).any() or not value.any()):
+            problems.append(f"{name!r} is a variance, and negative or all zero")
     if problems:
         more = len(problems) - _MAX_LISTED
         listed = problems[:_MAX_LISTED] + [f"and {more} more"] * (more > 0)

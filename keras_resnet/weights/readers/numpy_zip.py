@@ -7,8 +7,10 @@ import re
 import numpy as np
 
 from keras_resnet.weights.errors import WeightsError
-from keras_resnet.weights.readers.stream import elements, plain
+from keras_resnet.weights.readers.stream import bfloat16, elements, plain
 
+# ml_dtypes' bfloat16, which numpy writes as two opaque bytes
+_BFLOAT16 = ("<V2", "|V2")
 # the header as numpy writes it, so that nothing has to be evaluated
 _HEADER = re.compile(
     r"\{'descr': '([^']{2,80})', 'fortran_order': (True|False), "
@@ -37,7 +39,7 @@ def read(archive) -> dict[str, np.ndarray]:
 
 
 def _array(data):
-    """The array in the bytes of a .npy file, as a view of them."""
+    """The array in the bytes of a .npy file, as a view of them unless of bfloat16."""
     start = data[:12].tobytes()
     length = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4}.get(start[:8])
     if length is None:
@@ -49,11 +51,13 @@ def _array(data):
     )
     if header is None:
         raise WeightsError("its header is not as numpy writes it")
-    dtype = plain(header[1])
+    half = header[1] in _BFLOAT16
+    dtype = np.dtype("<u2") if half else plain(header[1])
     shape = tuple(int(size) for size in re.findall(r"\d+", header[3]))
     if elements(shape) * dtype.itemsize != len(data) - end:
         raise WeightsError(
             f"shape {shape} of {dtype.str} is declared, {len(data) - end} bytes follow"
         )
     values = np.frombuffer(data[end:], dtype)
+    values = bfloat16(values) if half else values
     return values.reshape(shape, order="F" if header[2] == "True" else "C")

@@ -69,6 +69,7 @@ class _NDArray(pickles.Built):
         if isinstance(data, str):  # of Python 2, whose strings are bytes
             data = data.encode("latin-1")
         self.values = _values(data, dtype, shape, "F" if fortran is True else "C")
+        self.nbytes = self.values.nbytes
 
 
 def _values(data, dtype, shape, order):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ from keras_resnet.weights.errors import WeightsError
 
 _MAX_INSTRUCTIONS = 1_000_000  # a ResNet-200 with its optimizer has 300,000
 _MAX_NESTING = 64  # of marks, which open tuples, lists and dictionaries
+
+_FACTOR = 4  # bytes of values for each of a file: honest ones make their data thrice
+_SPARE = 2**26  # bytes beside that; a ResNet-200 with its optimizer takes 30 MB
+_ENTRY = 100  # bytes of an entry of a dictionary
 
 _LITERALS = re.compile(
     "BININT[12]?|LONG1|BINFLOAT|(SHORT_)?BINUNICODE|BINUNICODE8|"
@@ -33,6 +38,8 @@ class Call:
 
 class Built:
     """An object that a pickle sets the state of after making it."""
+
+    nbytes = 0  # of what it holds
 
     def build(self, state):
         """Takes the state over."""
@@ -52,15 +59,17 @@ def load(stream, names, persistent=None):
         are str or int, and what `names` holds and its Calls return.
 
     Raises:
-        WeightsError: for any other instruction, name, key or size.
+        WeightsError: for any other instruction, name, key or size, and for values that
+            take more memory than the stream's size bears out.
         ValueError: for what is not a pickle.
     """
-    machine = _Machine({**_NAMES, **names}, persistent)
+    budget = _SPARE + _FACTOR * stream.left
+    machine = _Machine({**_NAMES, **names}, persistent, budget)
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if count > _MAX_INSTRUCTIONS:
             raise WeightsError(f"the pickle has over {_MAX_INSTRUCTIONS} instructions")
         if _LITERALS.fullmatch(opcode.name):
-            machine.stack.append(argument)
+            machine.make(argument)
         elif opcode.name in _INSTRUCTIONS:
             _INSTRUCTIONS[opcode.name](machine, argument)
         else:
@@ -73,9 +82,20 @@ def load(stream, names, persistent=None):
 class _Machine:
     """The stack, the marks in it, and the memo of a pickle."""
 
-    def __init__(self, names, persistent):
+    def __init__(self, names, persistent, budget):
         self.names, self.persistent = names, persistent
+        self.budget = budget  # bytes that may still be taken
         self.stack, self.marks, self.memo = [], [], {}
+
+    def make(self, value):
+        """Puts a new value on the stack, and counts the memory that it takes."""
+        self.spend(sys.getsizeof(value))
+        self.stack.append(value)
+
+    def spend(self, count):
+        self.budget -= count
+        if self.budget < 0:
+            raise WeightsError("the pickle unfolds into more than its size bears out")
 
     def pop(self):
         return self.pops(1)[0]
@@ -103,6 +123,7 @@ class _Machine:
     def remember(self, key):
         if not self.stack:
             raise WeightsError("the pickle stores from an empty stack")
+        self.spend(_ENTRY)
         self.memo[key] = self.stack[-1]
 
     def recall(self, key):
@@ -124,13 +145,14 @@ class _Machine:
         function, arguments = self.pops(2)
         if not isinstance(function, Call) or not isinstance(arguments, tuple):
             raise WeightsError(f"the pickle calls a {type(function).__name__}")
-        self.stack.append(function.function(*arguments))
+        self.make(function.function(*arguments))
 
     def build(self):
         state = self.pop()
         (target,) = self.pops(1)
         if isinstance(target, Built):
             target.build(state)
+            self.spend(target.nbytes)
         elif not isinstance(target, dict):  # a dict's is torch's _metadata: versions
             raise WeightsError(
                 f"the pickle sets the state of a {type(target).__name__}"
@@ -146,6 +168,7 @@ class _Machine:
         (target,) = self.pops(1)
         if not isinstance(target, list):
             raise WeightsError(f"the pickle appends to a {type(target).__name__}")
+        self.spend(sys.getsizeof(values))
         target.extend(values)
         self.stack.append(target)
 
@@ -153,6 +176,7 @@ class _Machine:
         (target,) = self.pops(1)
         if not isinstance(target, dict) or len(values) % 2:
             raise WeightsError(f"the pickle sets items of a {type(target).__name__}")
+        self.spend(_ENTRY * len(values) // 2)
         for key, value in zip(values[::2], values[1::2]):
             # no larger integer: those can be made to collide, and a dict to hang
             if type(key) is not str and not (type(key) is int and 0 <= key < 2**31):
@@ -183,13 +207,13 @@ _INSTRUCTIONS = {
     "NONE": lambda machine, _: machine.stack.append(None),
     "NEWTRUE": lambda machine, _: machine.stack.append(True),
     "NEWFALSE": lambda machine, _: machine.stack.append(False),
-    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
-    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
-    "EMPTY_TUPLE": lambda machine, _: machine.stack.append(()),
-    "TUPLE1": lambda machine, _: machine.stack.append(tuple(machine.pops(1))),
-    "TUPLE2": lambda machine, _: machine.stack.append(tuple(machine.pops(2))),
-    "TUPLE3": lambda machine, _: machine.stack.append(tuple(machine.pops(3))),
-    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.since_mark())),
+    "EMPTY_DICT": lambda machine, _: machine.make({}),
+    "EMPTY_LIST": lambda machine, _: machine.make([]),
+    "EMPTY_TUPLE": lambda machine, _: machine.make(()),
+    "TUPLE1": lambda machine, _: machine.make(tuple(machine.pops(1))),
+    "TUPLE2": lambda machine, _: machine.make(tuple(machine.pops(2))),
+    "TUPLE3": lambda machine, _: machine.make(tuple(machine.pops(3))),
+    "TUPLE": lambda machine, _: machine.make(tuple(machine.since_mark())),
     "APPEND": lambda machine, _: machine.append(machine.pops(1)),
     "APPENDS": lambda machine, _: machine.append(machine.since_mark()),
     "SETITEM": lambda machine, _: machine.set_items(machine.pops(2)),

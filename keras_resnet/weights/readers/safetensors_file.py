@@ -44,6 +44,18 @@ def read(path) -> dict[str, np.ndarray]:
     return {name: np.asarray(tensor) for name, tensor in on_disk(path).items()}
 
 
+def metadata(path, key: str) -> str | None:
+    """A text of the file's metadata, of at most 2 MB; None where that key is missing.
+
+    Raises:
+        WeightsError: a header that is too large, or holds a name twice.
+        AttributeError, TypeError, ValueError: for other damage.
+    """
+    with open(path, "rb") as file:
+        text = _header(Stream(file)).get("__metadata__", {}).get(key)
+    return None if text is None else str(text)
+
+
 def on_disk(path) -> dict[str, OnDisk]:
     """The tensors of a checked file, not read yet.
 
@@ -57,10 +69,7 @@ def on_disk(path) -> dict[str, OnDisk]:
     """
     with open(path, "rb") as file:
         stream = Stream(file)
-        (length,) = stream.unpack("<Q")
-        if length > _MAX_HEADER:
-            raise WeightsError(f"a header of {length} bytes is declared")
-        header = json.loads(stream.read(length), object_pairs_hook=_once)
+        header = _header(stream)
         with safe_open(path, "np") as checked:
             names = checked.offset_keys()
         start = stream.tell()
@@ -68,6 +77,13 @@ def on_disk(path) -> dict[str, OnDisk]:
         name: OnDisk(path, start + header[name]["data_offsets"][0], header[name], name)
         for name in names
     }
+
+
+def _header(stream):
+    (length,) = stream.unpack("<Q")
+    if length > _MAX_HEADER:
+        raise WeightsError(f"a header of {length} bytes is declared")
+    return json.loads(stream.read(length), object_pairs_hook=_once)
 
 
 def _once(pairs):
