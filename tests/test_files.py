@@ -1,4 +1,4 @@
-"""Files are whole or not there, whoever writes them and whatever the file system lacks."""
+"""Files are whole or not there, whoever writes, and whatever the file system lacks."""
 
 import errno
 import fcntl

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.complexity import variable_shapes
+from keras_resnet.files import aside
 from keras_resnet.weights.dialects import DIALECTS
 from keras_resnet.weights.errors import WeightsError
 from keras_resnet.weights.fetch import cache_folder, locate
