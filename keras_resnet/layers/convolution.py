@@ -65,7 +65,9 @@ class Composite(layers.Layer):
 
     def get_config(self):
         config = {**super().get_config(), **self._arguments}
-        parts = {
+        # parts that `build` is still to make stay as they were said to be
+        parts = {k: v for k, v in self._changes.items() if k not in self._makers}
+        parts |= {
             part.name: changes
             for part in self._flatten_layers(recursive=False, include_self=False)
             if part.name in self._makers and (changes := self._changes_of(part))
