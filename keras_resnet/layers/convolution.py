@@ -29,7 +29,7 @@ class Composite(layers.Layer):
         }
 
     def _part(self, cls, *args, name, **kwargs):
-        args = map(python_scalar, args)
+        args = tuple(map(python_scalar, args))
         kwargs = {key: python_scalar(value) for key, value in kwargs.items()}
         self._makers[name] = functools.partial(cls, *args, name=name, **kwargs)
         part = self._unchanged(name)
