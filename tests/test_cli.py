@@ -156,6 +156,15 @@ def test_every_export_predicts_and_is_evaluated(kind, precision, call, place, tm
     assert sorted((tmp_path / "out").rglob("*")) == before
 
 
+def test_predictions_of_a_bare_variant_say_that_its_weights_are_random(call, place):
+    done = call("predict", "resnet18d", "photos/val/red/000.png", "--json", cwd=place)
+    assert len(json.loads(done.out)) == 1
+    (line,) = done.err.splitlines()
+    assert line.startswith("resnet18d: its weights are random")
+    done = call("predict", "run", "photos/val/red/000.png", "--json", cwd=place)
+    assert done.err == ""
+
+
 def test_predictions_are_written_as_csv(call, place):
     done = call("predict", "run", "photos/val/red", "--top", 2, "--csv", cwd=place)
     rows = list(csv.DictReader(io.StringIO(done.out)))

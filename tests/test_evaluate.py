@@ -251,9 +251,10 @@ def test_a_model_that_gives_no_numbers_is_refused(folder):
         evaluate.run(model, folder)
 
 
-def test_logits_evaluate_as_their_softmax(trained, folder):
+@pytest.mark.parametrize("activation", [None, "linear"])
+def test_logits_evaluate_as_their_softmax(activation, trained, folder):
     _, model = trained
-    logits = rebuild(model, classifier_activation=None)
+    logits = rebuild(model, classifier_activation=activation)
     ours, theirs = evaluate.run(logits, folder), evaluate.run(model, folder)
     assert_close(ours, theirs)
 
@@ -285,6 +286,16 @@ def test_predictions_name_the_classes(trained, folder):
         "green",
         "red",
     }
+
+
+def test_predictions_of_random_weights_say_so(trained, folder, capsys):
+    picture = folder / "val" / "red" / "000.png"
+    evaluate.predict(trained[1], [picture])
+    assert capsys.readouterr().err == ""
+    bare = keras_resnet.create("resnet18d", width=8, depths=(1,), classes=3)
+    evaluate.predict(bare, [picture])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("resnet18d: its weights are random, and so are its answers")
 
 
 def test_picture_grid_is_a_picture(trained, folder, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from keras_resnet.engines import open_engine, read_description
 from keras_resnet.folding import fold_batch_norm
 from keras_resnet.model import ModelError, rebuild
 from keras_resnet.savedmodel import SavedModel
+from keras_resnet.variants import open_model
 
 BESIDE = {"README.md", "batching.config", "models.config"}
 VERSION = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
@@ -86,8 +88,9 @@ def test_model_of_half_precision_is_served_in_float32(policy, trained, tmp_path)
 
 
 @pytest.mark.addons
-def test_logits_are_served_as_probabilities(trained, tmp_path):
-    model = rebuild(trained[1], classifier_activation=None)
+@pytest.mark.parametrize("activation", [None, "linear"])
+def test_logits_are_served_as_probabilities(activation, trained, tmp_path):
+    model = rebuild(trained[1], classifier_activation=activation)
     images = np.full((2, 32, 32, 3), 90, np.float32)
     with open_engine(export.save(model, tmp_path)) as engine:
         ours = engine.predict_on_batch(images)
@@ -123,6 +126,55 @@ def test_export_that_answers_otherwise_is_refused(trained, tmp_path, monkeypatch
     with pytest.raises(ModelError, match=r"probabilities are off by .* on 10 pictures"):
         export.save(trained[1], tmp_path / "served")
     assert names(tmp_path / "served") == set()
+
+
+@pytest.mark.addons
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_export_is_compared_with_the_model_that_was_given(policy, trained, tmp_path):
+    model = rebuild(trained[1], policy)
+    model.get_layer("stage1_block0").conv1.norm.epsilon = 10.0
+    with pytest.raises(ModelError, match="probabilities are off by"):
+        export.save(model, tmp_path / "served")
+    assert names(tmp_path / "served") == set()
+
+
+@pytest.mark.parametrize("change", ["quantize", "enable_lora"])
+def test_changed_head_is_refused_and_not_exported_as_another(change, trained, tmp_path):
+    model = rebuild(trained[1])
+    head = model.get_layer("head")
+    if change == "quantize":
+        head.quantize("int8")
+    else:
+        head.enable_lora(2)
+        kernel = head.lora_kernel_b
+        kernel.assign(np.random.default_rng(0).normal(size=kernel.shape))
+    words = r"resnet18d: changed since it was built, in head/.*do this before `quantize"
+    for attempt in (
+        rebuild,
+        fold_batch_norm,
+        lambda model: export.save(model, tmp_path / "served"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            attempt(model)
+    assert not (tmp_path / "served").exists()
+    if change == "enable_lora":  # the way out that the error names
+        model.save(tmp_path / "merged.keras")
+        merged = open_model(tmp_path / "merged.keras")
+        images = np.random.default_rng(1).uniform(0, 255, (2, 32, 32, 3))
+        ours, theirs = (m.predict(images, verbose=0) for m in (merged, model))
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        assert np.abs(ours - trained[1].predict(images, verbose=0)).max() > 1e-2
+        export.save(merged, tmp_path / "served")
+
+
+def test_random_weights_are_named_in_a_line(trained, tmp_path, capsys):
+    bare = keras_resnet.create("resnet18d", width=8, depths=(1,), classes=3)
+    bare.info = bare.info.replace(protocol=trained[1].info.protocol)
+    export.save(bare, tmp_path)
+    words = r"resnet18d: its weights are random, .* as in resnet18d:WEIGHTS\n"
+    assert re.fullmatch(words, capsys.readouterr().err)
+    export.save(trained[1], tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 def test_own_pictures_are_compared(trained, folder, tmp_path):

@@ -558,6 +558,7 @@ def test_what_is_changed_within_is_in_the_config(case):
         part.trainable = number % 2 == 0
     config = json.loads(json.dumps(layer.get_config()))
     again = type(layer).from_config(config)
+    assert json.loads(json.dumps(again.get_config())) == config
     again.build((None, None, None, CHANNELS))
     assert len(again.trainable_weights) == len(layer.trainable_weights)
     assert json.loads(json.dumps(again.get_config())) == config

@@ -29,7 +29,7 @@ class Composite(layers.Layer):
         }
 
     def _part(self, cls, *args, name, **kwargs):
-        args = map(python_scalar, args)
+        args = tuple(map(python_scalar, args))
         kwargs = {key: python_scalar(value) for key, value in kwargs.items()}
         self._makers[name] = functools.partial(cls, *args, name=name, **kwargs)
         part = self._unchanged(name)
@@ -65,7 +65,9 @@ class Composite(layers.Layer):
 
     def get_config(self):
         config = {**super().get_config(), **self._arguments}
-        parts = {
+        # parts that `build` is still to make stay as they were said to be
+        parts = {k: v for k, v in self._changes.items() if k not in self._makers}
+        parts |= {
             part.name: changes
             for part in self._flatten_layers(recursive=False, include_self=False)
             if part.name in self._makers and (changes := self._changes_of(part))
