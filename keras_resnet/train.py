@@ -100,14 +100,13 @@ def fit(
     The directory gets recipe.json and data.json; checkpoints/ by time, by steps, after
     each epoch and when the run is stopped; history.json, log.csv and tensorboard/ after
     each epoch; at the end model.keras, best.keras of the epoch with the best `monitor`,
-    model_ema.keras with `ema`, finished.json, and curves.png.
-    Each is written aside, flushed and renamed. A run that was stopped, killed or out of
-    disk goes on from its newest checkpoint that verifies, to the very weights,
-    optimizer state and history of one that never stopped. SIGTERM, SIGINT and SIGUSR1
-    write a checkpoint within a step and raise Interrupted; a second one ends the
-    process.
-    A run that `early_stopping` or a callback ended before the recipe's epochs is
-    finished, and says so on stderr; a recipe of more epochs goes on.
+    model_ema.keras with `ema`, finished.json, and curves.png. Each is written aside,
+    flushed and renamed. A run that was stopped, killed or out of disk goes on from its
+    newest checkpoint that verifies, to the very weights, optimizer state and history of
+    one that never stopped. SIGTERM, SIGINT and SIGUSR1 write a checkpoint within a step
+    and raise Interrupted; a second one ends the process. A run that `early_stopping` or
+    a callback ended before the recipe's epochs is finished, and says so on stderr; a
+    recipe of more epochs goes on.
 
     Args:
         recipe: a Recipe. Of one whose run is there, `epochs` alone may be another, and
