@@ -156,8 +156,8 @@ def fit(
             print(f"{reason}; left out", file=sys.stderr)
         # as it began, on whatever machine
         began = checkpoint.facts["precision"] if checkpoint else recipe.precision
-        info = checkpoint and checkpoint.facts.get("net")  # older ones have none
-        info = info and ModelInfo.from_json(info)
+        said = checkpoint.facts.get("net") if checkpoint else None  # older: none
+        info = ModelInfo.from_json(said) if said else None
         model, whole, steps = prepare(recipe.replace(precision=began), source, info)
         facts = _facts(recipe, source, precision_policy(whole), model.net.info)
         if checkpoint and (others := _other_versions(checkpoint.facts, facts)):

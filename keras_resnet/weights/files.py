@@ -21,7 +21,7 @@ UNSUPPORTED = {
     getattr(errno, name)
     for name in ("EINVAL", "ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP")
 }
-_told: set[int] = set()  # which of them were said
+_told: set[int | None] = set()  # which of them were said
 _MAX_CONFIG = 2**24  # bytes of a .keras file's config.json
 
 
