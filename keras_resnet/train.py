@@ -101,14 +101,13 @@ def fit(
     The directory gets recipe.json and data.json; checkpoints/ by time, by steps, after
     each epoch and when the run is stopped; history.json, log.csv and tensorboard/ after
     each epoch; at the end model.keras, best.keras of the epoch with the best `monitor`,
-    model_ema.keras with `ema`, finished.json, and curves.png.
-    Each is written aside, flushed and renamed. A run that was stopped, killed or out of
-    disk goes on from its newest checkpoint that verifies, to the very weights,
-    optimizer state and history of one that never stopped. SIGTERM, SIGINT and SIGUSR1
-    write a checkpoint within a step and raise Interrupted; a second one ends the
-    process.
-    A run that `early_stopping` or a callback ended before the recipe's epochs is
-    finished, and says so on stderr; a recipe of more epochs goes on.
+    model_ema.keras with `ema`, finished.json, and curves.png. Each is written aside,
+    flushed and renamed. A run that was stopped, killed or out of disk goes on from its
+    newest checkpoint that verifies, to the very weights, optimizer state and history of
+    one that never stopped. SIGTERM, SIGINT and SIGUSR1 write a checkpoint within a step
+    and raise Interrupted; a second one ends the process. A run that `early_stopping` or
+    a callback ended before the recipe's epochs is finished, and says so on stderr; a
+    recipe of more epochs goes on.
 
     Args:
         recipe: a Recipe. Of one whose run is there, `epochs` alone may be another, and
@@ -159,8 +158,8 @@ def fit(
             print(f"{reason}; left out", file=sys.stderr)
         # as it began, on whatever machine
         began = checkpoint.facts["precision"] if checkpoint else recipe.precision
-        info = checkpoint and checkpoint.facts.get("net")  # older ones have none
-        info = info and ModelInfo.from_json(info)
+        said = checkpoint.facts.get("net") if checkpoint else None  # older: none
+        info = ModelInfo.from_json(said) if said else None
         model, whole, steps = prepare(recipe.replace(precision=began), source, info)
         facts = _facts(recipe, source, precision_policy(whole), model.net.info)
         if checkpoint and (others := _other_versions(checkpoint.facts, facts)):
