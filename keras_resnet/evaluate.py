@@ -169,8 +169,8 @@ def _list_pictures(files):
             for name in names
             if not name.startswith(".")
         )
-        whole = filter(os.path.isfile, inside)
-        yield from sorted(whole, key=lambda path: path.split(os.sep))
+        found = map(str, map(Path, filter(os.path.isfile, inside)))
+        yield from sorted(found, key=lambda path: path.split(os.sep))
 
 
 def _try_load(path, model):

@@ -372,7 +372,7 @@ def test_command_predicts_past_what_is_no_picture(trained, folder, tmp_path, cal
     (tmp_path / "bad.jpg").write_text("<html>")
 
     def ask(*options):
-        done = call("predict", trained[0], tmp_path, "--top", 2, *options, cwd=tmp_path)
+        done = call("predict", trained[0], ".", "--top", 2, *options, cwd=tmp_path)
         assert done.returncode == 1
         assert done.err.endswith(
             "1 of 2 files cannot be classified; their rows say why\n"
@@ -380,6 +380,7 @@ def test_command_predicts_past_what_is_no_picture(trained, folder, tmp_path, cal
         return done.out
 
     good, bad = json.loads(ask("--json"))
+    assert (good["file"], bad["file"]) == ("[good].png", "bad.jpg")
     assert len(good["classes"]) == 2
     assert bad["problem"].startswith("not a readable picture: ")
     first, second, third = csv.DictReader(io.StringIO(ask("--csv")))

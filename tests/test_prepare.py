@@ -11,11 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hostile_pictures as hostile
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write_folder
-from PIL import Image
+from PIL import Image, ImageOps
 
 from keras_resnet import cli, data
 from keras_resnet.data.split import read_record
@@ -270,6 +271,85 @@ def test_resize_shrinks_as_pillow_and_leaves_small_pictures_alone(photos, shrunk
     manifest = json.loads((shrunk[0] / "dataset.json").read_text())
     short_side = manifest["splits"]["train"]["sizes"]["short_side"]
     assert short_side["min"] < short_side["median"] == short_side["max"] == 256
+
+
+@pytest.fixture(scope="module")
+def amiss(tmp_path_factory):
+    """A folder of one class, of turned pictures and of such with alpha."""
+    folder = tmp_path_factory.mktemp("amiss") / "train" / "only"
+    folder.mkdir(parents=True)
+    tags = Image.Exif()
+    for orientation in range(1, 9):
+        tags[0x0112] = orientation
+        file = folder / f"turned{orientation}.jpg"
+        photo(60, 40, orientation).save(file, exif=tags)
+    photo(40, 60, 9).save(folder / "turned.png", exif=tags)
+    with_alpha = ("rgba", "la", "palette_trns", "rgb_trns", "gray_trns")
+    for name in with_alpha:
+        (folder / f"{name}.png").write_bytes(hostile.odd_pngs()[name])
+    rgba = Image.open(io.BytesIO(hostile.odd_pngs()["rgba"]))
+    rgba.save(folder / "alpha.webp", lossless=True, exif=tags)
+    return folder.parent.parent
+
+
+def pillows(file, upright, background):
+    """The pixels that Pillow makes of it."""
+    with Image.open(file) as image:
+        has_alpha = image.mode.endswith("A") or "transparency" in image.info
+        if background and has_alpha:
+            below = Image.new("RGBA", image.size, background)
+            above = image.convert("RGBA")
+            above.info["exif"] = image.info.get("exif", b"")
+            image = Image.alpha_composite(below, above)
+            image.info["exif"] = above.info["exif"]
+        turned = ImageOps.exif_transpose(image) if upright else image
+        return np.asarray(turned.convert("RGB"))
+
+
+@pytest.mark.parametrize("background", ["", "white", "#204060"])
+@pytest.mark.parametrize("upright", [False, True])
+def test_turned_and_transparent_pictures_are_amended_as_by_pillow(
+    upright, background, amiss, tmp_path
+):
+    arguments = {"upright": upright, "background": background}
+    source = data.prepare(amiss, tmp_path / "records", **arguments)
+    split = data.open_source(amiss).train
+    order = split.order(0, -1).numpy()
+    kept = set()
+    for number, (stored, _) in zip(order, source.train.ordered(), strict=True):
+        file = Path(split.files[number])
+        expected = pillows(file, upright, background)
+        np.testing.assert_array_equal(data.decode_image(stored), expected, file.name)
+        if stored.numpy() == file.read_bytes():
+            kept.add(file.stem)
+    turned = {"turned", "alpha", *(f"turned{n}" for n in range(2, 9))}
+    clear = {"rgba", "la", "palette_trns", "rgb_trns", "gray_trns", "alpha"}
+    changed = (turned if upright else set()) | (clear if background else set())
+    assert kept == {Path(file).stem for file in split.files} - changed
+
+
+def test_turned_pictures_are_turned_before_they_shrink(amiss, tmp_path):
+    source = data.prepare(amiss, tmp_path / "records", resize=30, upright=True)
+    shapes = [tuple(data.decode_image(p).shape) for p, _ in source.train.ordered()]
+    # four of eight JPEGs lie on their side, as the PNG does; the others are square
+    assert shapes.count((45, 30, 3)) == 4
+    assert shapes.count((30, 45, 3)) == 4 + 1
+    assert shapes.count((30, 30, 3)) == 6
+
+
+def test_other_options_begin_afresh_and_odd_colours_are_named(amiss, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        data.prepare(
+            amiss, tmp_path / "r", shard_bytes=9000, progress=stopping(9, interrupt)
+        )
+    assert list((tmp_path / ".r.partial").glob("*.tfrecord"))
+    source = data.prepare(amiss, tmp_path / "r", upright=True)
+    again = data.prepare(amiss, tmp_path / "again", upright=True)
+    assert contents(source.train) == contents(again.train)
+    for colour in ("whitish", "#ffffff80"):
+        with pytest.raises(data.DataError, match=f"background='{colour}': must be an"):
+            data.prepare(amiss, tmp_path / "s", background=colour)
+    assert not (tmp_path / "s").exists()
 
 
 def test_prepared_source_is_prepared_again(photos, shrunk, tmp_path):

@@ -169,6 +169,25 @@ def test_command_says_how_it_went_in_its_last_line(validate, own_folder):
     assert last == f"25 pictures, 1 bad; {own_folder}/dataset.json lists them"
 
 
+def test_command_says_what_is_ignored_and_what_to_do(validate, own_folder):
+    red = own_folder / "train" / "red"
+    for orientation in (1, 3, 6):
+        (red / f"turned{orientation}.jpg").write_bytes(hostile.turned(orientation))
+    for name in ("rgba", "la", "palette_trns", "palette"):
+        (red / f"{name}.png").write_bytes(hostile.odd_pngs()[name])
+    lines = CliRunner().invoke(cli.group, ["validate", str(own_folder)]).stdout
+    assert "2 pictures are turned by their EXIF, which training and evaluation" in lines
+    assert "`keras-resnet prepare --upright` turns them" in lines
+    assert (
+        "3 pictures have alpha, which is dropped; `keras-resnet prepare --ba" in lines
+    )
+    data.prepare(own_folder, own_folder / "r", upright=True, background="white")
+    lines = CliRunner().invoke(cli.group, ["validate", str(own_folder / "r")]).stdout
+    assert "31 pictures, none bad" in lines
+    assert "pictures are turned" not in lines
+    assert "have alpha" not in lines
+
+
 def judges_of(pid):
     found = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():

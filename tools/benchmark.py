@@ -5,6 +5,8 @@
         numpy.load, and building ResNet-152-D against keras.applications' ResNet-152
     python tools/benchmark.py input      pictures a second, against decoding alone; or
         with --stages, microseconds of CPU a picture that each stage takes
+    python tools/benchmark.py start      opening 200,000 pictures: a folder, its
+        manifest, and shards, and what that makes for ImageNet's 1.33 million
     python tools/benchmark.py infer      exported nets, against Keras's own export
     python tools/benchmark.py train      training steps, against Keras's normalisation
     python tools/benchmark.py onednn     serving and a training step, with oneDNN and
@@ -30,6 +32,7 @@ from pathlib import Path
 import benchmark_infer
 import benchmark_input
 import benchmark_onednn
+import benchmark_start
 import benchmark_train
 import turns
 
@@ -216,6 +219,7 @@ def main():
         "load": measure_load,
         "checkpoint": measure_checkpoint,
         "onednn": benchmark_onednn.measure,
+        "start": benchmark_start.measure,
     }
     parser.add_argument("what", choices=[*peers, *alone])
     parser.add_argument("--rounds", type=int, default=5)

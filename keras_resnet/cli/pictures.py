@@ -27,9 +27,11 @@ _LISTED = 20  # bad pictures that `validate` prints
 @click.option("--val", type=float, default=0.0, help="Share to hold out, as 0.2.")
 @click.option("--seed", type=int, default=0, help="Of that split and of the order.")
 @click.option("--resize", type=int, default=0, help="Longest short side, as 256.")
+@click.option("--upright", is_flag=True, help="Turn pictures as their EXIF says.")
+@click.option("--background", default="", help="A colour under alpha, as white.")
 @click.option("--beam", metavar="OPTIONS", help="Of an Apache Beam pipeline.")
 @json_option
-def prepare(source, destination, val, seed, resize, beam, as_json):
+def prepare(source, destination, val, seed, resize, upright, background, beam, as_json):
     """Write SOURCE as TFRecord shards in DESTINATION; again, to go on.
 
     SOURCE is a folder of train/ and val/ classes, or of classes with --val, or of
@@ -41,7 +43,17 @@ def prepare(source, destination, val, seed, resize, beam, as_json):
         def show(them, total):
             return bar.track(them, total, description="writing")
 
-        written = pictures.prepare(source, destination, val, seed, resize, beam, show)
+        written = pictures.prepare(
+            source,
+            destination,
+            val,
+            seed,
+            resize,
+            beam,
+            show,
+            upright=upright,
+            background=background,
+        )
     facts = {"path": str(destination), "classes": len(written.class_names)}
     for name in ("train", "val"):
         split = getattr(written, name)
@@ -119,6 +131,16 @@ def _validate_tables(report):
             ("gone since the last look", report["gone"]["count"]),
         ],
     )
+    if report["turned"]:
+        yield (
+            f"{report['turned']:,} pictures are turned by their EXIF, which training "
+            "and evaluation ignore; `keras-resnet prepare --upright` turns them"
+        )
+    if report["alpha"]:
+        yield (
+            f"{report['alpha']:,} pictures have alpha, which is dropped; `keras-resnet "
+            "prepare --background white` shows them over white"
+        )
     for entry in report["bad"][:_LISTED]:
         yield plain(f"{entry['where']}: {entry['reason']}")
     if len(report["bad"]) > _LISTED:

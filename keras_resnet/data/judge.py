@@ -9,7 +9,6 @@ this process, and its parent goes on.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import select
@@ -61,12 +60,15 @@ def _leave_with_parent(pipe):
 def _looker():
     """request -> answer."""
     import tensorflow as tf
+    from PIL import Image
 
     from keras_resnet.data.bad import first_sentence
     from keras_resnet.data.decode import decode_image, sniff
     from keras_resnet.data.source import preflight_problem
     from keras_resnet.data.split import read_record
+    from keras_resnet.data.upright import read_header
 
+    Image.MAX_IMAGE_PIXELS = None  # Pillow reads headers alone here
     string, number = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
     decode = tf.function(decode_image, input_signature=[string])
     fetch = tf.function(read_record, input_signature=[string, number])
@@ -115,7 +117,7 @@ def _looker():
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
             "format": sniff(data[:12]),
-            **_header(data),
+            **read_header(data),
         }
         try:
             facts["height"], facts["width"], _ = map(int, decode(data).shape)
@@ -145,24 +147,6 @@ def _values(example, kinds):
             count = len(getattr(example[key], given).value)
             problem = f"{key} is a {given} of {count}, must be one in an {kind}"
     return values, problem
-
-
-def _header(data):
-    """Mode and EXIF orientation as Pillow reads them, None where it cannot."""
-    from PIL import Image
-
-    Image.MAX_IMAGE_PIXELS = None  # nothing is decoded here
-    try:
-        formats = ["JPEG", "PNG", "GIF", "BMP", "WEBP"]
-        with Image.open(io.BytesIO(data), formats=formats) as image:
-            exif = Image.Exif()
-            # not image.getexif, which decodes a PNG to look behind its pixels
-            exif.load(image.info.get("exif", b""))
-            turn = exif.get(0x0112)
-            known = isinstance(turn, int) and 1 <= turn <= 8
-            return {"mode": image.mode, "exif": turn if known else None}
-    except Exception:  # of as many classes as there are ways to be damaged
-        return {"mode": None, "exif": None}
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from keras_resnet.data.source import (
     open_source,
 )
 from keras_resnet.data.split import DataError
+from keras_resnet.data.upright import parse_colour
 from keras_resnet.files import aside, sync
 from keras_resnet.files import lock as take_lock
 
@@ -49,12 +50,16 @@ def prepare(
     beam: str | None = None,
     progress: Callable[[Iterable, int], Iterable] = lambda pictures, total: pictures,
     shard_bytes: int = 128 * 2**20,
+    upright: bool = False,
+    background: str = "",
 ) -> Source:
     """Writes pictures as shards of TFRecords, in an order that mixes the classes.
 
-    Files keep their bytes and arrays become PNG, unless `resize` shrinks them. Work
-    goes on in `.NAME.partial` beside the destination, which takes its name when it is
-    whole; the same call again skips the shards that are there. All cores work.
+    Files keep their bytes and arrays become PNG, unless `resize` shrinks them, or
+    `upright` or `background` changes them: those become PNG, which is exact, and large
+    for photographs that are not resized. Work goes on in `.NAME.partial` beside the
+    destination, which takes its name when it is whole; the same call again skips the
+    shards that are there. All cores work.
 
     Args:
         source: what `open_source` takes; with `val`, a folder of classes.
@@ -70,6 +75,9 @@ def prepare(
             need this package, and source and destination under the same paths.
         progress: (pictures, their number) -> the same pictures, as a progress bar does.
         shard_bytes: about so many in a shard.
+        upright: turns and mirrors pictures as their EXIF orientation says.
+        background: a colour, as "white" or "#ffffff", over which pictures with alpha
+            are composited; "": alpha is dropped when they are read.
 
     Raises:
         DataError: a bad source or picture, by its name; or `destination` exists, or
@@ -80,10 +88,12 @@ def prepare(
     for name, value in (("seed", seed), ("resize", resize)):
         if value < 0:
             raise DataError(f"{name}={value}: must be 0 or more")
+    if background:
+        parse_colour(background)
     pipeline = None if beam is None else _open_pipeline(beam)
     source = _hold_out(source, val, seed) if val else open_source(source)
     _check_good(source)
-    plan = make_plan(source, seed, resize, shard_bytes)
+    plan = make_plan(source, seed, resize, shard_bytes, upright, background)
     with _partial_folder(destination, plan) as folder:
         if pipeline:
             _write_on_beam(pipeline, folder, plan)

@@ -36,6 +36,7 @@ class Seen(NamedTuple):
     text: str | None = None  # of the class
     synset: str | None = None
     reason: str | None = None  # why it cannot be used
+    alpha: bool | None = None
 
     def facts(self) -> dict:
         """What the manifest says of a file."""
@@ -61,12 +62,14 @@ def summarise(study: Study) -> dict:
 
     Returns:
         path; splits: {split: {"pictures", "bad"}}; classes: {name: {split: good
-        pictures}}; formats, modes, exif: {what: good pictures}; sizes: of height, width
-        and short_side the min, median and max in pixels, and mean_bytes; misnamed:
-        files whose ending is another format's; duplicates: in "within" the good
-        pictures of a split that it holds already, and in "across" those contents that
-        both splits hold, by their bytes; gone: files that an older manifest lists; bad:
-        [{"split", "number", "where", "reason"}, ...]. Counts with "first" list a few.
+        pictures}}; formats, modes, exif: {what: good pictures}; turned: good pictures
+        of an EXIF orientation from 2 to 8; alpha: those that have alpha; sizes: of
+        height, width and short_side the min, median and max in pixels, and mean_bytes;
+        misnamed: files whose ending is another format's; duplicates: in "within" the
+        good pictures of a split that it holds already, and in "across" those contents
+        that both splits hold, by their bytes; gone: files that an older manifest lists;
+        bad: [{"split", "number", "where", "reason"}, ...]. Counts with "first" list a
+        few.
     """
     bad, good = [], []
     classes = {name: dict.fromkeys(study.splits, 0) for name in study.class_names}
@@ -109,6 +112,8 @@ def summarise(study: Study) -> dict:
         "formats": count("format"),
         "modes": count("mode"),
         "exif": count("exif"),
+        "turned": sum((one.exif or 1) > 1 for *_, one in good),
+        "alpha": sum(bool(one.alpha) for *_, one in good),
         "sizes": describe_sizes(
             [[one.height, one.width, one.bytes] for *_, one in good]
         ),

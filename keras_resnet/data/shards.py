@@ -23,6 +23,7 @@ from keras_resnet.data.decode import MAX_PIXELS, check_size, decode_image, pictu
 from keras_resnet.data.records import encode_example, index_records
 from keras_resnet.data.source import Source, map_files
 from keras_resnet.data.split import Arrays, DataError, Files, Split, hash_facts
+from keras_resnet.data.upright import amend
 from keras_resnet.files import sync
 
 FORMAT = 1  # of what is written: work that another one left is begun afresh
@@ -48,11 +49,20 @@ class Plan:
     class_names: tuple[str, ...]
     splits: dict[str, Split]
     resize: int
+    upright: bool
+    background: str
     shards: tuple[Shard, ...]
     identity: str
 
 
-def make_plan(source: Source, seed: int, resize: int, shard_bytes: int) -> Plan:
+def make_plan(
+    source: Source,
+    seed: int,
+    resize: int,
+    shard_bytes: int,
+    upright: bool = False,
+    background: str = "",
+) -> Plan:
     """Deals the pictures of each split to shards of about so many bytes."""
     shards = []
     for name, split in source.splits.items():
@@ -70,8 +80,18 @@ def make_plan(source: Source, seed: int, resize: int, shard_bytes: int) -> Plan:
             stamp = hash_facts([stats[i] for i in numbers] if one_each else stats)
             shards.append(Shard(file, name, numbers, stamp))
     files = [shard.file for shard in shards]
-    identity = hash_facts([FORMAT, source.fingerprint, seed, resize, files])
-    return Plan(source.class_names, source.splits, resize, tuple(shards), identity)
+    facts = [FORMAT, source.fingerprint, seed, resize, files]
+    if upright or background:
+        facts += [upright, background]
+    return Plan(
+        class_names=source.class_names,
+        splits=source.splits,
+        resize=resize,
+        upright=upright,
+        background=background,
+        shards=tuple(shards),
+        identity=hash_facts(facts),
+    )
 
 
 def _stat_files(split):
@@ -90,11 +110,11 @@ def stored_pictures(plan: Plan, shards: Sequence[Shard]) -> Iterator[tuple]:
     """
     for name, group in itertools.groupby(shards, lambda shard: shard.split):
         numbers = np.concatenate([shard.numbers for shard in group])
-        yield from _store(plan.splits[name], numbers, plan.resize)
+        store = _storing(plan.resize, plan.upright, plan.background)
+        yield from _store(plan.splits[name], numbers, store)
 
 
-def _store(split, numbers, resize):
-    store = _storing(resize)
+def _store(split, numbers, store):
     pictures = (
         split.take(numbers)
         .ordered()
@@ -114,13 +134,15 @@ def _store(split, numbers, resize):
 
 
 @functools.cache  # a graph of it takes a second to make
-def _storing(resize):
+def _storing(resize, upright, background):
     """picture -> (what is stored of it, height, width), as graph operations."""
 
     @tf.function(autograph=False)
     def store(picture):
         is_file = picture.dtype == tf.string
         data = picture if is_file else tf.io.encode_png(picture)
+        if upright or background:
+            data = amend(data, upright, background)
         if resize:
             data = _shrink(data, resize)
         height, width = picture_size(data)

@@ -21,9 +21,8 @@ from keras_resnet.data.split import Arrays, DataError, Files, Split, hash_facts
 
 MANIFEST = "dataset.json"
 _SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation")}
-_AT_ONCE = (
-    256  # files of a task: to hand over a single one takes longer than to open it
-)
+# files of a task: to hand over a single one takes longer than to open it
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,8 +241,8 @@ class _Listed(NamedTuple):
 
 def _read_entry(entry: dict):
     """What opening needs of an object in a manifest."""
-    if entry.keys() >= set(_Listed._fields):
-        return _Listed(*(entry[name] for name in _Listed._fields))
+    if "label" in entry:
+        return _Listed(entry["file"], entry["bytes"], entry["label"])
     return entry
 
 
