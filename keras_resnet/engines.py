@@ -13,6 +13,7 @@ from keras_resnet import formats, runtimes
 from keras_resnet.info import parse
 from keras_resnet.model import ModelError, ModelInfo
 from keras_resnet.variants import RUN_MODEL, DescriptionError, open_model
+from keras_resnet.versions import version_folders
 
 DESCRIPTION = "model.json"  # beside an exported model; a SavedModel's is in assets/
 FORMATS = {"savedmodel": ("float32", "bfloat16"), **formats.FORMATS}
@@ -193,10 +194,7 @@ def open_any(name):
 
 def versions(folder) -> list[int]:
     """The version numbers in a model folder, rising."""
-    folder = Path(folder)
-    entries = folder.iterdir() if folder.is_dir() else ()
-    names = [entry.name for entry in entries]
-    return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+    return list(version_folders(folder))
 
 
 def _locate(path):
@@ -210,8 +208,8 @@ def _locate(path):
 
 def _newest(folder):
     """The folder itself where it holds a model, or its newest version."""
-    numbers = versions(folder)
-    return folder if _has_model(folder) or not numbers else folder / str(numbers[-1])
+    names = [*version_folders(folder).values()]
+    return folder if _has_model(folder) or not names else folder / names[-1]
 
 
 def _has_model(folder):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import tensorflow as tf
 
 from keras_resnet import files, formats, onednn, tf_serving
 from keras_resnet.backend import keras
@@ -31,11 +34,13 @@ from keras_resnet.model import (
     rebuild,
 )
 from keras_resnet.signatures import TOP_K, write_saved_model
+from keras_resnet.versions import LAST, version_folders
 
 __all__ = ["fold_batch_norm", "save", "versions"]
 
 LABELS = "labels.txt"
-_PARTIAL = ".export."  # and more: the folder of an export that is not whole yet
+_PARTIAL = ".export."  # and eight letters: the folder of an export that is not whole
+_LINES = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # that end a line
 
 
 def save(
@@ -63,9 +68,10 @@ def save(
     folded. An "onnx", "openvino" or "litert" file takes images and gives probabilities
     under the same names. What is written is run by its own runtime on real pictures,
     and refused if it answers otherwise than the model in float32. labels.txt has the
-    class names and model.json what `engines.open_engine` wants, in a SavedModel in
-    assets/. Beside the versions of SavedModels come models.config, batching.config and
-    README.md for TensorFlow Serving, where there are none.
+    class names, one a line, a line break within one as \\n, and model.json what
+    `engines.open_engine` wants, in a SavedModel in assets/. Beside the versions of
+    SavedModels come models.config, batching.config and README.md for TensorFlow
+    Serving, where there are none.
 
     Args:
         model: of this package, with its top and normalisation, trained in any policy.
@@ -82,7 +88,9 @@ def save(
         ModelError: a model without classifier or normalisation in its graph, or one
             changed since it was built, as by `quantize` or `enable_lora`; a Keras
             backend that is not TensorFlow; a format or precision that there is not, or
-            a package that it needs; or answers that are off.
+            a package that it needs; pictures of other channels or size than RGB and the
+            protocol's; a folder that has the last of all versions; a disk that is full
+            or fails; or answers that are off.
         DataError: a picture to compare on that cannot be read.
     """
     _check(model, format, precision, warm_up)
@@ -94,7 +102,7 @@ def save(
     images = formats.photographs(model.info.protocol, pictures)
     folder = Path(folder)
     _check_versions(folder, format)
-    with _partial(folder) as partial:
+    with _disk_errors(folder), _partial(folder) as partial:
         version = partial / "version"
         beside = _write(model, version, format, precision)
         with open_engine(version) as engine:
@@ -121,11 +129,16 @@ def _write(model, version, format, precision) -> Path:
         formats.write(fold_batch_norm(model), version, format, precision)
         beside = version
     beside.mkdir(exist_ok=True)
-    labels = "".join(f"{name}\n" for name in class_names(model))
+    names = [_LINES.sub(_escaped, name) for name in class_names(model)]
+    labels = "".join(f"{name}\n" for name in names)
     (beside / LABELS).write_text(labels, encoding="utf8", errors="surrogateescape")
     said = describe(model, format, precision)
     (beside / DESCRIPTION).write_text(json.dumps(said, indent=1))
     return beside
+
+
+def _escaped(found):
+    return found[0].encode("unicode_escape").decode()
 
 
 def _write_for_serving(model, folder, version, images, warm_up, say):
@@ -147,6 +160,19 @@ def _write_for_serving(model, folder, version, images, warm_up, say):
 
 
 @contextlib.contextmanager
+def _disk_errors(folder) -> Iterator[None]:
+    """What a disk says, in one line: TensorFlow has errors of its own for that."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        if isinstance(error, tf.errors.OpError):
+            reason = formats.brief(error)
+        else:
+            reason = error.strerror or f"{error}"
+        raise ModelError(f"{folder}: cannot be written: {reason}") from error
+
+
+@contextlib.contextmanager
 def _partial(folder) -> Iterator[Path]:
     """A hidden folder in `folder`, gone afterwards; one export at a time."""
     import fcntl  # not on Windows, where the rest of the package works
@@ -157,7 +183,7 @@ def _partial(folder) -> Iterator[Path]:
     try:
         # `_publish` is safe without it too
         if files.lock(handle, fcntl.LOCK_EX):
-            for killed in folder.glob(f"{_PARTIAL}*"):
+            for killed in filter(_is_ours, folder.iterdir()):
                 shutil.rmtree(killed)
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder))
         yield partial
@@ -168,12 +194,29 @@ def _partial(folder) -> Iterator[Path]:
         os.close(handle)
 
 
+def _is_ours(path) -> bool:
+    """Whether a path is what a killed export left: of its name, and nothing else in it.
+
+    Anybody may keep hidden folders beside the versions.
+    """
+    if path.is_symlink() or not path.is_dir():
+        return False
+    # as tempfile.mkdtemp names it
+    is_named = re.fullmatch(re.escape(_PARTIAL) + "[a-z0-9_]{8}", path.name)
+    return bool(is_named) and {it.name for it in path.iterdir()} <= {"version"}
+
+
 def _publish(version, folder) -> Path:
     """Gives a whole version the next number, at once: a server polls the folder."""
     for path in [*version.rglob("*"), version]:
         files.sync(path)
+    number = 0
     while True:
-        target = folder / str(max(versions(folder), default=0) + 1)
+        # beyond a file of that name too, which is no version
+        number = max(number, *versions(folder), 0) + 1
+        if number > LAST:
+            raise _has_no_more(folder)
+        target = folder / str(number)
         try:
             os.rename(version, target)
         except OSError:
@@ -185,13 +228,22 @@ def _publish(version, folder) -> Path:
 
 def _check_versions(folder, format):
     """A server that polls a folder takes its newest version for a SavedModel."""
-    for number in versions(folder):
+    for number, name in version_folders(folder).items():
+        if number == LAST:
+            raise _has_no_more(folder)
         for other, file in FILES.items():
-            if other != format and (folder / str(number) / file).is_file():
+            if other != format and (folder / name / file).is_file():
                 raise ModelError(
                     f"{folder}: version {number} is of format={other!r}; must be "
                     f"another folder for {format!r}"
                 )
+
+
+def _has_no_more(folder):
+    return ModelError(
+        f"{folder}: has version {LAST}, the last that there can be; give another "
+        "folder, or give that version another number"
+    )
 
 
 def _check(model, format, precision, warm_up):
@@ -200,6 +252,7 @@ def _check(model, format, precision, warm_up):
             f"backend={keras.backend.backend()!r}: models are exported on the "
             "TensorFlow backend; set KERAS_BACKEND=tensorflow"
         )
+    _check_pictures(model)
     if not model.info.include_top or not model.info.include_preprocessing:
         raise ModelError(
             f"{model.name}: built with include_top={model.info.include_top}, "
@@ -214,3 +267,24 @@ def _check(model, format, precision, warm_up):
             "warm_up=True: needs the package tensorflow-serving-api; run `pip install "
             "keras-resnet-d[serving]`"
         )
+
+
+def _check_pictures(model):
+    """Every signature takes RGB of the size that the protocol names."""
+    side, (height, width, channels) = model.info.protocol.size, model.input_shape[1:]
+    if channels != 3:
+        raise ModelError(
+            f"{model.name}: takes pictures of {channels} channels, but an export takes "
+            "RGB; create and train it with 3, as which grey files are read too"
+        )
+    if {height, width} <= {None, side}:
+        return
+    remedy = "create it without input_shape"
+    if height == width:
+        remedy = (
+            f"set its info to info.replace(protocol=Protocol({height})), or {remedy}"
+        )
+    raise ModelError(
+        f"{model.name}: takes pictures of {height}x{width} pixels only, but its "
+        f"protocol has size={side}; {remedy}"
+    )

@@ -45,6 +45,8 @@ class SavedModel:
         signatures: {name: {"inputs": {key: (dtype, shape)}, "outputs": the same}}. A
             dtype is NumPy's name or "string"; a shape has None for a size that may
             vary, and is None where even the rank may.
+        metadata: {name: (method, inputs, outputs)} of these and of the loader's own;
+            the inputs and outputs are {key: (tensor, dtype, shape)}.
 
     Raises:
         SavedModelError: in TensorFlow's words, or that its library is not there.
@@ -65,7 +67,7 @@ class SavedModel:
             # the first fields of TF_Buffer
             address, size = (ctypes.c_size_t * 2).from_address(meta_graph)
             data = memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
-            self._tensors = _signature_defs(data)
+            self.metadata, self._tensors = _metadata(data), _signature_defs(data)
         finally:
             lib.TF_DeleteBuffer(meta_graph)
             lib.TF_DeleteSessionOptions(options)
@@ -78,7 +80,7 @@ class SavedModel:
             for name, sides in self._tensors.items()
         }
 
-    def run(self, signature, /, **inputs):
+    def run(self, signature, seconds=None, /, **inputs):
         """Runs a signature, as one request to a server does.
 
         A dtype is never converted. A shape is not looked at, as a server does not: the
@@ -86,6 +88,8 @@ class SavedModel:
 
         Args:
             signature: one of `signatures`.
+            seconds: after which the run is ended: no operation of it begins any more,
+                and when those that have begun are through this raises. None: never.
             inputs: an array for each key of its inputs; a string is an array of dtype
                 object, or a list, of bytes.
 
@@ -112,18 +116,31 @@ class SavedModel:
         feeds = (_Output * n_in)(*(self._output(*info) for info in sources.values()))
         fetches = (_Output * n_out)(*(self._output(*info) for info in results.values()))
         given, made = (ctypes.c_void_p * n_in)(), (ctypes.c_void_p * n_out)()
+        options = _run_options(lib, seconds)
         try:
             for index, (array, info) in enumerate(zip(arrays, sources.values())):
                 given[index] = _tensor(lib, array, _CODES[info[1]])
             with _status(lib) as status:
                 lib.TF_SessionRun(
-                    *(self._session, None, feeds, given, n_in, fetches, made, n_out),
+                    *(self._session, options, feeds, given, n_in),
+                    *(fetches, made, n_out),
                     *(None, 0, None, status),
                 )
             return {key: _array(lib, tensor, key) for key, tensor in zip(results, made)}
         finally:
             for tensor in filter(None, [*given, *made]):
                 lib.TF_DeleteTensor(tensor)
+            if options:
+                lib.TF_DeleteBuffer(options)
+
+    def end(self):
+        """Ends all that runs, as `seconds` would, and refuses any run to come.
+
+        The memory stays taken until `close`.
+        """
+        if self._close.alive:
+            with _status(self._lib) as status:
+                self._lib.TF_CloseSession(self._session, status)
 
     def close(self):
         """Frees the session, graph and variables; again, it does nothing."""
@@ -260,7 +277,8 @@ _PROTOTYPES = """
 TF_AllocateTensor p ipiz; TF_CloseSession v pp; TF_DeleteBuffer v p; TF_DeleteGraph v p;
 TF_DeleteSession v pp; TF_DeleteSessionOptions v p; TF_DeleteStatus v p;
 TF_DeleteTensor v p; TF_Dim l pi; TF_GetCode i p; TF_GraphOperationByName p ps;
-TF_LoadSessionFromSavedModel p ppspippp; TF_Message s p; TF_NewBuffer p; TF_NewGraph p;
+TF_LoadSessionFromSavedModel p ppspippp; TF_Message s p; TF_NewBuffer p;
+TF_NewBufferFromString p sz; TF_NewGraph p;
 TF_NewSessionOptions p; TF_NewStatus p; TF_NewTensor p ipipzpp; TF_NumDims i p;
 TF_SessionRun v ppppippipipp; TF_StringCopy v psz; TF_StringDealloc v p;
 TF_StringGetDataPointer p p; TF_StringGetSize z p; TF_StringInit v p;
@@ -300,6 +318,17 @@ def _status(lib):
             raise SavedModelError(lib.TF_Message(status).decode(errors="replace"))
     finally:
         lib.TF_DeleteStatus(status)
+
+
+def _run_options(lib, seconds):
+    """A buffer of RunOptions with timeout_in_ms, its field 2; None for no limit."""
+    if seconds is None:
+        return None
+    left, message = max(1, round(1000 * seconds)), b"\x10"  # 0 would be no limit
+    while left > 0x7F:
+        message, left = message + bytes([left & 0x7F | 0x80]), left >> 7
+    message += bytes([left])
+    return lib.TF_NewBufferFromString(message, len(message))
 
 
 def _free(lib, session, graph):
@@ -392,12 +421,23 @@ def _map(message, field):
 def _signature_defs(meta_graph):
     """{signature: (inputs, outputs)}, each {key: (tensor, dtype, shape)}."""
     return {
-        name: tuple(
-            {key: _tensor_info(value) for key, value in _map(signature, side).items()}
-            for side in (1, 2)
+        name: tuple(sides)
+        for name, (_, *sides) in _metadata(meta_graph).items()
+        if not name.startswith("__saved_model_")  # the loader's own
+    }
+
+
+def _metadata(meta_graph):
+    """{signature: (method, inputs, outputs)}, of the loader's own too."""
+    return {
+        name: (
+            str(dict(_fields(signature)).get(3, b""), "utf8"),
+            *(
+                {key: _tensor_info(it) for key, it in _map(signature, side).items()}
+                for side in (1, 2)
+            ),
         )
         for name, signature in _map(meta_graph, 5).items()
-        if not name.startswith("__saved_model_")  # the loader's own
     }
 
 

@@ -1,5 +1,6 @@
 """An export is whole, checked and numbered, or it is not there."""
 
+import errno
 import json
 import os
 import random
@@ -214,6 +215,46 @@ def test_model_without_classifier_or_normalisation_is_not_served(missing, tmp_pa
     assert not (tmp_path / "served").exists()
 
 
+TINY = {"width": 8, "depths": (1, 1, 1, 1), "zero_gamma": False, "classes": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"input_shape": (None, None, 1), "include_preprocessing": False},
+            "of 1 channels, but an export takes RGB; create and train it with 3",
+        ),
+        (
+            {"input_shape": (64, 64, 3)},
+            r"of 64x64 pixels only, but its protocol has size=224; set its info to .*"
+            r"Protocol\(64\)\), or create it without input_shape",
+        ),
+        (
+            {"input_shape": (64, 224, 3)},
+            "of 64x224 pixels only, .* size=224; create it without input_shape",
+        ),
+    ],
+)
+def test_model_of_other_pictures_is_told_what_to_give(options, words, tmp_path):
+    model = keras_resnet.create("resnet18d", **TINY, **options)
+    with pytest.raises(ModelError, match=words):
+        export.save(model, tmp_path / "served")
+    assert not (tmp_path / "served").exists()
+
+
+def test_model_of_a_fixed_size_is_exported_where_its_protocol_names_that(tmp_path):
+    model = keras_resnet.create("resnet18d", **TINY, input_shape=(64, 64, 3))
+    protocol = keras_resnet.Protocol(64)
+    # as the message of the test above says; and names that no file of lines can hold
+    names = ("a\nb", "c\r\u2028", "d")
+    model.info = model.info.replace(protocol=protocol, class_names=names)
+    exported = export.save(model, tmp_path)
+    labels = (exported / "assets" / "labels.txt").read_text("utf8")
+    assert labels.splitlines() == ["a\\nb", "c\\r\\u2028", "d"]
+    assert read_description(exported).info.class_names == names
+
+
 def test_other_backends_are_told(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ModelError, match=r"backend='jax': .* KERAS_BACKEND=tens"):
@@ -223,6 +264,64 @@ def test_other_backends_are_told(trained, tmp_path, monkeypatch):
 def test_folder_holds_one_format(trained, exported):
     with pytest.raises(ModelError, match="version 1 is of format='savedmodel'; must"):
         export.save(trained[1], exported.parent, "onnx")
+
+
+def test_last_version_has_no_next(trained, tmp_path):
+    (tmp_path / str(2**63)).mkdir()  # that TensorFlow Serving does not read
+    (tmp_path / "1").touch()  # and no folder
+    (tmp_path / "0000").mkdir()
+    assert export.save(trained[1], tmp_path).name == "2"
+    last = tmp_path / f"00{2**63 - 1}"
+    last.mkdir()
+    before = names(tmp_path)
+    with pytest.raises(ModelError, match=f"has version {2**63 - 1}, the last"):
+        export.save(trained[1], tmp_path)
+    assert names(tmp_path) == before
+
+
+def test_disk_that_is_full_is_one_line_and_leaves_nothing(
+    trained, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "labels.txt")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "_write_for_serving", fail)
+        with pytest.raises(ModelError, match="served: cannot be written: No space"):
+            export.save(trained[1], tmp_path / "served")
+    # a limit on the sizes of files stands for the disk: TensorFlow's writing fails
+    program = (
+        "import resource, sys; from keras_resnet import cli\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "sys.argv[0] = 'keras-resnet'; cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "export", trained[0], tmp_path / "served"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert done.returncode == 1
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"keras-resnet: {tmp_path / 'served'}: cannot be written: ")
+    assert "Traceback" not in done.stderr
+    assert names(tmp_path / "served") <= BESIDE
+
+
+def test_hidden_folders_of_others_stay(trained, tmp_path):
+    kept = [".export.mine", ".exports", ".export.abcdefgh", ".export.ABCDEFGH/version"]
+    for name in kept:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").touch()
+    (tmp_path / ".export.12345678").touch()
+    (tmp_path / ".export.abcd_234").symlink_to(tmp_path / ".exports")
+    (tmp_path / ".export.killed_1" / "version" / "assets").mkdir(parents=True)
+    (tmp_path / ".export.killed_2").mkdir()
+    before = names(tmp_path)
+    export.save(trained[1], tmp_path, warm_up=False)
+    left = {".export.killed_1", ".export.killed_2"}
+    assert names(tmp_path) == before - left | {"1"} | BESIDE
+    assert all((tmp_path / name / "file").is_file() for name in kept)
 
 
 def test_version_taken_meanwhile_is_left_alone(trained, tmp_path, monkeypatch):
@@ -260,18 +359,45 @@ while True:
 """
 
 
-def killed_after(run, folder, seconds):
-    """Exports for ever; SIGKILL so long after the first was done."""
-    process = subprocess.Popen(
+def kill_while_writing(run, folder, share):
+    """Exports for ever; SIGKILL in the midst of an export after the first.
+
+    Args:
+        share: of the time that the first export took to write, after which it comes.
+    """
+    with subprocess.Popen(
         [sys.executable, "-c", EXPORTS, run, folder],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    )
-    assert process.stdout.readline()
-    time.sleep(seconds)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    ) as process:
+        left = {*folder.glob(".export.*")}  # of those that were killed before
+        try:
+            start = wait_for_partial(folder, left)
+            assert process.stdout.readline()
+            seconds = share * (time.monotonic() - start)
+            while True:
+                wait_for_partial(folder, left)
+                time.sleep(seconds)
+                process.send_signal(signal.SIGSTOP)
+                if is_partial(folder, left):  # and it can be published no more
+                    return
+                process.send_signal(signal.SIGCONT)
+        finally:
+            process.kill()
+
+
+def wait_for_partial(folder, left):
+    """When an export has begun to write, of time.monotonic."""
+    deadline = time.monotonic() + 300
+    while not is_partial(folder, left):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return time.monotonic()
+
+
+def is_partial(folder, left):
+    return any(it.parent not in left for it in folder.glob(".export.*/version"))
 
 
 def assert_all_whole(folder):
@@ -289,14 +415,12 @@ def assert_all_whole(folder):
 )
 def test_killed_export_leaves_no_number_that_is_not_whole(kills, trained, tmp_path):
     draw = random.Random(kills)
-    left = 0
     for _ in range(kills):
-        killed_after(trained[0], tmp_path, draw.uniform(0, 2))
-        left += sum(name.startswith(".export.") for name in names(tmp_path))
+        kill_while_writing(trained[0], tmp_path, draw.uniform(0, 0.9))
+        assert any(name.startswith(".export.") for name in names(tmp_path))
         assert_all_whole(tmp_path)
         for number in export.versions(tmp_path)[:-1]:
             shutil.rmtree(tmp_path / str(number))
-    assert left  # some were killed halfway
     export.save(trained[1], tmp_path)
     assert not [name for name in names(tmp_path) if name.startswith(".")]
 

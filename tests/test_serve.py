@@ -4,6 +4,7 @@ import asyncio
 import base64
 import concurrent.futures
 import contextlib
+import functools
 import http.client
 import io
 import itertools
@@ -21,22 +22,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from keras_resnet import export, serve
+from keras_resnet import engines, export, serve
 from keras_resnet.model import rebuild
 from keras_resnet.savedmodel import SavedModel, SavedModelError
 from keras_resnet.serve import ServeError, Settings, answers, header, requests
 from keras_resnet.serve.admission import Admission
 from keras_resnet.serve.batching import RUNNERS, Batcher
+from keras_resnet.serve.connections import Connection
+from keras_resnet.serve.gate import Gate
 from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.requests import RequestError
 from keras_resnet.serve.versions import Versions
 
 COMMAND = Path(sys.executable).with_name("keras-resnet")
-PREDICT = "/v1/models/colours:predict"
+PREDICT, METRICS = "/v1/models/colours:predict", "/metrics"
+INIT = "__saved_model_init_op"
 FAST = {"name": "colours", "poll": 0.05}
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
@@ -158,7 +164,21 @@ def test_metadata_names_each_tensor(shared, served):
     spec = {"name": "colours", "signature_name": "", "version": "1"}
     assert content["model_spec"] == spec
     signatures = content["metadata"]["signature_def"]["signature_def"]
-    assert signatures.keys() == served.signatures.keys()
+    assert signatures.keys() == served.signatures.keys() | {INIT}
+    assert signatures[INIT] == {
+        "inputs": {},
+        "outputs": {
+            INIT: {
+                "dtype": "DT_INVALID",
+                "tensor_shape": {"dim": [], "unknown_rank": True},
+                "name": "NoOp",
+            }
+        },
+        "method_name": "",
+        "defaults": {},
+    }
+    method = signatures["serving_default"]["method_name"]
+    assert method == "tensorflow/serving/predict"
     images = signatures["serving_default"]["inputs"]["images"]
     assert images["dtype"] == "DT_FLOAT"
     sizes = [dim["size"] for dim in images["tensor_shape"]["dim"]]
@@ -222,6 +242,10 @@ def test_bytes_by_rows_and_by_columns_are_those_of_the_model(shared, served):
             outputs["probabilities"], expected["probabilities"], atol=1e-5
         )
     assert outputs["top_classes"][0][0] == "red"
+    for data in (data + bytes(n) for data in pictures[:1] for n in range(3)):
+        bare = base64.b64encode(data).decode().rstrip("=")  # no padding
+        row = {"signature_name": "serving_bytes", "instances": [{"b64": bare}]}
+        assert strict(ask(shared, row))["predictions"][0]["ok"]
 
 
 def test_bad_pictures_are_rows_that_are_not_ok(shared, served):
@@ -302,7 +326,8 @@ def test_bad_pixels_are_a_400_that_says_what_must_be(row, words, shared):
     ("row", "words"),
     [
         ({"b64": "!"}, "not base64"),
-        ({"b64": "AAA"}, "not base64"),
+        ({"b64": "AAAAA"}, "not base64"),
+        ({"b64": "AA="}, "not base64"),
         ({"b64": 1}, 'must have image_bytes, and has "b64"'),
         (1, 'holds 1: must be {"b64": "..."} or a string'),
         (None, "holds null"),
@@ -344,10 +369,14 @@ def test_lists_deeper_than_the_input_are_a_400(depth, shared):
         ("GET", "/v1/models/colours/versions/7", 404, "version 7"),
         ("GET", "/v1/models/colours/versions/7/metadata", 404, "1 is served"),
         ("POST", "/v1/models/colours/versions/7:predict", 404, "version 7"),
-        ("POST", "/v1/models/colours:classify", 404, ":predict"),
-        ("GET", "/v1/models/colours/labels/stable", 404, "no such path"),
-        ("GET", "/v1/models/colours/versions/x", 404, "no such path"),
-        ("GET", "/v1/", 404, "no such path"),
+        ("POST", "/v1/models/colours:classify", 400, ":predict"),
+        ("GET", "/v1/models/colours/labels/stable", 400, "no such path"),
+        ("GET", "/v1/models/colours/versions/x", 400, "no such path"),
+        ("GET", "/v1/models/colours/versions/1/", 400, "no such path"),
+        ("GET", f"/v1/models/colours/versions/{2**63}", 400, f"at most {2**63 - 1}"),
+        ("GET", f"/v1/models/colours/versions/{2**63 - 1}", 404, "could not find"),
+        ("GET", f"/v1/models/colours/versions/{'1' * 5000}", 400, "no such path"),
+        ("GET", "/v1/", 400, "no such path"),
         ("GET", "/nothing", 404, "Not Found"),
         ("GET", PREDICT, 405, "Method Not Allowed"),
         ("PUT", PREDICT, 405, "Method Not Allowed"),
@@ -371,6 +400,31 @@ def test_too_many_rows_or_bytes_are_a_413(shared):
     chunks = itertools.repeat(b" " * 100_000, 100)
     assert_refused(shared.post(PREDICT, content=chunks), 413, "at most 4000000 bytes")
     assert_refused(ask(shared, b" " * 4_000_000), 400, "not JSON")
+
+
+@pytest.mark.parametrize("name", ["x", "\u00e9", "%01"])
+def test_error_repeats_at_most_a_kilobyte_of_the_request(name, shared):
+    long = name * 5000
+    for response in (
+        shared.get(f"/v1/models/{long}"),
+        ask(shared, {"instances": [{f"{long}{n}": 1 for n in range(99)}]}),
+        ask(shared, {"signature_name": long, "instances": [1]}),
+        ask(shared, {"instances": [long]}),
+    ):
+        assert 400 <= response.status_code < 500
+        assert len(strict(response)["error"].encode()) <= 1000
+
+
+def test_pixels_of_a_request_are_bounded_by_the_headers_alone(place):
+    limits = {"max_pixels": 10_000, "max_request_pixels": 15_000}
+    with serving(place, Settings(**FAST, **limits)) as client:
+        good, large = picture(size=(100, 60)), picture(size=(120, 90))
+        # what is not decoded does not count
+        response = ask_bytes(client, good, large, good, b"none")
+        oks = [row["ok"] for row in strict(response)["predictions"]]
+        assert oks == [True, False, True, False]
+        response = ask_bytes(client, good, good, good)
+        assert_refused(response, 413, "18000 pixels: must be at most 15000 a request")
 
 
 class Trickle:
@@ -494,6 +548,20 @@ def test_large_request_is_run_in_several_batches():
     [result] = run_all(model, [range(10)])
     np.testing.assert_array_equal(result["y"], np.arange(10) + 1)
     assert sorted(model.ran) == [2, 4, 4]
+
+
+def test_batch_has_no_more_pixels_than_it_may():
+    async def main():
+        model = FakeModel()
+        with concurrent.futures.ThreadPoolExecutor(RUNNERS) as executor:
+            slots = asyncio.Semaphore(RUNNERS)
+            batcher = Batcher(model, 9, 0.05, executor, slots, max_pixels=100)
+            x, each = np.zeros(2, np.float32), np.array([10, 35])
+            calls = [batcher.run("add", {"x": x}, 2, each) for _ in range(5)]
+            await asyncio.wait_for(asyncio.gather(*calls), 10)
+        return model.ran
+
+    assert sorted(asyncio.run(main())) == [2, 4, 4]
 
 
 def test_only_the_culprit_of_a_batch_gets_its_error():
@@ -698,11 +766,27 @@ def test_newest_loadable_version_is_served_and_a_bad_one_tried_once(tmp_path):
     for number in (2, 9):
         write(tmp_path, number)
     write(tmp_path, 10, "bad")
-    for name in ("x", "-1", "011", "\u00b2", "1.5"):
+    for name in ("x", "-1", "\u00b2", "\u0661", "1.5", str(2**63)):
         (tmp_path / name).mkdir()
     (tmp_path / "77").write_text("no folder")
     loads = watching(tmp_path, story)
     assert loads.closed == ["9", "10", "9"]
+
+
+def test_zeros_may_come_before_a_version(tmp_path):
+    async def story(versions, loads):
+        assert versions.current.number == 123
+        assert loads.tried == ["00000123"]
+        write(tmp_path, "124")
+        write(tmp_path, "0124")  # as in TensorFlow Serving, the last by its name
+        await versions.poll()
+        assert versions.current.number == 124
+        assert loads.tried == ["00000123", "124"]
+
+    write(tmp_path, "00000123")
+    write(tmp_path, "9")
+    watching(tmp_path, story)
+    assert engines.versions(tmp_path) == [9, 123, 124]
 
 
 def test_old_version_is_closed_when_its_last_request_has_ended(tmp_path):
@@ -761,6 +845,18 @@ def test_pixels_are_read_from_the_header_alone(size, options):
     counted = [header.pixels(data[:end]) for end in range(len(data))]
     assert set(counted) <= {None, size[0] * size[1]}
     assert counted[11] is None
+
+
+def test_jpeg_of_endless_scans_is_no_picture(shared):
+    file = io.BytesIO()
+    Image.new("RGB", (40, 36)).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert header.pixels(data[:-2] + last * 20 + data[-2:]) == 40 * 36
+    endless = data[:-2] + last * 99 + data[-2:]
+    assert header.pixels(endless) is None
+    rows = strict(ask_bytes(shared, endless, data))["predictions"]
+    assert [row["ok"] for row in rows] == [False, True]
 
 
 def test_header_that_never_ends_costs_little():
@@ -902,7 +998,10 @@ def test_missing_extra_is_named(place, monkeypatch):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("max_rows", 0), ("poll", -1), ("wait_ms", float("inf")), ("name", "a:b")],
+    [
+        *(("max_rows", 0), ("poll", -1), ("wait_ms", float("inf")), ("name", "a:b")),
+        *(("max_connections", 0), ("idle_seconds", -1), ("max_pixels", float("nan"))),
+    ],
 )
 def test_settings_out_of_range_are_named(field, value):
     with pytest.raises(ServeError, match=f"{field}="):
@@ -992,7 +1091,7 @@ def test_clients_that_break_off_do_not_wedge_the_server(place):
         host, port = address.split(":")
         for _ in range(20):  # goes away in the middle of its body
             with socket.create_connection((host, int(port))) as client:
-                head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\n"
+                head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\n"
                 client.sendall(f"{head}Content-Length: 900000\r\n\r\n{{".encode())
         for _ in range(20):  # or with the answer under way
             with socket.create_connection((host, int(port))) as client:
@@ -1016,6 +1115,287 @@ def test_clients_that_break_off_do_not_wedge_the_server(place):
         server.send_signal(signal.SIGINT)
         assert server.wait(30) == 0
         assert server.stderr.read() == ""
+
+
+LIMITED = """
+import json, sys
+from keras_resnet import serve
+settings = serve.Settings("colours", **json.loads(sys.argv[2]))
+if sys.argv[3:]:  # a model that answers its warm-up, and nothing else
+    import time
+    from keras_resnet.serve import server, versions
+    class Model:
+        x = {"x": ("float32", (None,))}
+        signatures = {"add": {"inputs": x, "outputs": x}}
+        def __init__(self, path): self.ran = False
+        def run(self, *_, **inputs):
+            while self.ran: time.sleep(1)
+            self.ran = True
+        def end(self): pass
+    Versions = versions.Versions
+    server.Versions = lambda *arguments: Versions(*arguments, Model)
+def announce(url, version): print(url.removeprefix("http://"), flush=True)
+serve.run(sys.argv[1], settings, "127.0.0.1", 0, announce)
+"""
+
+
+@contextlib.contextmanager
+def limited(folder, *options, **limits):
+    """(the process, its address) of a server with such Settings."""
+    words = [sys.executable, "-c", LIMITED, folder, json.dumps(limits), *options]
+    with subprocess.Popen(
+        list(map(str, words)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    ) as server:
+        try:
+            yield server, server.stdout.readline().strip()
+        finally:
+            server.kill()
+
+
+def laborious():
+    """A request of 100 KB that takes a minute and more to answer."""
+    file = io.BytesIO()
+    Image.new("1", (2000, 2000)).save(file, "PNG")
+    rows = [b64(file.getvalue())] * 150
+    return json.dumps({"signature_name": "serving_bytes", "instances": rows}).encode()
+
+
+def test_work_that_takes_too_long_is_ended_and_so_is_the_server(place):
+    limits = {"max_request_pixels": 10**9, "answer_seconds": 2, "idle_seconds": 2}
+    limits |= {"drain_seconds": 5, "max_connections": 20}
+    with limited(place, **limits) as (server, address), contextlib.ExitStack() as stack:
+        where = tuple(address.split(":"))
+        silent = [
+            stack.enter_context(socket.create_connection(where)) for _ in range(50)
+        ]
+        assert b"available" in get(address, "/health")
+        wait_for(lambda: all(is_closed(client) for client in silent))
+        status, content = post(address, laborious())
+        assert (status, json.loads(content).keys()) == (504, {"error"})
+        # its place is free for others
+        body = {"signature_name": "serving_bytes", "instances": [b64(picture())]}
+        wait_for(lambda: post(address, json.dumps(body).encode())[0] == 200)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+
+
+def test_stop_is_not_delayed_by_what_is_in_flight(place):
+    limits = {"max_request_pixels": 10**9, "answer_seconds": 600, "drain_seconds": 5}
+    with (
+        limited(place, **limits) as (server, address),
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        answer = pool.submit(post, address, laborious())
+        wait_for(
+            lambda: b"\nkeras_resnet_batch_rows_count 0.0" not in get(address, METRICS)
+        )
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0  # and not when all is decoded, a minute later
+        status, content = answer.result()
+        assert (status, json.loads(content).keys()) == (503, {"error"})
+        assert "the server was stopped" in json.loads(content)["error"]
+        assert "Traceback" not in server.stderr.read()
+
+
+def test_stop_is_not_delayed_by_what_never_ends(tmp_path):
+    (tmp_path / "1").mkdir()
+    with (
+        limited(tmp_path, "stuck", drain_seconds=4) as (server, address),
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        body = json.dumps({"signature_name": "add", "inputs": [1.0]}).encode()
+        answer = pool.submit(post, address, body)
+        wait_for(
+            lambda: b"\nkeras_resnet_batch_rows_count 0.0" not in get(address, METRICS)
+        )
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+        assert answer.result()[0] == 503
+        assert server.stderr.read().splitlines()[-1] == "what ran did not end in time"
+
+
+def is_closed(client):
+    client.settimeout(0)
+    with contextlib.suppress(BlockingIOError):
+        try:
+            return client.recv(4096) == b""
+        except ConnectionError:
+            return True
+    return False
+
+
+# connections
+
+
+@contextlib.contextmanager
+def listening(app, **limits):
+    """(a function that connects, uvicorn) of an ASGI application in a thread."""
+    settings = Settings("m", **limits)
+    config = uvicorn.Config(
+        app,
+        http=functools.partial(Connection, settings),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+    )
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        server, clients = uvicorn.Server(config), contextlib.ExitStack()
+        thread = threading.Thread(target=server.run, args=([place],))
+        thread.start()
+
+        def connect(data=b""):
+            client = socket.create_connection(place.getsockname(), timeout=30)
+            clients.enter_context(client).sendall(data)
+            return client
+
+        try:
+            wait_for(lambda: server.started)
+            with clients:
+                yield connect, server
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HELLO = PlainTextResponse("hello")
+
+
+def assert_says_hello(client):
+    answer = b""
+    while not answer.endswith(b"\r\n\r\nhello"):
+        part = client.recv(4096)
+        assert part, answer
+        answer += part
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_connection_without_a_request_is_closed_also_if_bytes_drip_in():
+    begun = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n"
+    with listening(HELLO, idle_seconds=0.5) as (connect, server):
+        silent, answered = connect(), connect(GET)
+        half, body = connect(begun), connect(begun + b"\r\n")
+        assert_says_hello(answered)
+        assert_says_hello(body)  # nobody waits for the rest of it
+
+        def drip():
+            for client in (half, body):
+                with contextlib.suppress(ConnectionError):
+                    client.sendall(b"x")
+            return all(map(is_closed, (silent, answered, half, body)))
+
+        wait_for(drip)
+        wait_for(lambda: not server.server_state.connections)
+
+
+def test_request_under_way_is_waited_for_and_its_connection_kept():
+    async def slow(scope, receive, send):
+        await asyncio.sleep(1)
+        await HELLO(scope, receive, send)
+
+    with listening(slow, idle_seconds=0.6) as (connect, _):
+        client = connect()
+        for _ in range(2):
+            client.sendall(GET)
+            assert_says_hello(client)
+
+
+def test_client_that_takes_no_answer_is_closed():
+    large = PlainTextResponse("x" * 50_000_000)
+    with listening(large, idle_seconds=0.5) as (connect, server):
+        client = connect(GET)
+        wait_for(lambda: server.server_state.connections)
+        wait_for(lambda: not server.server_state.connections)
+        wait_for(lambda: not server.server_state.tasks)
+        client = connect(GET)  # and one that takes it has all of it
+        taken = 0
+        while taken < 50_000_000:
+            taken += len(client.recv(2**20))
+
+
+def test_one_connection_too_many_takes_the_place_of_the_longest_idle():
+    started, go_on = threading.Semaphore(0), threading.Event()
+
+    async def busy(scope, receive, send):
+        if scope["path"] == "/busy":
+            started.release()
+            await asyncio.to_thread(go_on.wait, 30)
+        await HELLO(scope, receive, send)
+
+    with listening(busy, max_connections=3) as (connect, _):
+        first, second = connect(GET), connect(GET)
+        assert_says_hello(first)
+        assert_says_hello(second)
+        busy_ones = [connect(GET.replace(b"/ ", b"/busy ", 1))]
+        assert started.acquire(timeout=30)
+        third = connect(GET)
+        assert_says_hello(third)
+        wait_for(lambda: is_closed(first))
+        assert not is_closed(second)
+        for _ in range(2):
+            busy_ones.append(connect(GET.replace(b"/ ", b"/busy ", 1)))
+            assert started.acquire(timeout=30)
+        refused = connect(GET)
+        content = b"".join(iter(lambda: refused.recv(4096), b""))
+        assert content.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"too many connections" in content
+        go_on.set()
+        for client in busy_ones:
+            assert_says_hello(client)
+
+
+def test_what_is_no_http_is_told_so_in_json():
+    with listening(HELLO) as (connect, _):
+        client = connect(b"nonsense\r\n\r\n")
+        content = b"".join(iter(lambda: client.recv(4096), b""))
+    head, _, body = content.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert json.loads(body).keys() == {"error"}
+
+
+def test_request_of_two_lengths_is_refused_and_its_connection_closed():
+    two = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n"
+    two += b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    with listening(Gate(HELLO, None)) as (connect, _):
+        client = connect(two + GET)
+        content = b"".join(iter(lambda: client.recv(4096), b""))
+    assert content.startswith(b"HTTP/1.1 400")
+    assert content.count(b"HTTP/1.1") == 1  # no second answer
+    assert b"not both" in content
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((host, 200) for host in ("localhost", "LOCALHOST.:8501", "127.0.0.1:8501")),
+        *((host, 200) for host in ("[::1]:8501", "10.1.2.3", "gpu.example:80")),
+        *((host, 403) for host in ("evil.example", "localhost.evil.example:8501")),
+        *((host, 403) for host in ("127.0.0.1.evil.example", "[x", "evil@:1", "")),
+        ("x" * 5000, 403),
+    ],
+)
+def test_host_that_is_not_ours_is_refused(host, status):
+    client = TestClient(Gate(HELLO, ["localhost", "GPU.example."]))
+    response = client.get("/", headers={"Host": host})
+    assert response.status_code == status
+    if status == 403:
+        assert_refused(response, 403, "no such Host", "--allow-host")
+
+
+def test_command_answers_for_its_own_names_and_those_it_is_given(place):
+    with process(place, "--allow-host", "cats.example") as (_, address):
+        for host, status in (
+            *((address, 200), ("cats.example", 200), ("dogs.example", 403)),
+        ):
+            connection = http.client.HTTPConnection(address, timeout=30)
+            connection.request("GET", "/health", headers={"Host": host})
+            assert connection.getresponse().status == status
+            connection.close()
 
 
 def post(address, body):

@@ -49,7 +49,21 @@ def _limit(name, kind, text):
 )
 @_limit("--max-rows", click.IntRange(1), "Of a request.")
 @_limit("--max-pixels", click.IntRange(1), "Of a picture, by its header.")
+@_limit("--max-request-pixels", click.IntRange(1), "Of all pictures of a request.")
 @_limit("--max-queue", click.IntRange(1), "Requests at a time; more get a 503.")
+@_limit("--max-connections", click.IntRange(1), "At a time; the most idle one goes.")
+@_limit(
+    "--answer-seconds",
+    click.FloatRange(0, min_open=True),
+    "To compute an answer; then a 504.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="That requests may be for, beside localhost, HOST and addresses; repeatable.",
+)
 @click.option("--here", is_flag=True, help="Do not look for TensorFlow Serving.")
 @json_option
 def serve(folder, name, host, port, max_body, here, as_json, **limits):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from keras_resnet.serve.production import command
 from keras_resnet.serve.settings import ServeError, Settings
-from keras_resnet.serve.versions import version_numbers
+from keras_resnet.versions import version_folders
 
 __all__ = ["ServeError", "Settings", "asgi", "check_folder", "command", "run"]
 
@@ -52,7 +52,7 @@ def check_folder(folder):
         raise ServeError(f"{folder}: no such folder")
     if (folder / "saved_model.pb").exists():
         raise ServeError(f"{folder}: is one version; give {folder.resolve().parent}")
-    if not version_numbers(folder):
+    if not version_folders(folder):
         raise ServeError(
             f"{folder}: has no version, as {folder}/1; `keras-resnet export` writes one"
         )

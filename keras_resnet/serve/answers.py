@@ -53,20 +53,20 @@ def _text(key, item):
     return item.decode(errors="replace")
 
 
-def metadata(name, version, tensors):
+def metadata(name, version, signatures):
     """The answer to .../metadata.
 
     Args:
-        tensors: {signature: (inputs, outputs)}, each {key: (tensor, dtype, shape)}.
+        signatures: as `SavedModel.metadata` has them.
     """
     signatures = {
         signature: {
             "inputs": {key: _tensor(*info) for key, info in inputs.items()},
             "outputs": {key: _tensor(*info) for key, info in outputs.items()},
-            "method_name": "tensorflow/serving/predict",
+            "method_name": method,
             "defaults": {},
         }
-        for signature, (inputs, outputs) in tensors.items()
+        for signature, (method, inputs, outputs) in signatures.items()
     }
     return {
         "model_spec": {"name": name, "signature_name": "", "version": str(version)},

@@ -5,10 +5,12 @@ import importlib.resources
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from keras_resnet.serve.admission import Admission
+from keras_resnet.serve.gate import Gate
 from keras_resnet.serve.metrics import CONTENT_TYPE, Metrics
 from keras_resnet.serve.requests import RequestError
 from keras_resnet.serve.rest import Rest
@@ -25,11 +27,15 @@ _PAGE_HEADERS = {
 }
 
 
-def create(folder, settings, metrics=None, versions=None):
+def create(folder, settings, metrics=None, versions=None, names=None):
     """The application that serves the newest version in `folder`.
 
     While its lifespan runs it looks for versions; `versions` are given by one who has
-    looked before, and then need `metrics`.
+    looked before, and then need `metrics`. Its `state.end()` refuses what is under way,
+    ends what runs for it, and refuses what still comes.
+
+    Args:
+        names: of hosts, as Gate wants them.
     """
     metrics = metrics or Metrics()
     versions = versions or Versions(folder, settings, metrics)
@@ -44,6 +50,10 @@ def create(folder, settings, metrics=None, versions=None):
         finally:
             await versions.stop()
             rest.close()
+
+    def end():
+        rest.end()
+        versions.end()
 
     async def start_page(request):
         return HTMLResponse(page.read_text("utf8"), headers=_PAGE_HEADERS)
@@ -62,7 +72,7 @@ def create(folder, settings, metrics=None, versions=None):
     async def counters(request):
         return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
-    return Starlette(
+    application = Starlette(
         routes=[
             Route("/", start_page),
             Route("/health", health),
@@ -76,7 +86,10 @@ def create(folder, settings, metrics=None, versions=None):
             Exception: _own_error,
         },
         lifespan=lifespan,
+        middleware=[Middleware(Gate, names=names)],
     )
+    application.state.end = end
+    return application
 
 
 async def _http_error(request, error):

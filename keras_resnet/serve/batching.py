@@ -3,6 +3,8 @@
 import asyncio
 import collections
 import contextlib
+import math
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +12,16 @@ import numpy as np
 from keras_resnet.savedmodel import SavedModelError
 
 RUNNERS = 2  # batches at a time: one decodes pictures while the other convolves
+_GRACE = 0.1  # seconds
 
 
 @dataclass
 class _Job:
     inputs: dict
     rows: int
-    deadline: float  # until when others may join it, of the loop's clock
+    pixels: int  # to be decoded
+    until: float  # when its caller waits no longer, of time.monotonic
+    joined_by: float  # until when others may join it, of the loop's clock
     result: asyncio.Future
 
 
@@ -26,6 +31,7 @@ class Batcher:
     Args:
         model: has `signatures` and `run` as a SavedModel has.
         max_rows: of a batch; a larger request is run in several.
+        max_pixels: of the pictures that are joined in a batch.
         wait: seconds that a request may wait for others.
         executor: of threads that run batches, RUNNERS at a time.
         slots: a semaphore of as many, shared by all that use the executor.
@@ -33,20 +39,32 @@ class Batcher:
     """
 
     def __init__(
-        self, model, max_rows, wait, executor, slots, observe=lambda rows: None
+        self,
+        model,
+        max_rows,
+        wait,
+        executor,
+        slots,
+        observe=lambda rows: None,
+        max_pixels=math.inf,
     ):
         self._max_rows = max_rows
         self._lanes = {
             name: _Lane(
-                lambda inputs, name=name: model.run(name, **inputs),
+                lambda inputs, until, name=name: _run(model, name, inputs, until),
                 max_rows if _is_by_rows(signature) else 0,
-                *(wait, executor, slots, observe),
+                *(max_pixels, wait, executor, slots, observe),
             )
             for name, signature in model.signatures.items()
         }
 
-    async def run(self, signature, inputs, rows):
+    async def run(self, signature, inputs, rows, pixels=None, until=math.inf):
         """{key: array} of the outputs for these inputs, alone or joined with others.
+
+        Args:
+            pixels: that each row's pictures have, [rows]; None: there are none.
+            until: when the caller waits no longer, of time.monotonic; what runs for
+                nobody any more is ended.
 
         Raises:
             SavedModelError: the model refuses these inputs. Those of other requests in
@@ -54,6 +72,7 @@ class Batcher:
         """
         lane = self._lanes[signature]
         step = self._max_rows if lane.joins else rows
+        pixels = np.zeros(rows, np.int64) if pixels is None else pixels
         pieces = [
             {key: array[start : start + step] for key, array in inputs.items()}
             for start in range(0, rows, step)
@@ -61,7 +80,10 @@ class Batcher:
         # a caller who is cancelled cancels what still waits
         results = await asyncio.gather(
             *(
-                lane.add(piece, min(step, rows - step * n))
+                lane.add(
+                    *(piece, min(step, rows - step * n)),
+                    *(int(pixels[step * n : step * (n + 1)].sum()), until),
+                )
                 for n, piece in enumerate(pieces)
             )
         )
@@ -76,6 +98,16 @@ class Batcher:
                 await asyncio.wait([*lane.tasks])
 
 
+def _run(model, name, inputs, until):
+    if until == math.inf:
+        return model.run(name, **inputs)
+    # a little later than the callers, who say themselves that it took too long
+    seconds = until + _GRACE - time.monotonic()
+    if seconds <= _GRACE:
+        raise SavedModelError(f"{name}: nobody waits for it any more")
+    return model.run(name, seconds, **inputs)
+
+
 def _is_by_rows(signature):
     """Whether a row of the inputs is a row of the outputs, as far as it says."""
     infos = [*signature["inputs"].values(), *signature["outputs"].values()]
@@ -85,19 +117,20 @@ def _is_by_rows(signature):
 class _Lane:
     """The requests of one signature, in the order that they came."""
 
-    def __init__(self, run, max_rows, wait, executor, slots, observe):
+    def __init__(self, run, max_rows, max_pixels, wait, executor, slots, observe):
         self.joins = max_rows > 0
         self.tasks = set()
-        self._run, self._max_rows = run, max_rows
+        self._run, self._max_rows, self._max_pixels = run, max_rows, max_pixels
         self._wait = wait if self.joins else 0
         self._executor, self._slots, self._observe = executor, slots, observe
         self._jobs: collections.deque[_Job] = collections.deque()
         self._full, self._collecting = asyncio.Event(), False
 
-    def add(self, inputs, rows):
+    def add(self, inputs, rows, pixels, until):
         """A future of the outputs."""
         loop = asyncio.get_running_loop()
-        job = _Job(inputs, rows, loop.time() + self._wait, loop.create_future())
+        joined_by, result = loop.time() + self._wait, loop.create_future()
+        job = _Job(inputs, rows, pixels, until, joined_by, result)
         self._jobs.append(job)
         if sum(job.rows for job in self._jobs) >= self._max_rows:
             self._full.set()
@@ -115,7 +148,7 @@ class _Lane:
         try:
             while self._jobs:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(self._jobs[0].deadline):
+                    async with asyncio.timeout_at(self._jobs[0].joined_by):
                         await self._full.wait()
                 await self._slots.acquire()
                 # after a slot is free, not before: more may have come meanwhile
@@ -129,12 +162,15 @@ class _Lane:
 
     def _take(self):
         batch: list[_Job] = []
-        rows = 0
-        while self._jobs and (not batch or rows + self._jobs[0].rows <= self._max_rows):
-            job = self._jobs.popleft()
+        rows = pixels = 0
+        while self._jobs:
+            job = self._jobs[0]
             if not job.result.done():  # or its caller has gone
+                rows, pixels = rows + job.rows, pixels + job.pixels
+                if batch and (rows > self._max_rows or pixels > self._max_pixels):
+                    break
                 batch.append(job)
-                rows += job.rows
+            self._jobs.popleft()
         if sum(job.rows for job in self._jobs) < self._max_rows:
             self._full.clear()
         return batch
@@ -143,10 +179,11 @@ class _Lane:
         self._observe(sum(job.rows for job in batch))
         inputs = [job.inputs for job in batch]
         sizes = [job.rows for job in batch]
+        until = max(job.until for job in batch)
         loop = asyncio.get_running_loop()
         try:
             results = await loop.run_in_executor(
-                self._executor, run_joined, self._run, inputs, sizes
+                self._executor, run_joined, self._run, inputs, sizes, until
             )
         except Exception as error:  # of the executor; run_joined returns the model's
             results = [error] * len(batch)
@@ -161,10 +198,13 @@ class _Lane:
                 job.result.set_result(result)
 
 
-def run_joined(run, requests, sizes):
+def run_joined(run, requests, sizes, until):
     """[the outputs, or the error, of each request] from one run of all of them.
 
     If that fails, each is run by itself: only the culprit gets the error.
+
+    Args:
+        run: a function of inputs and `until`.
     """
     if len(requests) > 1:
         with contextlib.suppress(Exception):
@@ -172,13 +212,13 @@ def run_joined(run, requests, sizes):
                 key: np.concatenate([request[key] for request in requests])
                 for key in requests[0]
             }
-            return _split(run(joined), sizes)
-    return [_alone(run, request) for request in requests]
+            return _split(run(joined, until), sizes)
+    return [_alone(run, request, until) for request in requests]
 
 
-def _alone(run, request):
+def _alone(run, request, until):
     try:
-        return run(request)
+        return run(request, until)
     except Exception as error:
         return error
 

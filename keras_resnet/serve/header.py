@@ -8,18 +8,21 @@ _MARKER = re.compile(rb"\xff([^\xff\x00])")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0, SOF1, ...
 _BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _MARKERS = 4096  # that may precede the frame; cameras write a dozen
+_SCAN = b"\xff\xda"
+_SCANS = 64  # each goes over the whole picture, and may take 42 bytes; ten are usual
 
 
 def pixels(data):
     """Width times height of a file's bytes; None if it is no JPEG or PNG, or is cut.
 
-    Nothing is decoded, so a bomb costs no more than any file.
+    Nothing is decoded, so a bomb costs no more than any file. None too for a JPEG whose
+    pixels are gone over more often than any camera or program asks for.
     """
     if data.startswith(_PNG):
         if len(data) < 24:
             return None
         return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
-    if not data.startswith(b"\xff\xd8\xff"):
+    if not data.startswith(b"\xff\xd8\xff") or data.count(_SCAN) > _SCANS:
         return None
     place = 2
     for _ in range(_MARKERS):

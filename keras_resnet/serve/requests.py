@@ -14,6 +14,7 @@ from typing import NoReturn
 import numpy as np
 
 DEFAULT_SIGNATURE = "serving_default"
+_LONGEST = 1000  # bytes of an error, which may repeat what was asked
 _DEEPEST = 32  # dimensions
 _LEAVES: dict[str, tuple[set[type], str]] = {
     "b": ({bool}, "true or false"),
@@ -23,11 +24,19 @@ _LEAVES |= {"i": ({int}, "a whole number"), "u": ({int}, "a whole number")}
 
 
 class RequestError(Exception):
-    """A request that is refused: an HTTP status, and why."""
+    """A request that is refused: an HTTP status, and why, in at most 1000 bytes."""
 
     def __init__(self, status, message):
-        super().__init__(message)
+        super().__init__(brief(message))
         self.status = status
+
+
+def brief(message):
+    """The start of a message that may repeat a request of any length."""
+    data = message.encode(errors="backslashreplace")
+    if len(data) <= _LONGEST:
+        return data.decode()
+    return f"{data[: _LONGEST - 3].decode(errors='ignore')}..."
 
 
 @dataclass
@@ -185,8 +194,11 @@ def _bytes(key, item):
             _refuse(f"{key} holds a string that is no Unicode; bytes must be base64")
     if not isinstance(item, dict) or not _is_b64(item):
         _refuse(f'{key} holds {_short(item)}: must be {{"b64": "..."}} or a string')
+    text = "".join(item["b64"].split())
+    if "=" not in text:  # nor does TensorFlow Serving ask for it
+        text += "=" * (-len(text) % 4)
     try:
-        return base64.b64decode("".join(item["b64"].split()), validate=True)
+        return base64.b64decode(text, validate=True)
     except ValueError as error:
         _refuse(f"{key} holds b64 that is not base64: {error}")
 

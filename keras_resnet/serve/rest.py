@@ -5,6 +5,7 @@ import concurrent.futures
 import re
 import time
 
+import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
@@ -12,10 +13,11 @@ from starlette.responses import JSONResponse, Response
 from keras_resnet.savedmodel import SavedModelError
 from keras_resnet.serve import answers, header, requests
 from keras_resnet.serve.requests import RequestError
+from keras_resnet.versions import LAST
 
 PICTURES = "image_bytes"  # the input that holds JPEG and PNG files
 _PATH = re.compile(
-    r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>[0-9]{1,19}))?"
+    r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>[0-9]{1,4000}))?"
     r"(?P<verb>/metadata|:[a-z]+)?"
 )
 _CLOSED = 499  # nginx's code of a client that went away
@@ -29,16 +31,25 @@ class Rest:
         self._metrics, self._admission = metrics, admission
         # one: JSON holds Python's lock anyway, and lists of numbers take much memory
         self._codec = concurrent.futures.ThreadPoolExecutor(1, "json")
+        self._limits: set[asyncio.Timeout] = set()  # of the requests under way
+        self._is_ending = False
 
     def close(self):
         self._codec.shutdown()
+
+    def end(self):
+        """Answers all that is under way, and what still comes, with a 503."""
+        self._is_ending = True
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(0)
 
     async def answer(self, request):
         """The response to a request for a path under /v1."""
         found = _PATH.fullmatch(request.scope["path"])
         if not found:
             raise RequestError(
-                404,
+                400,
                 "no such path: see /v1/models/NAME[/versions/N][:predict|/metadata]",
             )
         if found["name"] != self._settings.name:
@@ -46,18 +57,20 @@ class Rest:
             raise RequestError(404, f"no model {found['name']!r}: this is {wanted!r}")
         verb = found["verb"] or ""
         if verb not in ("", "/metadata", ":predict"):
-            raise RequestError(404, f"{verb} is not served: use :predict")
+            raise RequestError(400, f"{verb} is not served: use :predict")
         allowed = ("POST",) if verb == ":predict" else ("GET", "HEAD")
         if request.method not in allowed:
             raise HTTPException(405, headers={"Allow": ", ".join(allowed)})
         number = int(found["version"]) if found["version"] else None
+        if number is not None and number > LAST:
+            raise RequestError(400, f"version {number}: must be at most {LAST}")
         if verb == ":predict":
             return await self._predict(request, number)
         if verb == "/metadata":
             version = self._version(number)
             return JSONResponse(
                 answers.metadata(
-                    self._settings.name, version.number, version.model._tensors
+                    self._settings.name, version.number, version.model.metadata
                 )
             )
         return self._status(number)
@@ -88,8 +101,7 @@ class Rest:
         code = 500
         try:
             with self._version(number).use() as version:
-                async with self._admission.body(request) as body:
-                    content = await self._run(version, body, seen)
+                content = await self._answer(request, version, seen)
             code = 200
             headers = {"X-Model-Version": str(version.number)}
             return Response(content, code, headers, media_type="application/json")
@@ -104,13 +116,37 @@ class Rest:
             self._metrics.requests.labels(seen["signature"], code).inc()
             self._metrics.seconds.labels(seen["signature"]).observe(seconds)
 
-    async def _run(self, version, body, seen):
+    async def _answer(self, request, version, seen):
+        seconds = self._settings.answer_seconds
+        limit = asyncio.timeout(0 if self._is_ending else None)
+        self._limits.add(limit)
+        try:
+            async with limit, self._admission.body(request) as body:
+                limit.reschedule(asyncio.get_running_loop().time() + seconds)
+                until = time.monotonic() + seconds
+                return await self._run(version, body, seen, until)
+        except TimeoutError:
+            if self._is_ending:
+                message = "the server was stopped: ask again, or another"
+                raise RequestError(503, message) from None
+            message = f"no answer within {seconds:g} s: ask for less at a time"
+            raise RequestError(504, message) from None
+        finally:
+            self._limits.discard(limit)
+
+    async def _run(self, version, body, seen, until):
         loop = asyncio.get_running_loop()
-        call = await loop.run_in_executor(self._codec, self._read, version, body)
+        call, pixels = await loop.run_in_executor(
+            self._codec, self._read, version, body
+        )
         seen["signature"] = call.signature
         try:
-            outputs = await version.batcher.run(call.signature, call.inputs, call.rows)
+            outputs = await version.batcher.run(
+                call.signature, call.inputs, call.rows, pixels, until
+            )
         except SavedModelError as error:
+            if self._is_ending or time.monotonic() > until:
+                raise TimeoutError from error
             message = str(error).partition("\n")[0]  # the rest names nodes of the graph
             raise RequestError(400, f"{call.signature}: {message}") from error
         if "ok" in outputs and outputs["ok"].dtype == bool:
@@ -120,8 +156,10 @@ class Rest:
         )
 
     def _read(self, version, body):
+        """(the Call, the pixels of each row's pictures)."""
         most = self._settings
         call = requests.read(body, version.model.signatures, most.max_rows)
+        pixels = np.zeros(call.rows, np.int64)
         pictures = call.inputs.get(PICTURES)
         if pictures is not None and pictures.dtype == object:
             for index, data in enumerate(pictures.flat):
@@ -130,6 +168,14 @@ class Rest:
                 # what is too large from all: the graph says that the row is not ok
                 if size is None or size > most.max_pixels:
                     pictures.flat[index] = b""
+                else:
+                    pixels[index * call.rows // pictures.size] += size
                 if size is not None and size > most.max_pixels:
                     self._metrics.refused.labels("pixels").inc()
-        return call
+        if pixels.sum() > most.max_request_pixels:
+            raise RequestError(
+                413,
+                f"the pictures have {pixels.sum()} pixels: must be at most "
+                f"{most.max_request_pixels} a request",
+            )
+        return call, pixels

@@ -3,13 +3,19 @@
 import asyncio
 import contextlib
 import ctypes
+import dataclasses
+import functools
+import ipaddress
+import logging
 import os
 import signal
 import socket
+import threading
 
 import uvicorn
 
 from keras_resnet.serve.app import create
+from keras_resnet.serve.connections import Connection
 from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.production import ENVIRONMENT
 from keras_resnet.serve.settings import ServeError
@@ -18,6 +24,37 @@ from keras_resnet.serve.versions import Versions
 _ARENAS = 2  # of memory that the C library's threads share
 _M_ARENA_MAX = -8  # as malloc.h numbers it
 _TRIM_SECONDS = 5.0
+_FILES = 128  # that a server has open beside its connections, at most
+_REFUSED, _LEFT = 0.8, 0.9  # of drain_seconds; the rest is the interpreter's to end
+
+log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, that keeps its word about when it has stopped."""
+
+    def __init__(self, config, seconds, end):
+        super().__init__(config)
+        self._seconds, self._end = seconds, end
+
+    async def shutdown(self, sockets=None):
+        # what no library ends, as a decoder that never returns, ends with the process
+        last = threading.Timer(_LEFT * self._seconds, _leave)
+        last.daemon = True
+        last.start()
+        loop = asyncio.get_running_loop()
+        ending = loop.call_later(_REFUSED * self._seconds, self._end)
+        await super().shutdown(sockets)
+        ending.cancel()
+        if self.force_exit:  # by a second Ctrl-C; whatever runs, runs for nobody
+            self._end()
+        else:
+            last.cancel()
+
+
+def _leave():
+    log.error("what ran did not end in time")
+    os._exit(0)
 
 
 def run(folder, settings, host, port, announce):
@@ -33,6 +70,7 @@ def run(folder, settings, host, port, announce):
     listening = _listen(host, port)
     os.environ.update(ENVIRONMENT | os.environ)
     with listening:
+        settings = dataclasses.replace(settings, hosts=(host, *settings.hosts))
         asyncio.run(_serve(folder, settings, listening, announce))
 
 
@@ -51,17 +89,19 @@ def _listen(host, port):
 async def _serve(folder, settings, listening, announce):
     metrics = Metrics()
     versions = Versions(folder, settings, metrics)
-    app = create(folder, settings, metrics, versions)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            lifespan="on",
-            timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-        )
+    app = create(folder, settings, metrics, versions, _names(listening, settings))
+    config = uvicorn.Config(
+        app,
+        http=functools.partial(Connection, _within_limits(settings)),
+        ws="none",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        lifespan="on",
+        timeout_keep_alive=max(1, round(settings.idle_seconds)),
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
+    server = _Server(config, settings.drain_seconds, app.state.end)
     # before anything is loaded; and uvicorn, which raises them once more at its end,
     # then finds these and not Python's own, by which the process would die
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -100,3 +140,27 @@ def _reason(folder, versions):
 def _url(listening):
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _names(listening, settings):
+    """What a request to this socket may call its host, beside an address."""
+    host, names = listening.getsockname()[0], {"localhost", *settings.hosts}
+    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        names.add(socket.gethostname())
+    return names
+
+
+def _within_limits(settings):
+    """Settings of no more connections than this process may have files open."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # on Windows, which has no such limit
+        return settings
+    wanted = settings.max_connections + _FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        most = min(settings.max_connections, max(1, soft - _FILES))
+        return dataclasses.replace(settings, max_connections=most)
+    return settings

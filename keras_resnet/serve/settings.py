@@ -25,21 +25,25 @@ class Settings:
     max_body: int = 32 * 2**20  # bytes of a request
     max_rows: int = 256  # of a request
     max_pixels: int = 25_000_000  # of a picture, by its header
+    max_request_pixels: int = 100_000_000  # of a request's pictures, and of a batch's
     max_queue: int = 256  # requests that are read, wait or run; more get a 503
+    max_connections: int = 512
+    idle_seconds: float = 10.0  # that a connection may bring no request
     body_seconds: float = 30.0  # that a client may take to send a request
-    drain_seconds: float = 30.0  # for what is in flight when the server is stopped
+    answer_seconds: float = 30.0  # from then to the answer: TensorFlow Serving's
+    drain_seconds: float = 30.0  # to stop; 0.8 of it for what is in flight
+    hosts: tuple[str, ...] = ()  # that `run` answers for, beside its own; in Host
 
     def __post_init__(self):
         if not _NAME.fullmatch(self.name):
             raise ServeError(
                 f"name={self.name!r}: must have no / or : and not be empty"
             )
-        for field in ("max_batch", "max_body", "max_rows", "max_pixels", "max_queue"):
-            if getattr(self, field) < 1:
-                raise ServeError(f"{field}={getattr(self, field)}: must be at least 1")
-        for field in ("poll", "wait_ms", "body_seconds", "drain_seconds"):
-            if not 0 <= getattr(self, field) < float("inf"):
-                raise ServeError(f"{field}={getattr(self, field)}: must be in [0, inf)")
+        for field, value in vars(self).items():
+            if field.startswith("max_") and value < 1:
+                raise ServeError(f"{field}={value}: must be at least 1")
+            if isinstance(value, float | int) and not 0 <= value < float("inf"):
+                raise ServeError(f"{field}={value}: must be in [0, inf)")
 
     @property
     def max_bytes_held(self):

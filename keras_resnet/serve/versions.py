@@ -17,6 +17,7 @@ import numpy as np
 from keras_resnet.savedmodel import SavedModel, SavedModelError
 from keras_resnet.serve import answers
 from keras_resnet.serve.batching import RUNNERS, Batcher
+from keras_resnet.versions import version_folders
 
 log = logging.getLogger(__name__)
 _REMEMBERED = 16  # versions that have ended
@@ -36,6 +37,7 @@ class Version:
         self.number, self.model, self.batcher = number, model, batcher
         self._users, self._unused = 0, asyncio.Event()
         self._unused.set()
+        self._is_closing = False
 
     @contextlib.contextmanager
     def use(self):
@@ -49,11 +51,17 @@ class Version:
             if not self._users:
                 self._unused.set()
 
+    def end(self):
+        """Ends what runs; nothing is answered any more."""
+        if not self._is_closing:  # or the model could be freed meanwhile
+            self.model.end()
+
     async def close(self):
         """Frees the model once nobody uses it; nobody may begin to."""
         await self._unused.wait()
         # batches whose callers have gone run on: freeing under them would crash
         await self.batcher.drain()
+        self._is_closing = True
         await asyncio.to_thread(self.model.close)
 
 
@@ -68,6 +76,7 @@ class Versions:
         self.folder, self.current = Path(folder), None
         self._settings, self._metrics, self._load = settings, metrics, load
         self._states, self._failed = {}, {}
+        self._open: set[Version] = set()
         self._closing, self._watching = set(), None
         self._executor = concurrent.futures.ThreadPoolExecutor(RUNNERS, "batch")
         self._slots = asyncio.Semaphore(RUNNERS)
@@ -95,6 +104,11 @@ class Versions:
             await asyncio.wait([*self._closing])
         self._executor.shutdown()
 
+    def end(self):
+        """Ends what runs in the versions that are open; they answer nothing more."""
+        for version in self._open:
+            version.end()
+
     async def _watch(self):
         while True:
             await asyncio.sleep(self._settings.poll)
@@ -105,12 +119,12 @@ class Versions:
 
     async def poll(self):
         """Looks once."""
-        found = await asyncio.to_thread(version_numbers, self.folder)
-        self._forget(found)
+        found = await asyncio.to_thread(version_folders, self.folder)
+        self._forget(found.keys())
         for number in sorted(found, reverse=True):
             if self.current and self.current.number == number:
                 return
-            if await self._try(number):
+            if await self._try(number, self.folder / found[number]):
                 return
         self._show(None)  # whatever is loaded has no folder any more
 
@@ -122,8 +136,7 @@ class Versions:
         for number in sorted({*ended} - {*found})[:-_REMEMBERED]:
             del self._states[number]
 
-    async def _try(self, number):
-        path = self.folder / str(number)
+    async def _try(self, number, path):
         files = await asyncio.to_thread(_files, path)
         if self._failed.get(number) == files:
             return False
@@ -140,9 +153,12 @@ class Versions:
         batcher = Batcher(
             *(model, limits.max_batch, limits.wait_ms / 1000),
             *(self._executor, self._slots, self._metrics.batch_rows.observe),
+            limits.max_request_pixels,
         )
         self._failed.pop(number, None)
-        self._show(Version(number, model, batcher))
+        version = Version(number, model, batcher)
+        self._open.add(version)
+        self._show(version)
         return True
 
     def _show(self, version):
@@ -162,18 +178,9 @@ class Versions:
             await version.close()
         except SavedModelError as error:
             log.error("version %s does not close: %s", version.number, error)
+        self._open.discard(version)
         if self._states.get(version.number, ("",))[0] == "UNLOADING":
             self._states[version.number] = ("END", None)
-
-
-def version_numbers(folder):
-    """The set of numbers that name folders in `folder`; a missing one has none."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
-    except FileNotFoundError:
-        return set()
-    return {int(n) for n in names if n.isdecimal() and n == str(int(n))}
 
 
 def _files(path):

@@ -1,0 +1,67 @@
+"""Turns away requests that are meant for another server, or that can be read two ways.
+
+A page of a foreign site can have its own name resolved to this machine, and then read
+what a server here answers (DNS rebinding); what gives it away is the Host header. And a
+request with two lengths is one request to this server and maybe two to a proxy.
+"""
+
+import ipaddress
+import urllib.parse
+
+from starlette.responses import JSONResponse
+
+from keras_resnet.serve.requests import brief
+
+
+class Gate:
+    """An ASGI application before another.
+
+    Args:
+        app: the other.
+        names: of hosts, that requests may be for beside all IP addresses, of which no
+            site can make its name; None: any, since a server before this one knows.
+    """
+
+    def __init__(self, app, names):
+        self._app = app
+        self._names = None if names is None else {_plain(name) for name in names}
+
+    async def __call__(self, scope, receive, send):
+        app = self._app
+        if scope["type"] == "http":
+            app = self._refusal(scope["headers"]) or app
+        await app(scope, receive, send)
+
+    def _refusal(self, headers):
+        given = dict(headers)
+        closing = {"Connection": "close"}
+        if b"transfer-encoding" in given and b"content-length" in given:
+            message = "must have either Content-Length or Transfer-Encoding, not both"
+            return JSONResponse({"error": message}, 400, closing)
+        host = given.get(b"host")  # HTTP/1.0 has none; no browser speaks that
+        if self._names is None or host is None or self._is_ours(host.decode("latin1")):
+            return None
+        message = brief(
+            "this server answers for no such Host; start `keras-resnet serve` with "
+            f"--allow-host if it should: {host.decode('latin1')!r}"
+        )
+        return JSONResponse({"error": message}, 403, closing)
+
+    def _is_ours(self, host):
+        try:
+            name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return _is_address(name) or _plain(name) in self._names
+
+
+def _plain(name):
+    return name.lower().rstrip(".")
+
+
+def _is_address(name):
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
