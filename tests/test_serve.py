@@ -1148,7 +1148,6 @@ def limited(folder, *options, **limits):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     ) as server:
         try:
             yield server, server.stdout.readline().strip()
