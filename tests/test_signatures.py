@@ -115,13 +115,19 @@ def test_odd_pictures_of_files_are_answered_or_refused_by_their_format(served, n
 @pytest.mark.addons
 def test_bad_row_is_zeros_and_harms_no_other(served, net):
     good = [ODD["rgb"], hostile.encoded(hostile.scene(90, 61))]
-    alone = ask(served, good)
     bad = [b"", b"\xff\xd8\xff", *BAD.values(), hostile.bomb_png(20_000)]
     bad += [hostile.lying_jpeg(13_000), hostile.lying_jpeg(65_000)]
     answers = ask(served, [good[0], *bad, good[1]])
     assert answers["ok"].tolist() == [True, *[False] * len(bad), True]
+    # of as many rows: kernels may round a batch of another size otherwise
+    among_good = ask(served, [good[0], *good[:1] * len(bad), good[1]])
+    alone = ask(served, good)
     for key, value in answers.items():
-        np.testing.assert_array_equal(value[[0, -1]], alone[key], key)
+        np.testing.assert_array_equal(value[[0, -1]], among_good[key][[0, -1]], key)
+        if value.dtype == np.float32:
+            np.testing.assert_allclose(value[[0, -1]], alone[key], atol=1e-6)
+        else:
+            np.testing.assert_array_equal(value[[0, -1]], alone[key], key)
     refused = slice(1, -1)
     assert not answers["probabilities"][refused].any()
     assert not answers["top_probabilities"][refused].any()
