@@ -188,7 +188,7 @@ def map_files(function: Callable, *columns: Sequence) -> Iterator:
             yield from some
 
 
-def preflight_problem(file: str) -> str | None:
+def preflight_problem(file: str | os.PathLike) -> str | None:
     """Why a file cannot be a picture, judged by its first bytes."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would block

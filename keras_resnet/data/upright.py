@@ -44,7 +44,9 @@ def parse_colour(background: str) -> tuple[int, int, int]:
     from PIL import ImageColor
 
     try:
-        red, green, blue = ImageColor.getrgb(background)
+        red, green, blue, *alpha = ImageColor.getrgb(background)
+        if alpha:
+            raise ValueError("it is transparent")
     except ValueError as error:
         raise DataError(
             f"background={background!r}: must be an opaque colour, as white or #ffffff"

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from keras_resnet.complexity import variable_shapes
 from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, VARIANTS
@@ -151,7 +152,7 @@ def _from_hub(repository, revision=None):
 
 def _protocol(settings):
     """Of the config.json of a repository; its values are not checked yet."""
-    said = {}
+    said: Any = {}
     if settings is not None:
         with open(settings, "rb") as file:
             said = parse(file.read(MAX_TEXT + 1))
