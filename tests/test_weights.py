@@ -480,6 +480,17 @@ def test_damaged_download_is_not_kept(hub, tmp_path):
     assert not list(tmp_path.glob("keras/**/*.safetensors"))
 
 
+def test_download_that_breaks_off_is_not_kept(hub, monkeypatch):
+    def breaks_off(name, address, cache_dir, cache_subdir):
+        Path(cache_dir, cache_subdir, name).write_bytes(b"half")
+        raise OSError("broken off")
+
+    monkeypatch.setattr(keras.utils, "get_file", breaks_off)
+    with pytest.raises(WeightsError, match=r"ResNet50_vd.*cannot be fetched \(broken"):
+        locate("paddle_in1k", "resnet50d")
+    assert list(cache_folder().rglob("*.*")) == []
+
+
 def test_foreign_keras_file_is_refused(tmp_path):
     other = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     other.save_weights(tmp_path / "other.weights.h5")
