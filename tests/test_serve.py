@@ -1382,7 +1382,7 @@ def test_request_of_two_lengths_is_refused_and_its_connection_closed():
     ],
 )
 def test_host_that_is_not_ours_is_refused(host, status):
-    client = TestClient(Gate(HELLO, ["localhost", "GPU.example."]))
+    client = TestClient(Gate(HELLO, ["localhost", "GPU.example.", ""]))
     response = client.get("/", headers={"Host": host})
     assert response.status_code == status
     if status == 403:
