@@ -4,7 +4,6 @@ import asyncio
 import base64
 import concurrent.futures
 import contextlib
-import functools
 import http.client
 import io
 import itertools
@@ -35,7 +34,7 @@ from keras_resnet.savedmodel import SavedModel, SavedModelError
 from keras_resnet.serve import ServeError, Settings, answers, header, requests
 from keras_resnet.serve.admission import Admission
 from keras_resnet.serve.batching import RUNNERS, Batcher
-from keras_resnet.serve.connections import Connection
+from keras_resnet.serve.connections import bounded
 from keras_resnet.serve.gate import Gate
 from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.requests import RequestError
@@ -1239,7 +1238,7 @@ def listening(app, **limits):
     settings = Settings("m", **limits)
     config = uvicorn.Config(
         app,
-        http=functools.partial(Connection, settings),
+        http=bounded(settings),
         ws="none",
         lifespan="off",
         log_config=None,

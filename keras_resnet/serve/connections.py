@@ -101,3 +101,13 @@ class Connection(H11Protocol):
         self._is_refused = True
         self.connections.discard(self)
         self.loop.call_later(_LINGER, self.transport.abort)
+
+
+def bounded(settings) -> type[Connection]:
+    """The Connection of these Settings: uvicorn makes them by itself."""
+
+    class Bounded(Connection):
+        def __init__(self, **options):
+            super().__init__(settings, **options)
+
+    return Bounded
