@@ -4,7 +4,6 @@ import asyncio
 import base64
 import concurrent.futures
 import contextlib
-import functools
 import http.client
 import io
 import itertools
@@ -34,7 +33,7 @@ from keras_resnet.savedmodel import SavedModel, SavedModelError
 from keras_resnet.serve import ServeError, Settings, answers, header, requests
 from keras_resnet.serve.admission import Admission
 from keras_resnet.serve.batching import RUNNERS, Batcher
-from keras_resnet.serve.connections import Connection
+from keras_resnet.serve.connections import bounded
 from keras_resnet.serve.gate import Gate
 from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.requests import RequestError
@@ -1236,7 +1235,7 @@ def listening(app, **limits):
     settings = Settings("m", **limits)
     config = uvicorn.Config(
         app,
-        http=functools.partial(Connection, settings),
+        http=bounded(settings),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -1379,7 +1378,7 @@ def test_request_of_two_lengths_is_refused_and_its_connection_closed():
     ],
 )
 def test_host_that_is_not_ours_is_refused(host, status):
-    client = TestClient(Gate(HELLO, ["localhost", "GPU.example."]))
+    client = TestClient(Gate(HELLO, ["localhost", "GPU.example.", ""]))
     response = client.get("/", headers={"Host": host})
     assert response.status_code == status
     if status == 403:

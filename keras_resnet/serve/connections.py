@@ -36,10 +36,10 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._watch()
         if len(self.connections) > self._settings.max_connections:
-            others = self.connections - {self}
-            resting = [other for other in others if other.is_resting]
+            others = [it for it in self.connections if isinstance(it, Connection)]
+            resting = [it for it in others if it.is_resting and it is not self]
             if resting:
-                min(resting, key=lambda other: other.resting_since).drop()
+                min(resting, key=lambda it: it.resting_since).drop()
             else:
                 self._refuse(503, "too many connections: try again later")
 
@@ -101,3 +101,13 @@ class Connection(H11Protocol):
         self._is_refused = True
         self.connections.discard(self)
         self.loop.call_later(_LINGER, self.transport.abort)
+
+
+def bounded(settings) -> type[Connection]:
+    """The Connection of these Settings: uvicorn makes them by itself."""
+
+    class Bounded(Connection):
+        def __init__(self, **options):
+            super().__init__(settings, **options)
+
+    return Bounded

@@ -24,7 +24,7 @@ class Gate:
 
     def __init__(self, app, names):
         self._app = app
-        self._names = None if names is None else {_plain(name) for name in names}
+        self._names = names and {_plain(name) for name in names if name}
 
     async def __call__(self, scope, receive, send):
         app = self._app
@@ -39,7 +39,10 @@ class Gate:
             message = "must have either Content-Length or Transfer-Encoding, not both"
             return JSONResponse({"error": message}, 400, closing)
         host = given.get(b"host")  # HTTP/1.0 has none; no browser speaks that
-        if self._names is None or host is None or self._is_ours(host.decode("latin1")):
+        if self._names is None or host is None:
+            return None
+        name = _name(host.decode("latin1"))
+        if _is_address(name) or _plain(name) in self._names:
             return None
         message = brief(
             "this server answers for no such Host; start `keras-resnet serve` with "
@@ -47,12 +50,13 @@ class Gate:
         )
         return JSONResponse({"error": message}, 403, closing)
 
-    def _is_ours(self, host):
-        try:
-            name = urllib.parse.urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
-        return _is_address(name) or _plain(name) in self._names
+
+def _name(host):
+    """Without its port; empty for what is no host."""
+    try:
+        return urllib.parse.urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _plain(name):

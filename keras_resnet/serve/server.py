@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import ctypes
 import dataclasses
-import functools
 import ipaddress
 import logging
 import os
@@ -15,7 +14,7 @@ import threading
 import uvicorn
 
 from keras_resnet.serve.app import create
-from keras_resnet.serve.connections import Connection
+from keras_resnet.serve.connections import bounded
 from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.production import ENVIRONMENT
 from keras_resnet.serve.settings import ServeError
@@ -92,7 +91,7 @@ async def _serve(folder, settings, listening, announce):
     app = create(folder, settings, metrics, versions, _names(listening, settings))
     config = uvicorn.Config(
         app,
-        http=functools.partial(Connection, _within_limits(settings)),
+        http=bounded(_within_limits(settings)),
         ws="none",
         log_config=None,
         log_level="error",
