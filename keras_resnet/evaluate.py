@@ -128,7 +128,7 @@ def predict_each(model, files, top=5, batch_size=32) -> Iterator[dict]:
             some = paths[start : start + size]
             loaded = list(pool.map(lambda path: _try_load(path, model), some))
             images = [image for image in loaded if not isinstance(image, str)]
-            outputs = iter(())
+            outputs: Iterator[np.ndarray] = iter(())
             if images:
                 outputs = iter(
                     looks.predict_probabilities(model, np.stack(images), size)

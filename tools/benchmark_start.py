@@ -91,7 +91,8 @@ def write_sources(folder) -> dict[str, Path]:
         splits[split] = {"records": len(files), "bad": [], "files": files}
     manifest = {"validated": True, "class_names": names, "root": str(photos)}
     file = folder / "photos.json"  # as `validate --manifest` writes it
-    file.write_text(json.dumps({**manifest, "splits": splits}))
+    text = json.dumps({**manifest, "splits": splits})
+    file.write_text(text.replace('}, {"file"', '},\n{"file"'))
     _write_records(records, names)
     return {"bare scan": photos, "folder": photos, "manifest": file, "shards": records}
 
