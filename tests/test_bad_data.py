@@ -83,6 +83,18 @@ def test_16_bits_keep_their_high_byte_and_alpha_is_dropped(channels):
     assert set(np.unique(pixels - colours // 257)) == {0, 1}
 
 
+def test_webp_with_alpha_is_decoded_and_its_alpha_dropped():
+    rgba = Image.open(io.BytesIO(ODD_PNGS["rgba"]))
+    for options in ({"lossless": True}, {"quality": 80}):
+        webp = hostile.encoded(rgba, "webp", **options)
+        assert Image.open(io.BytesIO(webp)).mode == "RGBA"
+        np.testing.assert_array_equal(data.decode_image(webp), pillow(webp))
+    frames = {"save_all": True, "append_images": [rgba.rotate(90)]}
+    moving = hostile.encoded(rgba, "webp", **frames)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Number of channels"):
+        data.decode_image(moving)  # in four channels it would break memory
+
+
 def test_moving_gif_is_its_first_frame_alone():
     frames = [Image.fromarray(hostile.scene()[::step]) for step in (1, -1)]
     gif = hostile.encoded(frames[0], "gif", save_all=True, append_images=[frames[1]])

@@ -1,10 +1,13 @@
 """Sources other than folders: arrays, and tensorflow-datasets."""
 
+import threading
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_resnet import data, evaluate, train
+from keras_resnet.data import source as opening
 
 
 def arrays(count=12, classes=3):
@@ -54,6 +57,22 @@ def test_arrays_train_a_model(tiny, tmp_path):
     model = train.fit(recipe, {"train": arrays(), "val": arrays(6)}, tmp_path / "run")
     assert model.info.class_names == ("0", "1", "2")
     assert evaluate.run(model, arrays(6))["examples"] == 6
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_files_are_looked_at_in_order_on_threads_where_they_are_slow(slow, monkeypatch):
+    threads = set()
+
+    def look(file, size):
+        threads.add(threading.get_ident())
+        return file + size
+
+    monkeypatch.setattr(opening, "_FAST", -1.0 if slow else 1e9)
+    files, sizes = range(40_000), range(0, 400_000, 10)
+    looked = list(opening.map_files(look, files, sizes))
+    assert looked == [11 * file for file in files]
+    assert threads - {threading.get_ident()} if slow else len(threads) == 1
+    assert list(opening.map_files(look, [], [])) == []
 
 
 def test_fingerprint_of_arrays_follows_pixels_labels_and_names():

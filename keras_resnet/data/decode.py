@@ -61,7 +61,12 @@ def decode_image(data, max_pixels=MAX_PIXELS):
         with tf.control_dependencies([check_size(height, width, max_pixels)]):
             is_gif = has_magic(data, "gif")
             still = tf.cond(is_gif, lambda: first_frame(data)[0], lambda: data)
-            return tf.io.decode_image(still, 3, expand_animations=False)
+            return tf.cond(
+                _is_webp_with_alpha(data),
+                # the decoder gives it in four channels alone
+                lambda: tf.io.decode_image(still, 4, expand_animations=False)[..., :3],
+                lambda: tf.io.decode_image(still, 3, expand_animations=False),
+            )
 
     image = tf.cond(has_magic(data, "jpeg"), jpeg, other)
     return tf.ensure_shape(image, [None, None, 3])
@@ -108,11 +113,27 @@ def picture_size(data):
     )
 
 
-def _size_of_others(data):
+def _is_webp_with_alpha(data):
+    """Whether it is one that stands still: of a moving one TensorFlow breaks memory."""
+    header, digits = _read_header(data)
+    kind = tf.where(has_magic(data, "webp"), tf.strings.substr(header, 12, 4), "")
+    flags = digits[20]
+    alpha, moving = flags // 16 % 2 == 1, flags // 2 % 2 == 1
+    return ((kind == b"VP8X") & alpha & ~moving) | (
+        (kind == b"VP8L") & (digits[24] // 16 % 2 == 1)
+    )
+
+
+def _read_header(data):
+    """The first bytes, as a string and as int64."""
     # zeros after a header that is cut: the decoders will complain
     padded = tf.strings.substr(data, 0, _HEADER) + b"\0" * _HEADER
     header = tf.strings.substr(padded, 0, _HEADER)
-    digits = tf.cast(tf.io.decode_raw(header, tf.uint8), tf.int64)
+    return header, tf.cast(tf.io.decode_raw(header, tf.uint8), tf.int64)
+
+
+def _size_of_others(data):
+    header, digits = _read_header(data)
 
     def number(start, length):
         return tf.reduce_sum(digits[start : start + length] * _POWERS[:length])

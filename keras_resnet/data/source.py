@@ -7,11 +7,13 @@ import itertools
 import json
 import os
 import stat
+import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +23,11 @@ from keras_resnet.data.split import Arrays, DataError, Files, Split, hash_facts
 
 MANIFEST = "dataset.json"
 _SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation")}
+# what reading a manifest of somebody else's fails with
+_ODD = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 # files of a task: to hand over a single one takes longer than to open it
 _AT_ONCE = 256
+_FAST = 1e-4  # s a file; in the system's cache it takes a tenth of that
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,18 +182,26 @@ def find_foreign(files: Sequence[str]) -> Iterator[tuple[int, str]]:
 def map_files(function: Callable, *columns: Sequence) -> Iterator:
     """function(file, ...) of each row of the columns, in order.
 
-    On threads, since a network's disks answer side by side.
+    On threads where files are slow, as a network's disks answer side by side; where
+    they are fast, threads would but hand Python's lock to one another.
     """
 
     def rows(start):
         return list(map(function, *(c[start : start + _AT_ONCE] for c in columns)))
 
+    starts = iter(range(0, len(columns[0]), _AT_ONCE))
     with ThreadPoolExecutor(16) as pool:
-        for some in pool.map(rows, range(0, len(columns[0]), _AT_ONCE)):
+        for start in starts:
+            began = time.perf_counter()
+            some = rows(start)
+            is_slow = time.perf_counter() - began > _AT_ONCE * _FAST
             yield from some
+            # and then another look at how fast they are
+            for some in pool.map(rows, itertools.islice(starts, 64 * is_slow)):
+                yield from some
 
 
-def preflight_problem(file: str | os.PathLike) -> str | None:
+def preflight_problem(file: str | Path) -> str | None:
     """Why a file cannot be a picture, judged by its first bytes."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would block
@@ -231,24 +244,49 @@ def _file_split(classes, names) -> Files | None:
     )
 
 
-class _Listed(NamedTuple):
-    """A file as a manifest lists it; as a dict, a million of them would take a GB."""
+class _Listed:
+    """Files as a manifest lists them, in columns: a million dicts would take a GB."""
 
-    file: str  # below the root
-    bytes: int | None
-    label: int
+    def __init__(self):
+        self.files: list[str] = []  # below the root
+        self.sizes, self.labels = array("q"), array("q")
+
+    def add(self, entry: dict):
+        size = entry["bytes"]
+        self.files.append(entry["file"])
+        self.sizes.append(-1 if size is None else size)
+        self.labels.append(entry["label"])
+
+    def extend(self, other: _Listed):
+        for ours, theirs in zip(vars(self).values(), vars(other).values()):
+            ours.extend(theirs)
 
 
-def _read_entry(entry: dict):
-    """What opening needs of an object in a manifest."""
-    if "label" in entry:
-        return _Listed(entry["file"], entry["bytes"], entry["label"])
-    return entry
+def _read_manifest(file: Path) -> tuple[dict, list[_Listed]]:
+    """A manifest, in whose lists of files {"run": n} stands for the n-th of the runs.
+
+    `validate` writes an entry a line, and of those runs are made as they are read.
+    """
+    rest: list[str] = []
+    runs: list[_Listed] = []
+    run, decode = None, json.JSONDecoder().raw_decode
+    with open(file) as lines:
+        for line in lines:
+            entry, end = decode(line) if line.startswith('{"file"') else ({}, 0)
+            if "label" not in entry or line[end:] != ",\n":
+                rest.append(line)
+                run = None
+                continue
+            if run is None:
+                rest.append(f'{{"run": {len(runs)}}},\n')
+                runs.append(run := _Listed())
+            run.add(entry)
+    return json.loads("".join(rest)), runs
 
 
 def _open_manifest(file: Path) -> Source:
     try:
-        manifest = json.loads(file.read_text(), object_hook=_read_entry)
+        manifest, runs = _read_manifest(file)
         root = Path(manifest.get("root", file.parent))
         if not root.is_dir():
             raise DataError(
@@ -261,11 +299,11 @@ def _open_manifest(file: Path) -> Source:
             if "shards" in facts:
                 splits[name] = _listed_records(root, facts, manifest, len(names))
             else:
-                splits[name] = _listed_files(root, facts["files"])
+                splits[name] = _listed_files(root, facts["files"], runs)
             bad[name] = {entry["number"]: entry["reason"] for entry in facts["bad"]}
             if facts["records"] != splits[name].size:
                 raise KeyError(f"{facts['records']} records announced")
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except _ODD as error:
         if isinstance(error, DataError):
             raise
         advice = "give a folder, or what `keras-resnet validate --manifest` wrote"
@@ -292,16 +330,22 @@ def _listed_records(root, facts, manifest, class_count):
     )
 
 
-def _listed_files(root, entries):
+def _listed_files(root, entries, runs):
+    listed = _Listed()
+    for entry in entries:
+        if "run" in entry:
+            listed.extend(runs[entry["run"]])
+        else:
+            listed.add(entry)
     prefix = str(root / "_")[:-1]  # as Path writes it: "." is none
-    files = tuple(prefix + entry.file.replace("/", os.sep) for entry in entries)
-    for _ in map_files(_check_listed, files, [entry.bytes for entry in entries]):
+    files = tuple(prefix + file.replace("/", os.sep) for file in listed.files)
+    for _ in map_files(_check_listed, files, listed.sizes):
         pass
-    return Files(files, tuple(int(entry.label) for entry in entries))
+    return Files(files, tuple(listed.labels))
 
 
-def _check_listed(file: str | Path, size: int | None):
-    if size is None:  # what is no file is listed as bad: nobody reads it
+def _check_listed(file: str | Path, size: int):
+    if size < 0:  # what is no file is listed as bad: nobody reads it
         return
     try:
         found = os.stat(file)

@@ -39,19 +39,19 @@ def read_header(data: bytes) -> dict:
         return {"mode": None, "exif": None, "alpha": None}
 
 
-def parse_colour(background: str) -> tuple[int, int, int]:
-    """ "white" or "#ffffff" as RGB; a DataError for what is no colour of Pillow's."""
+def parse_colour(background: str) -> tuple[int, ...]:
+    """RGB of "white" or "#ffffff"; a DataError for what is no colour of Pillow's."""
     from PIL import ImageColor
 
     try:
-        red, green, blue, *alpha = ImageColor.getrgb(background)
-        if alpha:
-            raise ValueError("it is transparent")
-    except ValueError as error:
+        colour: tuple[int, ...] = ImageColor.getrgb(background)
+    except ValueError:
+        colour = ()
+    if len(colour) != 3:
         raise DataError(
             f"background={background!r}: must be an opaque colour, as white or #ffffff"
-        ) from error
-    return red, green, blue
+        )
+    return colour
 
 
 def amend(data, upright: bool, background: str):
