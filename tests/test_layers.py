@@ -571,7 +571,6 @@ def test_what_is_changed_within_is_in_the_config(case):
     assert len(again.trainable_weights) == len(built(case).trainable_weights)
 
 
-@pytest.mark.addons
 @pytest.mark.parametrize("case", CASES)
 def test_arguments_may_be_numpys(case):
     cls, arguments, *_ = CASES[case]

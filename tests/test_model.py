@@ -479,7 +479,6 @@ def test_channels_first_is_refused_by_name():
         keras.config.set_image_data_format("channels_last")
 
 
-@pytest.mark.addons
 def test_clone_is_the_same_net():
     model = small("seresnet50d", drop_path=0.1)
     model.get_layer("stage2_block0").conv1.trainable = False
@@ -536,7 +535,6 @@ def nested_and_frozen(backbone):
     return nested(backbone)
 
 
-@pytest.mark.addons
 @pytest.mark.parametrize("frozen", [all_frozen, nested_and_frozen, part_frozen])
 def test_what_is_frozen_is_so_after_reload_too(frozen, tmp_path):
     options = {"width": 8, "depths": (1, 1, 1), "input_shape": (32, 32, 3)}
@@ -583,7 +581,6 @@ def test_own_loader_freezes_what_was_frozen(tmp_path):
     assert not again.get_layer("stage1_block0").conv1.norm.trainable
 
 
-@pytest.mark.addons
 def test_changed_part_comes_back_from_files(tmp_path):
     model = small("resnet50d")
     assert "parts" not in json.dumps(model.get_config())

@@ -83,7 +83,8 @@ class Composite(layers.Layer):
         return {
             key: value
             for key, value in part.get_config().items()
-            if key not in usual or value != usual[key]
+            # Keras 2 rewrites the axis when a normalisation is built
+            if key != "axis" and (key not in usual or value != usual[key])
         }
 
 
