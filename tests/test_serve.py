@@ -1313,7 +1313,9 @@ def test_client_that_takes_no_answer_is_closed():
         client = connect(GET)  # and one that takes it has all of it
         taken = 0
         while taken < 50_000_000:
-            taken += len(client.recv(2**20))
+            data = client.recv(2**20)
+            assert data, f"closed after {taken} bytes"
+            taken += len(data)
 
 
 def test_one_connection_too_many_takes_the_place_of_the_longest_idle():
