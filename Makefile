@@ -9,6 +9,7 @@ OLD_VENV ?= .venv-addons
 OLD_TESTS = $(shell grep -l mark.addons tests/test_*.py)
 SHORT = logits and (18 or 26d) or trace_resnet18d or test_trained_model or test_pixels_answer or tfa.MovingAverage or yiq
 
+QUICK = -m "not slow and not gpu and not network and not browser"
 # TensorFlow leaves it off on processors with AVX2 alone, and is slower there
 export TF_ENABLE_ONEDNN_OPTS ?= 1
 # files of which tests look at what oneDNN does, or hold only by what they ask for
@@ -21,10 +22,10 @@ demo: $(VENV)/.demo
 	$(BIN)/keras-resnet demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --no-loadscope-reorder -m "not slow and not gpu and not network and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --no-loadscope-reorder $(QUICK)
 
 test-without-onednn: $(VENV)/.test
-	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not network and not browser" $(ONEDNN_TESTS)
+	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK) $(ONEDNN_TESTS)
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow and not gpu and not network and not browser"
