@@ -5,73 +5,16 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 
 from keras_resnet.backend import keras, layers, ops
 from keras_resnet.complexity import variable_shapes
-from keras_resnet.config import ResNetConfig
-from keras_resnet.info import check
+from keras_resnet.errors import ModelError
+from keras_resnet.info import ModelInfo
 from keras_resnet.layers.blocks import BLOCKS
 from keras_resnet.layers.stems import ConvStem, DeepStem
 from keras_resnet.optimizers import attach_loss_scale
-
-
-class ModelError(ValueError):
-    """A model that cannot be opened, or does not fit what is asked of it."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How pictures become the model's input in evaluation, prediction and serving."""
-
-    size: int = 224  # pixels, the side of the square that the model sees
-    crop_pct: float = 0.875  # of the resized short side
-    interpolation: str = "bicubic"  # or "bilinear"; antialiased, as Pillow's
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model of ours knows of itself; it is part of its files."""
-
-    variant: str
-    config: ResNetConfig
-    include_top: bool = True
-    pooling: str | None = None
-    classes: int = 1000
-    classifier_activation: str | None = "softmax"
-    include_preprocessing: bool = True
-    input_shape: tuple[int | None, ...] | None = None  # None: any size, RGB
-    dtype_policy: str = "float32"  # that it was built under
-    class_names: tuple[str, ...] | None = None
-    protocol: Protocol = Protocol()
-
-    @property
-    def gives_logits(self) -> bool:
-        """Whether a softmax is still to come."""
-        return self.classifier_activation in (None, "linear")
-
-    def replace(self, **changes) -> ModelInfo:
-        """A copy with other values."""
-        return dataclasses.replace(self, **changes)
-
-    @classmethod
-    def from_json(cls, info: dict) -> ModelInfo:
-        """Of what `dataclasses.asdict` gave, from a file or a model's config.
-
-        Raises:
-            ValueError: a field of a wrong type or range, and its value.
-        """
-        check(info)
-        parts = {
-            "config": ResNetConfig.from_json(info["config"]),
-            "protocol": Protocol(**info.get("protocol", {})),
-        }
-        for name in ("class_names", "input_shape"):  # JSON has lists
-            if info.get(name) is not None:
-                parts[name] = tuple(info[name])
-        return cls(**{**info, **parts})
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")

@@ -13,12 +13,9 @@ from typing import Any
 
 import yaml
 
-from keras_resnet import addons
-from keras_resnet.model import Protocol
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be meant, with the field, its value and what is allowed."""
+from keras_resnet.errors import RecipeError
+from keras_resnet.info import Protocol
+from keras_resnet.legacy import addons
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ class Recipe:
 
     def __post_init__(self):
         if self.colour == addons.YIQ:  # says what is done, and not how strongly
-            _check_addons("colour", self.colour)
+            addons.check("colour", self.colour)
             object.__setattr__(self, "colour", type(self).colour)
             object.__setattr__(self, "colours", addons.YIQ)
         for f in dataclasses.fields(self):
@@ -107,7 +104,7 @@ class Recipe:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if name in _OF_ADDONS and value.startswith("tfa."):
-                _check_addons(name, value)
+                addons.check(name, value)
             elif value not in choices:
                 raise RecipeError(f"{name}={value!r}: must be one of {choices}")
         _check_together(self)
@@ -115,13 +112,18 @@ class Recipe:
     @property
     def protocol(self) -> Protocol:
         """How evaluation prepares pictures."""
-        if not (self.test_size and self.crop_pct and self.interpolation):
+        if not self.names_protocol:
             raise RecipeError(
                 f"test_size={self.test_size}, crop_pct={self.crop_pct}, "
                 f"interpolation={self.interpolation!r}: depend on weights="
                 f"{self.weights!r}; give all three to see the pictures without those"
             )
         return Protocol(self.test_size, self.crop_pct, self.interpolation)
+
+    @property
+    def names_protocol(self) -> bool:
+        """Whether the protocol is the recipe's own, and none of its weights'."""
+        return bool(self.test_size and self.crop_pct and self.interpolation)
 
     def replace(self, **fields) -> Recipe:
         """A copy with other values; an unknown field is a RecipeError that names it."""
@@ -223,13 +225,6 @@ def _typed(name, value):
         raise RecipeError(f"{name}={value!r}: must be as JSON has it") from error
 
 
-def _check_addons(name, value):
-    try:
-        addons.check(name, value)
-    except addons.AddonsError as error:
-        raise RecipeError(str(error)) from error
-
-
 def _require(name, value, low, high=None, open_low=False, open_high=False):
     below = value <= low if open_low else value < low
     above = high is not None and (value >= high if open_high else value > high)
@@ -292,8 +287,7 @@ def _check_together(recipe):
             f"binary_threshold={recipe.binary_threshold}: is of "
             f"loss='binary-cross-entropy', not of {recipe.loss!r}"
         )
-    whole = recipe.test_size and recipe.crop_pct and recipe.interpolation
-    if not (whole or recipe.weights):
+    if not (recipe.names_protocol or recipe.weights):
         raise RecipeError(
             f"test_size={recipe.test_size}, crop_pct={recipe.crop_pct}, "
             f"interpolation={recipe.interpolation!r}: nothing tells them without "

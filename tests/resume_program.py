@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import train
-from keras_resnet.data import pipeline
+from keras_resnet.data import batches
 from keras_resnet.recipe import Recipe
 
 INTERRUPTED = 75
@@ -136,14 +136,14 @@ def main(spec):
         }
     callbacks = []
     if "log" in spec:
-        log, finish = Log(spec["log"]), pipeline._finish
+        log, finish = Log(spec["log"]), batches._finish
 
         def looked(batch, recipe, index):  # before pictures are coloured and mixed
             seen = tf.py_function(log.look, [index, batch[0]], [])
             with tf.control_dependencies([seen]):
                 return finish(batch, recipe, tf.identity(index))
 
-        pipeline._finish = looked
+        batches._finish = looked
         callbacks.append(log)
     if "at" in spec:
         callbacks.append(Moment(*spec["at"], spec.get("number", signal.SIGKILL)))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_resnet import train
 from keras_resnet.backend import is_out_of_memory, keras
-from keras_resnet.checkpoints import RunError
+from keras_resnet.errors import RunError
 
 ON_JAX = """
 import tensorflow as tf

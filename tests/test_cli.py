@@ -16,11 +16,11 @@ import pytest
 from conftest import write_folder
 
 import keras_resnet
-from keras_resnet.engines import FORMATS
-from keras_resnet.formats import TOLERANCES
+from keras_resnet.export.converters import TOLERANCES
+from keras_resnet.export.engines import FORMATS
+from keras_resnet.opening import open_model
 from keras_resnet.recipe import FIELD_TYPES
 from keras_resnet.recipes import RECIPES
-from keras_resnet.variants import open_model
 
 COMMAND = Path(sys.executable).with_name("keras-resnet")
 TINY = (

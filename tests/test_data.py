@@ -14,8 +14,9 @@ from PIL import Image
 from scipy import stats
 
 from keras_resnet import data
-from keras_resnet.data.decode import picture_size
-from keras_resnet.model import Protocol
+from keras_resnet.data.transforms.decode import picture_size
+from keras_resnet.errors import DataError
+from keras_resnet.info import Protocol
 
 PICTURES = GOLDENS / "pictures"
 GOOD = sorted(path.name for path in (PICTURES / "ok").iterdir())
@@ -264,7 +265,7 @@ def break_manifest(root):
     ],
 )
 def test_bad_folder_is_one_clear_line(spoil, words, own_folder):
-    with pytest.raises(data.DataError, match=words) as error:
+    with pytest.raises(DataError, match=words) as error:
         data.open_source(spoil(own_folder))
     assert "\n" not in str(error.value)
 
@@ -351,7 +352,7 @@ def test_shortened_shard_is_named(folder, tmp_path):
     shard = tmp_path / "records" / "train-00000-of-00001.tfrecord"
     assert source.train.shards == (str(shard),)
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(data.DataError, match=r"train-00000-of-00001.tfrecord.*prepare"):
+    with pytest.raises(DataError, match=r"train-00000-of-00001.tfrecord.*prepare"):
         data.open_source(tmp_path / "records")
 
 
@@ -359,7 +360,7 @@ def test_damaged_picture_is_named_by_its_path(own_folder, tiny):
     victim = own_folder / "val" / "green" / "001.jpg"
     victim.write_bytes(victim.read_bytes()[:300])
     with (
-        pytest.raises(data.DataError, match=r"green/001.jpg: cannot be read"),
+        pytest.raises(DataError, match=r"green/001.jpg: cannot be read"),
         data.blame_pictures(own_folder),
     ):
         list(data.eval_batches(own_folder, tiny))
@@ -372,14 +373,14 @@ def test_damaged_record_is_named_by_its_number(folder, tmp_path, tiny):
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     with (
-        pytest.raises(data.DataError, match=r"val-00000-of-00001.tfrecord: record \d+"),
+        pytest.raises(DataError, match=r"val-00000-of-00001.tfrecord: record \d+"),
         data.blame_pictures(source),
     ):
         list(data.eval_batches(source, tiny))
 
 
 def test_batch_larger_than_the_data_is_refused(own_folder, tiny):
-    with pytest.raises(data.DataError, match=r"batch_size=64.*18 training pictures"):
+    with pytest.raises(DataError, match=r"batch_size=64.*18 training pictures"):
         data.train_batches(own_folder, tiny.replace(batch_size=64))
 
 

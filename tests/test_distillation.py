@@ -6,9 +6,9 @@ import pytest
 import keras_resnet
 from keras_resnet import data
 from keras_resnet.backend import keras, ops
-from keras_resnet.distillation import WEIGHTINGS, _resize, distill
 from keras_resnet.model import rebuild
 from keras_resnet.optimizers import CoupledSGD, WarmupCosine
+from keras_resnet.train.distillation import WEIGHTINGS, _resize, distill
 
 TEMPERATURE = 5.0
 

@@ -7,9 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from keras_resnet import engines, evaluate, export, formats, views
-from keras_resnet.model import ModelError
-from keras_resnet.variants import open_model
+from keras_resnet import evaluate, export
+from keras_resnet.errors import ModelError
+from keras_resnet.evaluate import views
+from keras_resnet.export import converters, engines
+from keras_resnet.opening import open_model
 
 ALL = [(kind, some) for kind, those in engines.FORMATS.items() for some in those]
 
@@ -25,7 +27,7 @@ def exports(trained, tmp_path_factory):
             continue
         version = folder / "1"
         version.mkdir(parents=True)
-        formats.write(trained[1], version, kind, precision)
+        converters.write(trained[1], version, kind, precision)
         said = engines.describe(trained[1], kind, precision)
         (version / engines.DESCRIPTION).write_text(json.dumps(said))
     return folders

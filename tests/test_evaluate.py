@@ -16,8 +16,9 @@ from conftest import write_picture
 import keras_resnet
 from keras_resnet import data, evaluate
 from keras_resnet.cli import base, models
-from keras_resnet.measures import Tally, confusion_map, to_json, worst_classes
-from keras_resnet.model import ModelError, rebuild
+from keras_resnet.errors import DataError, ModelError
+from keras_resnet.evaluate.measures import Tally, confusion_map, to_json, worst_classes
+from keras_resnet.model import rebuild
 
 
 def tallied(probabilities, truth, batch=3):
@@ -315,10 +316,10 @@ def test_picture_grid_takes_a_name_as_it_is(tmp_path):
 
 def test_unreadable_picture_is_named(trained, tmp_path):
     _, model = trained
-    with pytest.raises(data.DataError, match=r"nothing.jpg: no such file"):
+    with pytest.raises(DataError, match=r"nothing.jpg: no such file"):
         evaluate.predict(model, [tmp_path / "nothing.jpg"])
     (tmp_path / "text.jpg").write_text("hello")
-    with pytest.raises(data.DataError, match=r"text.jpg: not a readable picture"):
+    with pytest.raises(DataError, match=r"text.jpg: not a readable picture"):
         evaluate.predict(model, [tmp_path / "text.jpg"])
 
 
@@ -346,7 +347,7 @@ def test_files_that_are_no_pictures_have_rows_with_the_reason(
         (alone,) = evaluate.predict(model, [file], top=2)
         assert ours["classes"] == alone["classes"]
         assert ours["probabilities"] == pytest.approx(alone["probabilities"], rel=1e-4)
-    with pytest.raises(data.DataError, match=r"a/Thumbs.db: not a readable picture"):
+    with pytest.raises(DataError, match=r"a/Thumbs.db: not a readable picture"):
         evaluate.predict(model, files)
     assert list(evaluate.predict_each(model, [])) == []
 
@@ -448,7 +449,7 @@ def test_paper_is_the_five_scales_of_the_paper(look, monkeypatch):
 
     def run(*_, **options):
         asked.update(options)
-        raise data.DataError("enough")
+        raise DataError("enough")
 
     monkeypatch.setattr(evaluate, "run", run)
     assert look("--scales", "paper").returncode == 1

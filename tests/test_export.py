@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 
 import keras_resnet
-from keras_resnet import export, formats
+from keras_resnet import export
 from keras_resnet.backend import keras
-from keras_resnet.engines import open_engine, read_description
-from keras_resnet.folding import fold_batch_norm
-from keras_resnet.model import ModelError, rebuild
-from keras_resnet.savedmodel import SavedModel
-from keras_resnet.variants import open_model
+from keras_resnet.errors import ModelError
+from keras_resnet.export import converters
+from keras_resnet.export.engines import open_engine, read_description
+from keras_resnet.export.folding import fold_batch_norm
+from keras_resnet.export.savedmodel import SavedModel
+from keras_resnet.model import rebuild
+from keras_resnet.opening import open_model
 
 BESIDE = {"README.md", "batching.config", "models.config"}
 VERSION = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
@@ -56,7 +58,7 @@ def test_version_says_what_it_is(trained, exported, tmp_path):
     assert said.info.class_names == model.info.class_names
     assert said.info.protocol == model.info.protocol
     assert said.info.config == model.info.config
-    assert 0 < said.difference <= formats.TOLERANCES["bfloat16"]
+    assert 0 < said.difference <= converters.TOLERANCES["bfloat16"]
     assert lines == [
         f"savedmodel in bfloat16: off by at most {said.difference:.1e} in the "
         "probabilities of 10 pictures"
@@ -183,7 +185,7 @@ def test_own_pictures_are_compared(trained, folder, tmp_path):
     files = sorted((folder / "val" / "red").iterdir())
     export.save(trained[1], tmp_path, pictures=files, say=lines.append)
     assert f"of {len(files)} pictures" in lines[0]
-    with pytest.raises(keras_resnet.data.DataError, match=r"none.jpg: no such file"):
+    with pytest.raises(keras_resnet.DataError, match=r"none.jpg: no such file"):
         export.save(trained[1], tmp_path, pictures=[folder / "none.jpg"])
 
 
@@ -352,7 +354,7 @@ def test_exports_at_once_get_numbers_of_their_own(trained, tmp_path):
 EXPORTS = """
 import sys
 from keras_resnet import export
-from keras_resnet.variants import open_model
+from keras_resnet.opening import open_model
 model = open_model(sys.argv[1])
 while True:
     print(export.save(model, sys.argv[2]), flush=True)

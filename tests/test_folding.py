@@ -7,8 +7,9 @@ import pytest
 import keras_resnet
 from keras_resnet import export
 from keras_resnet.complexity import complexity, variable_shapes
-from keras_resnet.model import ModelError, rebuild
-from keras_resnet.variants import open_model
+from keras_resnet.errors import ModelError
+from keras_resnet.model import rebuild
+from keras_resnet.opening import open_model
 
 NETS = {
     "resnet18d": {},

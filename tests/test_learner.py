@@ -5,21 +5,21 @@ import pytest
 import tensorflow as tf
 
 import keras_resnet
-from keras_resnet import learner as building
 from keras_resnet import train
 from keras_resnet.backend import keras, ops
-from keras_resnet.distillation import Distiller
-from keras_resnet.learner import (
+from keras_resnet.errors import RecipeError
+from keras_resnet.info import Protocol
+from keras_resnet.recipe import Recipe
+from keras_resnet.recipes import RECIPES
+from keras_resnet.train import build as building
+from keras_resnet.train.build import (
     audit,
-    check,
-    learner,
-    net_of,
+    build,
+    net_fields,
     precision_policy,
     resolve,
 )
-from keras_resnet.model import Protocol
-from keras_resnet.recipe import Recipe, RecipeError
-from keras_resnet.recipes import RECIPES
+from keras_resnet.train.distillation import Distiller
 
 NAMES = ("blue", "green", "red")
 
@@ -50,7 +50,7 @@ def images(seed=0):
 def steps(recipe, count=2):
     """(the model, {path: value before}, {path: value after}) of a few steps."""
     keras.utils.set_random_seed(0)
-    model = learner(recipe.replace(warmup_epochs=0.0), NAMES, 4)
+    model = build(recipe.replace(warmup_epochs=0.0), NAMES, 4).model
     before = {w.path: ops.convert_to_numpy(w) for w in model.net.weights}
     for step in range(count):
         model.train_on_batch(*images(step))
@@ -104,7 +104,7 @@ def test_frozen_statistics_normalise_and_stay_while_gamma_learns():
 @pytest.mark.parametrize("decay", ["kernels", "all"])
 @pytest.mark.parametrize("rule", ["sgd", "lamb"])
 def test_audit_says_what_decays(rule, decay):
-    model = learner(small(optimizer=rule, decay=decay, base_rate=0.01), NAMES, 4)
+    model = build(small(optimizer=rule, decay=decay, base_rate=0.01), NAMES, 4).model
     rows = audit(model)
     assert len(rows) == len(model.net.trainable_variables)
     for row in rows:
@@ -120,7 +120,7 @@ def test_audit_says_what_decays(rule, decay):
 def test_kernels_are_drawn_as_published(kind, uniform):
     wide = small(initializer=kind, overrides={"width": 64, "depths": [1, 1, 1, 1]})
     keras.utils.set_random_seed(0)
-    net = learner(wide, NAMES, 4).net
+    net = build(wide, NAMES, 4).model.net
     kernel = ops.convert_to_numpy(net.get_layer("stage4_block0").conv1.conv.kernel)
     fan_in, fan_out = 9 * 256, 9 * 512
     variance = {
@@ -137,7 +137,7 @@ def test_kernels_are_drawn_as_published(kind, uniform):
     first = kernel.ravel()[: other.size]
     assert abs(np.corrcoef(first, other.ravel())[0, 1]) < 0.02
     keras.utils.set_random_seed(0)
-    again = learner(wide, NAMES, 4).net.get_layer("stage4_block0").conv1.conv.kernel
+    again = build(wide, NAMES, 4).model.net.get_layer("stage4_block0").conv1.conv.kernel
     np.testing.assert_array_equal(ops.convert_to_numpy(again), kernel)
     if kind != "he":
         assert not np.any(ops.convert_to_numpy(net.get_layer("head").bias))
@@ -177,7 +177,7 @@ def test_fine_tuning_keeps_body_protocol_and_mean_and_replaces_the_head(released
     path, theirs = released
     recipe = resolve(fine_tune(path))
     assert recipe.protocol == Protocol(40, 1.0, "bilinear")
-    net = learner(recipe, NAMES, 4).net
+    net = build(recipe, NAMES, 4).model.net
     assert net.info.protocol == Protocol(40, 1.0, "bilinear")
     assert net.info.config.mean == (0.5, 0.5, 0.5)
     assert net.info.class_names == NAMES
@@ -202,7 +202,7 @@ def test_a_head_of_other_classes_is_fresh_though_they_are_as_many(tmp_path):
     for names, kept in ((("cat", "cow", "dog"), False), (NAMES, True)):
         theirs.info = theirs.info.replace(class_names=names)
         theirs.save(tmp_path / "three.keras")
-        net = learner(resolve(fine_tune(tmp_path / "three.keras")), NAMES, 4).net
+        net = build(resolve(fine_tune(tmp_path / "three.keras")), NAMES, 4).model.net
         head, other = net.get_layer("head").kernel, theirs.get_layer("head").kernel
         assert np.array_equal(head, other) == kept
         stem, other = (
@@ -218,25 +218,25 @@ def test_weights_of_another_net_are_refused(released, tmp_path):
         overrides={"width": 8}, test_size=32, crop_pct=1.0, interpolation="bicubic"
     )
     with pytest.raises(keras_resnet.WeightsError, match="stage1_block1"):
-        learner(resolve(recipe), NAMES, 4)
+        build(resolve(recipe), NAMES, 4)
 
 
 def test_weights_of_ours_say_which_net_they_are_of(released, trained, tmp_path):
     path, _ = released
     net = {"model": "resnet18d", "overrides": {"width": 8, "depths": [1, 1, 1, 1]}}
-    assert net_of(path) == net  # no mean, which training takes by itself
+    assert net_fields(path) == net  # no mean, which training takes by itself
     run, _ = trained
     drop = {"drop_path": 0.1}
-    assert net_of(run) == {**net, "overrides": {**net["overrides"], **drop}}
+    assert net_fields(run) == {**net, "overrides": {**net["overrides"], **drop}}
     for nothing in (tmp_path, tmp_path / "nowhere.keras", "imagenet", "ra2_in1k"):
-        assert net_of(nothing) == {}
+        assert net_fields(nothing) == {}
     for fields in ({"overrides": {}}, {"model": "resnet50d"}):
         with pytest.raises(
             keras_resnet.WeightsError,
             match=r"^weights='.*five.safetensors': are of model='resnet18d' with "
             r"overrides=\{.*'width': 8.*\}, not of model='resnet.*; give theirs$",
         ):
-            learner(resolve(fine_tune(path)).replace(**fields), NAMES, 4)
+            build(resolve(fine_tune(path)).replace(**fields), NAMES, 4)
 
 
 @pytest.fixture
@@ -288,7 +288,7 @@ def test_hidden_gpu_and_apples_do_not_count(monkeypatch):
 
 
 def test_float16_training_scales_its_loss_and_leaves_the_policy_alone():
-    model = learner(small(precision="mixed_float16"), NAMES, 4)
+    model = build(small(precision="mixed_float16"), NAMES, 4).model
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert keras.config.dtype_policy().name == "float32"
 
@@ -296,8 +296,7 @@ def test_float16_training_scales_its_loss_and_leaves_the_policy_alone():
 def test_teacher_is_a_run_and_its_classes_are_checked_first(trained, monkeypatch):
     run, _ = trained
     recipe = small(teacher=str(run), temperature=5.0)
-    check(recipe, NAMES)
-    model = learner(recipe, NAMES, 4)
+    model = build(recipe, NAMES, 4).model
     assert isinstance(model, Distiller)
     assert np.isfinite(model.train_on_batch(*images())[0])
     monkeypatch.setattr(building, "assemble", None)  # nothing is built
@@ -306,14 +305,14 @@ def test_teacher_is_a_run_and_its_classes_are_checked_first(trained, monkeypatch
         (("blue", "green"), r"not the data's \(red\)"),
     ):
         with pytest.raises(RecipeError, match=words):
-            check(recipe, names)
+            build(recipe, names, 4)
 
 
 def test_released_teacher_has_a_thousand_classes():
     recipe = RECIPES["bag-of-tricks-distilled"]
     with pytest.raises(RecipeError, match="has 1000 classes, the data 3; train it on"):
-        check(recipe, NAMES)
-    check(recipe, [str(number) for number in range(1000)])
+        build(recipe, NAMES, 4)
+    build(recipe, [str(number) for number in range(1000)], 4)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +325,7 @@ def test_released_teacher_has_a_thousand_classes():
 )
 def test_teacher_that_is_not_there_is_named(teacher, words):
     with pytest.raises(keras_resnet.model.ModelError, match=words):
-        check(small(teacher=teacher, temperature=1.0), NAMES)
+        build(small(teacher=teacher, temperature=1.0), NAMES, 4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from keras_resnet import cli, data
-from keras_resnet.data.preview import _say
+from keras_resnet.data.grids import _say
 
 
 def test_preview_is_a_picture_of_both_splits(folder, tiny, tmp_path):

@@ -9,8 +9,13 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
-from keras_resnet.data import randaugment
-from keras_resnet.data.randaugment import FILL, OPERATIONS, rand_augment, random_erase
+from keras_resnet.data.transforms import randaugment
+from keras_resnet.data.transforms.randaugment import (
+    FILL,
+    OPERATIONS,
+    rand_augment,
+    random_erase,
+)
 
 LEVELS = (0.0, 3.0, 5.0, 9.0, 10.0)
 # operation -> what timm makes of each of the LEVELS

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from resume_program import INTERRUPTED, PICTURES, RECIPE, STEPS, Moment, pictures
 
-from keras_resnet import checkpoints, process, train
-from keras_resnet.checkpoints import Place
-from keras_resnet.variants import open_model
+from keras_resnet import train
+from keras_resnet.errors import RunError
+from keras_resnet.opening import open_model
+from keras_resnet.runs import checkpoints, layout, process
+from keras_resnet.runs.checkpoints import Place
 
 COMMAND = Path(sys.executable).with_name("keras-resnet")
 PROGRAM = Path(__file__).with_name("resume_program.py")
@@ -87,9 +89,9 @@ def live(file, run, backend="tensorflow", **spec):
 
 def final(run):
     """{name: array or text} of all that a finished run has come to."""
-    names = (train.HISTORY, train.LOG)
+    names = (layout.HISTORY, layout.LOG)
     result = {name: np.array((run / name).read_text()) for name in names}
-    for name in ("model.keras", train.RUN_AVERAGE):
+    for name in ("model.keras", layout.AVERAGE):
         for place, weight in enumerate(open_model(run / name).weights):
             result[f"{name}/{place}/{weight.path}"] = keras.ops.convert_to_numpy(weight)
     checkpoint, rejected = checkpoints.newest(run)
@@ -276,7 +278,7 @@ def test_killed_run_on_jax_equals_the_uninterrupted_one(file, tmp_path):
 
 
 def history(run):
-    return json.loads((run / train.HISTORY).read_text())
+    return json.loads((run / layout.HISTORY).read_text())
 
 
 def stop(data, run, moment, number=signal.SIGTERM, recipe=RECIPE, **saves):
@@ -449,11 +451,11 @@ def test_command_is_alone_stops_with_code_75_and_goes_on(folder, tiny, tmp_path)
     run = tmp_path / "run"
     first = command(folder, run)
     try:
-        wait_for((run / train.RECIPE).exists)
+        wait_for((run / layout.RECIPE).exists)
         first.send_signal(signal.SIGSTOP)  # before it has traced a step
-        recipe = type(tiny).read(run / train.RECIPE)
+        recipe = type(tiny).read(run / layout.RECIPE)
         words = f"is being trained by process {first.pid} on"
-        with pytest.raises(train.RunError, match=words):
+        with pytest.raises(RunError, match=words):
             train.fit(recipe, folder, run)
         first.send_signal(signal.SIGTERM)  # which it meets when it goes on
         first.send_signal(signal.SIGCONT)
@@ -474,7 +476,7 @@ def test_second_signal_ends_the_command_at_once(folder, tmp_path):
     run = tmp_path / "run"
     running = command(folder, run)
     try:
-        wait_for((run / process.LOCK).exists)  # it builds and compiles for seconds
+        wait_for((run / layout.LOCK).exists)  # it builds and compiles for seconds
         while running.poll() is None:
             running.send_signal(signal.SIGTERM)
             time.sleep(0.1)

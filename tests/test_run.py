@@ -9,9 +9,10 @@ import pytest
 import keras_resnet
 from keras_resnet import data, demo, evaluate, export, train
 from keras_resnet.backend import keras
-from keras_resnet.model import ModelError
+from keras_resnet.errors import DataError, ModelError, RunError
+from keras_resnet.files import write_whole
+from keras_resnet.opening import open_model
 from keras_resnet.recipe import Recipe
-from keras_resnet.variants import open_model
 
 FILES = {
     "recipe.json",
@@ -102,9 +103,9 @@ def test_run_of_another_recipe_or_other_data_is_refused(
     trained, folder, own_folder, tiny
 ):
     run, _ = trained
-    with pytest.raises(train.RunError, match=r"tiny: belongs.*epochs is 3 there and 2"):
+    with pytest.raises(RunError, match=r"tiny: belongs.*epochs is 3 there and 2"):
         train.fit(tiny.replace(epochs=2), folder, run)
-    with pytest.raises(train.RunError, match=r"another run: class_names|data_hash"):
+    with pytest.raises(RunError, match=r"another run: class_names|data_hash"):
         train.fit(tiny, own_folder, run)
 
 
@@ -120,7 +121,7 @@ def test_data_may_move(trained, folder, tiny, monkeypatch):
 
 def test_foreign_directory_is_left_alone(folder, tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(train.RunError, match="holds files but no run"):
+    with pytest.raises(RunError, match="holds files but no run"):
         train.fit(tiny, folder, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -142,7 +143,7 @@ def test_impossible_run_writes_nothing(fields, words, folder, tiny, tmp_path):
 def test_damaged_training_picture_is_named(own_folder, tiny, tmp_path):
     victim = own_folder / "train" / "red" / "002.jpg"
     victim.write_bytes(victim.read_bytes()[:200])
-    with pytest.raises(data.DataError, match=r"red/002.jpg: cannot be read"):
+    with pytest.raises(DataError, match=r"red/002.jpg: cannot be read"):
         train.fit(tiny, own_folder, tmp_path / "run")
 
 
@@ -225,8 +226,8 @@ def test_serving_difference_sees_a_difference(trained, folder, tmp_path):
 
 def test_interrupted_write_leaves_the_old_file_whole(tmp_path):
     path = tmp_path / "state"
-    train.write_whole(path, "old")
+    write_whole(path, "old")
     with pytest.raises(TypeError):
-        train.write_whole(path, 3)
+        write_whole(path, 3)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["state"]

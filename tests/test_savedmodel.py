@@ -18,8 +18,9 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_shape_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from keras_resnet import savedmodel
-from keras_resnet.savedmodel import SavedModel, SavedModelError
+from keras_resnet.errors import SavedModelError
+from keras_resnet.export import savedmodel
+from keras_resnet.export.savedmodel import SavedModel
 
 SCRIPT = Path(savedmodel.__file__).resolve()
 # a TF_TString holds up to 22 bytes itself and points to more
@@ -647,7 +648,7 @@ def run():
     model.run("keep", s=s)
     try:
         model.run("serving_default", x=x[:, :2])
-    except savedmodel.SavedModelError:
+    except SavedModelError:
         pass
 
 def load():

@@ -27,10 +27,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from keras_resnet import engines, export, serve
+from keras_resnet import export, serve
+from keras_resnet.errors import SavedModelError, ServeError
+from keras_resnet.export import engines
+from keras_resnet.export.savedmodel import SavedModel
 from keras_resnet.model import rebuild
-from keras_resnet.savedmodel import SavedModel, SavedModelError
-from keras_resnet.serve import ServeError, Settings, answers, header, requests
+from keras_resnet.serve import Settings, answers, header, requests
 from keras_resnet.serve.admission import Admission
 from keras_resnet.serve.batching import RUNNERS, Batcher
 from keras_resnet.serve.connections import bounded

@@ -13,10 +13,13 @@ import pytest
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_resnet
-from keras_resnet import data, demo, evaluate, export, savedmodel
-from keras_resnet.model import Protocol, rebuild
-from keras_resnet.savedmodel import SavedModel, SavedModelError
-from keras_resnet.variants import open_model
+from keras_resnet import data, demo, evaluate, export
+from keras_resnet.errors import SavedModelError
+from keras_resnet.export import savedmodel
+from keras_resnet.export.savedmodel import SavedModel
+from keras_resnet.info import Protocol
+from keras_resnet.model import rebuild
+from keras_resnet.opening import open_model
 
 PICTURES = Path(__file__).parent / "goldens" / "pictures"
 DIGITS = Path(__file__).parents[1] / "models" / "resnet18d-digits"

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from keras_resnet.checkpoints import RunError
-from keras_resnet.process import locked
-from keras_resnet.status import status
+from keras_resnet.errors import RunError
+from keras_resnet.runs.process import locked
+from keras_resnet.runs.status import status
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import keras_resnet
 from keras_resnet.backend import keras
 from keras_resnet.optimizers import CoupledSGD
-from keras_resnet.trainable import Trainable
+from keras_resnet.train.trainable import Trainable
 
 
 def net(**options):

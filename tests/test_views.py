@@ -7,8 +7,10 @@ import tensorflow as tf
 
 import keras_resnet
 from keras_resnet import data, evaluate
-from keras_resnet.model import ModelError, Protocol, rebuild
-from keras_resnet.views import MultiScale
+from keras_resnet.errors import DataError, ModelError
+from keras_resnet.evaluate.views import MultiScale
+from keras_resnet.info import Protocol
+from keras_resnet.model import rebuild
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +162,10 @@ def test_logits_and_half_precision_stay_so_at_another_size(model, folder):
 def test_looks_that_there_are_not_are_named_before_data_is_read(options, words, model):
     with pytest.raises(ValueError, match=words) as caught:
         evaluate.run(model, "nowhere", **options)
-    assert not isinstance(caught.value, data.DataError)
+    assert not isinstance(caught.value, DataError)
 
 
 def test_scale_that_makes_a_picture_too_large_is_named(model):
     long = np.zeros((4, 400, 3), np.uint8)
-    with pytest.raises(data.DataError, match=r"400 x 4 pixels.*short side of 9000"):
+    with pytest.raises(DataError, match=r"400 x 4 pixels.*short side of 9000"):
         MultiScale(model, (32, 9000))(long)

@@ -254,7 +254,7 @@ def _stages(folder):
     import tensorflow as tf
 
     from keras_resnet import RECIPES, data
-    from keras_resnet.data import colour, crop, decode, resize
+    from keras_resnet.data.transforms import colour, crop, decode, resize
 
     recipe = RECIPES["bag-of-tricks"].replace(train_size=SIZE)
 

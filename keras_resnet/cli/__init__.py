@@ -7,11 +7,7 @@ import click
 import keras_resnet
 from keras_resnet.cli import models, pictures, serving, training  # noqa: F401 commands
 from keras_resnet.cli.base import complain, group
-from keras_resnet.data import DataError
-from keras_resnet.demo import DemoError
-from keras_resnet.model import ModelError
-from keras_resnet.recipe import RecipeError
-from keras_resnet.train import RunError
+from keras_resnet.errors import DataError, DemoError, ModelError, RecipeError, RunError
 
 INTERRUPTED = 75  # EX_TEMPFAIL: the same command again goes on
 

@@ -14,7 +14,6 @@ import keras_resnet
 from keras_resnet import data as pictures
 from keras_resnet import evaluate as evaluation
 from keras_resnet import export as exporting
-from keras_resnet import train as training
 from keras_resnet import weights
 from keras_resnet.cli.base import (
     complain,
@@ -29,10 +28,12 @@ from keras_resnet.cli.base import (
 )
 from keras_resnet.complexity import complexity
 from keras_resnet.drawing import attempted
-from keras_resnet.engines import FORMATS, open_any, read_description
-from keras_resnet.measures import confusion_map, to_json, worst_classes
-from keras_resnet.variants import open_model
-from keras_resnet.views import LARGEST, SCALES
+from keras_resnet.evaluate.measures import confusion_map, to_json, worst_classes
+from keras_resnet.evaluate.views import LARGEST, SCALES
+from keras_resnet.export.engines import FORMATS, open_any, read_description
+from keras_resnet.files import write_whole
+from keras_resnet.opening import open_model
+from keras_resnet.runs import layout
 
 _PIXELS = click.IntRange(1, LARGEST)
 _TABLE = 1000  # predictions that a table has
@@ -108,7 +109,7 @@ def evaluate(model, data, split, max_bad_examples, ten_crop, size, scales, as_js
 def _is_run_of(model, source):
     """Whether it is the directory of a run on this very data, whose measures it is."""
     try:
-        said = json.loads(Path(model, training.DATA).read_text())
+        said = json.loads(Path(model, layout.DATA).read_text())
         return said["data_hash"] == source.fingerprint
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -127,14 +128,14 @@ def measure(model, data, split, as_json, run=None, **looks):
 
     metrics = evaluation.run(model, data, split, progress=bar, **looks)
     if run:
-        if (run / training.RUN_AVERAGE).is_file():
-            average = open_model(run / training.RUN_AVERAGE)
+        if (run / layout.AVERAGE).is_file():
+            average = open_model(run / layout.AVERAGE)
             metrics["ema"] = measure(average, data, split, as_json)
-        training.write_whole(run / evaluation.METRICS, to_json(metrics))
-        with attempted(run / evaluation.GRID):
-            evaluation.picture_grid(model, data, run / evaluation.GRID)
-        with attempted(run / evaluation.CONFUSION):
-            confusion_map(metrics, run / evaluation.CONFUSION)
+        write_whole(run / layout.METRICS, to_json(metrics))
+        with attempted(run / layout.GRID):
+            evaluation.picture_grid(model, data, run / layout.GRID)
+        with attempted(run / layout.CONFUSION):
+            confusion_map(metrics, run / layout.CONFUSION)
     return metrics
 
 
@@ -142,7 +143,7 @@ def metrics_tables(metrics):
     """Of a model; and of its moving average, if that was measured."""
     yield metrics_table(metrics)
     if "ema" in metrics:
-        yield f"the moving average, {training.RUN_AVERAGE}:"
+        yield f"the moving average, {layout.AVERAGE}:"
         yield metrics_table(metrics["ema"])
 
 

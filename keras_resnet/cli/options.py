@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 import yaml
 
-from keras_resnet.learner import net_of
-from keras_resnet.recipe import FIELD_TYPES, Recipe, RecipeError, read_yaml
+from keras_resnet.errors import RecipeError
+from keras_resnet.opening import net_fields
+from keras_resnet.recipe import FIELD_TYPES, Recipe, read_yaml
 from keras_resnet.recipes import RECIPES
-from keras_resnet.train import RECIPE
+from keras_resnet.runs import layout
 
 _PLAIN = (int, float, str, bool)
 
@@ -64,13 +65,13 @@ def chosen_recipe(recipe, fields, run=None):
                 raise RecipeError(f"{key}={given[key]!r}: must be YAML") from error
     if "weights" in given and given.keys().isdisjoint({"model", "overrides"}):
         # of our own they say which net they are of
-        given |= _net_begun(run, given["weights"]) or net_of(given["weights"])
+        given |= _net_begun(run, given["weights"]) or net_fields(given["weights"])
     return chosen.replace(**given)
 
 
 def _net_begun(run, weights):
-    if run is None or not (run / RECIPE).is_file():
+    if run is None or not (run / layout.RECIPE).is_file():
         return {}
-    began = Recipe.read(run / RECIPE)
+    began = Recipe.read(run / layout.RECIPE)
     same = began.weights == weights
     return {"model": began.model, "overrides": began.overrides} if same else {}

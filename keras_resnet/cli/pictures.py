@@ -16,7 +16,7 @@ from keras_resnet.cli.base import (
     print_result,
 )
 from keras_resnet.cli.options import chosen_recipe, recipe_options
-from keras_resnet.learner import resolve
+from keras_resnet.train.build import resolve
 
 _LISTED = 20  # bad pictures that `validate` prints
 

@@ -8,8 +8,9 @@ import click
 
 from keras_resnet import serve as serving
 from keras_resnet.cli.base import complain, group, json_option, print_result
-from keras_resnet.serve import ServeError, Settings
-from keras_resnet.tf_serving import model_name
+from keras_resnet.errors import ServeError
+from keras_resnet.export.tf_serving import model_name
+from keras_resnet.serve import Settings
 
 _DEFAULTS = Settings("any")
 

@@ -20,12 +20,13 @@ from keras_resnet.cli.base import (
 )
 from keras_resnet.cli.models import measure, metrics_table, metrics_tables
 from keras_resnet.cli.options import chosen_recipe, recipe_options
-from keras_resnet.learner import audit as audited
-from keras_resnet.objective import rate_curve
-from keras_resnet.progress import TrainingBar
 from keras_resnet.recipe import FIELD_TYPES
 from keras_resnet.recipes import RECIPES
-from keras_resnet.status import status
+from keras_resnet.runs.status import status
+from keras_resnet.train.build import audit as audited
+from keras_resnet.train.build import build
+from keras_resnet.train.objective import rate_curve
+from keras_resnet.train.progress import TrainingBar
 
 _COLUMN = 26  # characters that a recipe takes in a table
 
@@ -126,7 +127,9 @@ def train(
     # once: it looks at every file
     source, skipped = pictures.without_bad(data, chosen.max_bad_examples)
     if audit:
-        return _print_audit(training.prepare(chosen, source)[0], as_json)
+        steps = pictures.steps_per_epoch(source, chosen)
+        setup = build(chosen, source.class_names, steps)
+        return _print_audit(setup.model, as_json)
     if skipped and not as_json:
         said = f"{len(skipped)} bad pictures left out; {run}/data.json lists them"
         out.print(plain(said))

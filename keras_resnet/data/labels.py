@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from keras_resnet.data.split import DataError
+from keras_resnet.errors import DataError
 
 # a picture, its label, and what may tell the label's name
 KEYS = ("image/encoded", "image/class/label", "image/class/text", "image/class/synset")

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.split import DataError, Records
+from keras_resnet.data.splits import Records
+from keras_resnet.errors import DataError
 
 _AROUND = 8 + 4 + 4  # bytes: the length, its checksum, and the payload's
 

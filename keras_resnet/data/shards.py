@@ -17,13 +17,19 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.bad import first_sentence
-from keras_resnet.data.crop import resize_short
-from keras_resnet.data.decode import MAX_PIXELS, check_size, decode_image, picture_size
+from keras_resnet.data.checks.bad import first_sentence
 from keras_resnet.data.records import encode_example, index_records
-from keras_resnet.data.source import Source, map_files
-from keras_resnet.data.split import Arrays, DataError, Files, Split, hash_facts
-from keras_resnet.data.upright import amend
+from keras_resnet.data.sources import Source, map_files
+from keras_resnet.data.splits import Arrays, Files, Split, hash_facts
+from keras_resnet.data.transforms.crop import resize_short
+from keras_resnet.data.transforms.decode import (
+    MAX_PIXELS,
+    check_size,
+    decode_image,
+    picture_size,
+)
+from keras_resnet.data.transforms.upright import amend
+from keras_resnet.errors import DataError
 from keras_resnet.files import sync
 
 FORMAT = 1  # of what is written: work that another one left is begun afresh

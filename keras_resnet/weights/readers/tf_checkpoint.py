@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers import numpy_zip
 from keras_resnet.weights.readers.archive import Archive
 
