@@ -79,7 +79,7 @@ def tiny():
     return Recipe(
         name="tiny",
         model="resnet18d",
-        overrides={"width": 8, "depths": [1, 1, 1, 1], "drop_path": 0.1},
+        overrides={"width": 8, "depths": [1, 1], "drop_path": 0.1},
         precision="float32",
         train_size=32,
         test_size=32,
@@ -99,6 +99,27 @@ def trained(folder, tiny, tmp_path_factory):
 
     run = tmp_path_factory.mktemp("runs") / "tiny"
     return run, train.fit(tiny, folder, run)
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Arrays of noise, for runs of `resume_program.RECIPE`."""
+    from resume_program import pictures
+
+    return pictures()
+
+
+@pytest.fixture(scope="session")
+def peace(data, tmp_path_factory):
+    """All that an undisturbed run of these comes to."""
+    from resume_program import RECIPE
+    from runs import final
+
+    from keras_resnet import train
+
+    run = tmp_path_factory.mktemp("peace") / "run"
+    train.fit(RECIPE, data, run)
+    return final(run)
 
 
 @pytest.fixture

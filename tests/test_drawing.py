@@ -85,7 +85,7 @@ def test_curves_that_cannot_be_drawn_are_a_line_and_the_model_is_there(
     def curves(title, history):
         raise ValueError("\n$0.1_wd_$\n^\nParseException")
 
-    monkeypatch.setattr(train, "curves", curves)
+    monkeypatch.setattr(train.finish, "curves", curves)
     run = tmp_path / "run"
     model = train.fit(tiny.replace(epochs=2), folder, run)
     (line,) = capsys.readouterr().err.splitlines()

@@ -8,8 +8,8 @@ import subprocess
 import keras
 import numpy as np
 import pytest
-from resume_program import RECIPE, STEPS, Moment, pictures
-from test_resume import EVERY, NONE, differing, final, history, stop, wait_for
+from resume_program import RECIPE, STEPS, Moment
+from runs import EVERY, NONE, differing, final, history, stop, wait_for
 
 from keras_resnet import train
 from keras_resnet.errors import RunError
@@ -21,19 +21,6 @@ def spoil_file(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return pictures()
-
-
-@pytest.fixture(scope="module")
-def peace(data, tmp_path_factory):
-    """All that an undisturbed run comes to."""
-    run = tmp_path_factory.mktemp("peace") / "run"
-    train.fit(RECIPE, data, run)
-    return final(run)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +160,12 @@ def fill(path):
 
 
 @pytest.mark.parametrize(
-    "moment", [("batch begin", 1, 1), ("batch end", 1, 3), ("train end", 2, 0)]
+    "moment",
+    [
+        ("batch begin", 1, 1),
+        pytest.param(("batch end", 1, 3), marks=pytest.mark.slow),
+        pytest.param(("train end", 2, 0), marks=pytest.mark.slow),
+    ],
 )
 def test_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     moment, small_disk, data, peace

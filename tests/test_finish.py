@@ -7,9 +7,8 @@ import signal
 
 import keras
 import pytest
-from resume_program import RECIPE, STEPS, Moment, pictures
-from test_resume import differing, final, history
-from test_run import Stop, assert_same_variables
+from resume_program import RECIPE, STEPS, Moment
+from runs import Stop, assert_same_variables, differing, final, history
 
 import keras_resnet
 from keras_resnet import evaluate, train
@@ -18,17 +17,12 @@ from keras_resnet.errors import RunError
 from keras_resnet.info import Protocol
 from keras_resnet.opening import open_model
 from keras_resnet.runs import checkpoints, layout
-from keras_resnet.runs.saver import best_place, is_stalled
+from keras_resnet.runs.history import best_place, is_stalled
 from keras_resnet.runs.status import status
 from keras_resnet.train.trainable import Trainable
 
 NET = {"width": 8, "depths": [1], "dropout": 0.2}
 SHORT = RECIPE.replace(overrides=NET, mixup=0.0, warmup_epochs=0.0)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return pictures()
 
 
 def test_best_epoch_is_the_first_of_the_best_and_ends_a_run_that_waited():
@@ -121,7 +115,7 @@ def test_early_end_is_the_same_however_often_the_run_was_stopped(
     assert checkpoints.places(run) == [(0, STEPS)]
     assert not (run / layout.HISTORY).exists()
     with monkeypatch.context() as change:
-        change.setattr(train, "_finish", die)
+        change.setattr(train.training, "write_models", die)
         with pytest.raises(Killed):
             train.fit(recipe, data, run)
     assert not train.is_finished(recipe, data, run)
@@ -205,7 +199,7 @@ def test_validation_takes_as_many_pictures_as_fit(
     def batches(source, recipe, batch_size=None):
         raise Asked(batch_size)
 
-    monkeypatch.setattr(train.pictures, "eval_batches", batches)
+    monkeypatch.setattr(train.loop.pictures, "eval_batches", batches)
     with pytest.raises(Asked) as asked:
         train.fit(SHORT.replace(**fields), data, tmp_path / "run")
     assert asked.value.args == (size,)
