@@ -4,10 +4,9 @@
 
 SPEC is JSON: `data`, an .npz; `run`; and perhaps `recipe`, fields of another recipe;
 `saves`, arguments of `train.fit`; `at`, a moment: [hook, epoch, batch]; `number`, the
-signal of that moment; `until`, a path that is there before;
-`save`, another moment: [function of a checkpoint's writing, how
-many calls of it come before, whether it dies before the call or after]; `log`, a file
-that gets a line a batch, of the pictures in it.
+signal of that moment; `until`, a path that is there before; `save`, another moment:
+[function of a checkpoint's writing, how many calls of it come before, whether it dies
+before the call or after]; `log`, a file that gets a line a batch, of its pictures.
 """
 
 import json
