@@ -15,17 +15,13 @@ import tensorflow as tf
 from keras_resnet.errors import ModelError
 from keras_resnet.evaluate import views as looks
 from keras_resnet.evaluate.evaluation import load_picture
+from keras_resnet.export.formats import FILES
+from keras_resnet.export.formats import FORMATS as ALL_FORMATS
 from keras_resnet.export.signatures import INPUT, OUTPUT, trace
 from keras_resnet.info import Protocol
 from keras_resnet.model import ResNet
 
-# format: its precisions, the usual one first
-FORMATS = {
-    "onnx": ("float32",),
-    "openvino": ("float32", "bfloat16"),
-    "litert": ("float32", "int8"),  # int8: of the weights; "dynamic range"
-}
-FILES = {"onnx": "model.onnx", "openvino": "model.xml", "litert": "model.tflite"}
+FORMATS = {kind: some for kind, some in ALL_FORMATS.items() if kind != "savedmodel"}
 PHOTOGRAPH = "grace_hopper.jpg"  # 512 x 606 pixels, in matplotlib's wheel
 # precision: the largest |p - p'| that passes. Measured on 360 held-out digits and the
 # photograph, with resnet18d-digits and a resnet50d trained on digits for 6 epochs:

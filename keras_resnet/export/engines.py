@@ -11,14 +11,13 @@ import numpy as np
 
 from keras_resnet.errors import DescriptionError, ModelError
 from keras_resnet.export import converters, runtimes
+from keras_resnet.export.formats import FILES, FORMATS
 from keras_resnet.export.numbering import version_folders
 from keras_resnet.info import ModelInfo, parse
 from keras_resnet.opening import open_model
 from keras_resnet.runs import layout
 
 DESCRIPTION = "model.json"  # beside an exported model; a SavedModel's is in assets/
-FORMATS = {"savedmodel": ("float32", "bfloat16"), **converters.FORMATS}
-FILES = {"savedmodel": "saved_model.pb", **converters.FILES}
 _MAX_DESCRIPTION = 2**24  # bytes; names of 20,000 classes take one of these 16 MiB
 
 
@@ -181,7 +180,7 @@ def is_exported(path) -> bool:
     path = Path(path)
     if path.is_dir():
         return not (path / layout.MODEL).is_file() and _has_model(_newest(path))
-    return path.suffix in {Path(name).suffix for name in converters.FILES.values()}
+    return path.suffix in {Path(file).suffix for file in FILES.values()} - {".pb"}
 
 
 def open_any(name):
