@@ -28,7 +28,8 @@ from keras_resnet.cli.base import (
 )
 from keras_resnet.complexity import complexity
 from keras_resnet.drawing import attempted
-from keras_resnet.evaluate.measures import confusion_map, to_json, worst_classes
+from keras_resnet.evaluate.figures import confusion_map
+from keras_resnet.evaluate.measures import to_json, worst_classes
 from keras_resnet.evaluate.views import LARGEST, SCALES
 from keras_resnet.export.engines import FORMATS, open_any, read_description
 from keras_resnet.files import write_whole

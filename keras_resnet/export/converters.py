@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_resnet.errors import ModelError
 from keras_resnet.evaluate import views as looks
-from keras_resnet.evaluate.evaluation import load_picture
+from keras_resnet.evaluate.prediction import load_picture
 from keras_resnet.export.signatures import INPUT, OUTPUT, trace
 from keras_resnet.info import Protocol
 from keras_resnet.model import ResNet
