@@ -59,7 +59,7 @@ def write_folder(root, train=12, val=4):
 
 def load_one(encoded, recipe, seed):
     """A training picture, its crop of the same seed."""
-    from keras_resnet.data.transforms.crop import draw_crops, load_train
+    from keras_resnet.data.transforms.random_crop import draw_crops, load_train
 
     return load_train(encoded, recipe, draw_crops(recipe, 1, seed)[0], seed)
 

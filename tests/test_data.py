@@ -261,7 +261,7 @@ def break_manifest(root):
         (break_class_without_training, r"class 'pink' has no training pictures"),
         (break_file, r"red/notes.txt: not a JPEG, PNG, GIF, BMP or WebP picture"),
         (break_layout, r"train: has neither train/ nor val/.*prepare --val"),
-        (break_manifest, r"dataset.json: not a manifest of ours"),
+        (break_manifest, r"dataset.json: not a manifest of this package"),
     ],
 )
 def test_bad_folder_is_one_clear_line(spoil, words, own_folder):
@@ -293,12 +293,12 @@ def test_fingerprint_is_that_of_all_versions_and_computed_once(tmp_path, monkeyp
                 (tmp_path / split / name / file).write_bytes(b"\xff\xd8\xff")
     ordered = ["1.jpg", "x.jpg", "10.jpg", "2.jpg", "A.jpg", "ünï.jpg"]
     each = [ordered, [0, 0, 1, 1, 1, 1]]
-    facts = json.dumps([["a", "b"], {"train": each, "val": each}])
-    expected = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    identity = json.dumps([["a", "b"], {"train": each, "val": each}])
+    expected = hashlib.sha256(identity.encode()).hexdigest()[:16]
     assert expected == "3a9969b5ad101d20"  # recorded in every run of such a folder
     source = data.open_source(tmp_path)
     assert source.fingerprint == expected
-    monkeypatch.setattr(type(source.train), "facts", None)  # is not asked again
+    monkeypatch.setattr(type(source.train), "identity", None)  # is not asked again
     assert source.fingerprint == expected
     assert data.without_bad(source)[0].fingerprint == expected
 
@@ -344,7 +344,7 @@ def test_opening_takes_some_hundred_bytes_a_file(kind, most, many):
             (root / "dataset.json").write_text(text)
             again = data.open_source(root)
             assert again.train.files == source.train.files
-            assert again.val.classes == source.val.classes
+            assert again.val.labels == source.val.labels
 
 
 def test_shortened_shard_is_named(folder, tmp_path):

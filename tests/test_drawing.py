@@ -10,7 +10,7 @@ from conftest import write_picture
 from matplotlib.figure import Figure
 
 from keras_resnet import data, drawing, evaluate, train
-from keras_resnet.evaluate.measures import confusion_map
+from keras_resnet.evaluate.figures import confusion_map
 from keras_resnet.opening import open_model
 from keras_resnet.runs import layout
 from keras_resnet.train.objective import rate_curve

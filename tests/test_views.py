@@ -68,8 +68,8 @@ def test_multi_scale_is_the_classifier_at_every_place(model, folder):
 @pytest.mark.parametrize("views", ["center", "multi-scale"])
 def test_scales_mean_multi_scale_at_them_each_picture_once(views, model, folder):
     measured = evaluate.run(model, folder, views=views, scales=(64, 96))
-    look = MultiScale(model, (64, 96))
-    losses = [-np.log(look(image)[label]) for image, label in pairs(folder)]
+    multi_scale = MultiScale(model, (64, 96))
+    losses = [-np.log(multi_scale(image)[label]) for image, label in pairs(folder)]
     np.testing.assert_allclose(measured["loss"], np.mean(losses), rtol=1e-5)
     assert measured["examples"] == 12
 
@@ -150,7 +150,7 @@ def test_logits_and_half_precision_stay_so_at_another_size(model, folder):
         ({"scales": "224"}, "scales='224': must be a tuple"),
         (
             {"scales": (224,), "views": "ten-crop"},
-            r"scales=\(224,\) with views='ten-crop'.*leave out either",
+            r"scales=\(224,\) with views='ten-crop'.*leave out one",
         ),
         (
             {"size": 96, "views": "multi-scale"},
@@ -159,7 +159,7 @@ def test_logits_and_half_precision_stay_so_at_another_size(model, folder):
         ({"size": 96, "scales": (64,)}, "size=96 with views='multi-scale'"),
     ],
 )
-def test_looks_that_there_are_not_are_named_before_data_is_read(options, words, model):
+def test_invalid_views_are_named_before_data_is_read(options, words, model):
     with pytest.raises(ValueError, match=words) as caught:
         evaluate.run(model, "nowhere", **options)
     assert not isinstance(caught.value, DataError)

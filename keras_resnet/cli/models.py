@@ -127,7 +127,8 @@ def measure(model, data, split, as_json, run=None, **looks):
     """
 
     from keras_resnet import evaluate as evaluation
-    from keras_resnet.evaluate.measures import confusion_map, to_json
+    from keras_resnet.evaluate.figures import confusion_map
+    from keras_resnet.evaluate.measures import to_json
     from keras_resnet.opening import open_model
 
     def bar(batches):

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_resnet.errors import ModelError
 from keras_resnet.evaluate import views as looks
-from keras_resnet.evaluate.evaluation import load_picture
+from keras_resnet.evaluate.prediction import load_picture
 from keras_resnet.export.formats import FILES
 from keras_resnet.export.formats import FORMATS as ALL_FORMATS
 from keras_resnet.export.signatures import INPUT, OUTPUT, trace

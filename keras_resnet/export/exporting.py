@@ -17,7 +17,7 @@ from keras_resnet import files, onednn
 from keras_resnet.backend import keras
 from keras_resnet.data.transforms.decode import MAX_PIXELS
 from keras_resnet.errors import ModelError
-from keras_resnet.evaluate.evaluation import class_names
+from keras_resnet.evaluate.prediction import class_names
 from keras_resnet.export import converters, tf_serving
 from keras_resnet.export.engines import (
     DESCRIPTION,
