@@ -157,7 +157,7 @@ def test_newest_version_is_opened(exports, tmp_path):
     for number, kind in [("2", "onnx"), ("10", "litert")]:
         shutil.copytree(exports[kind, "float32"] / "1", tmp_path / number)
     (tmp_path / "11.partial").mkdir()
-    assert engines.versions(tmp_path) == [2, 10]
+    assert export.versions(tmp_path) == [2, 10]
     assert engines.open_engine(tmp_path).format == "litert"
     assert engines.open_engine(tmp_path / "2").format == "onnx"
 

@@ -19,7 +19,7 @@ import keras_resnet
 from keras_resnet import export
 from keras_resnet.backend import keras
 from keras_resnet.errors import ModelError
-from keras_resnet.export import converters
+from keras_resnet.export import converters, exporting
 from keras_resnet.export.engines import open_engine, read_description
 from keras_resnet.export.folding import fold_batch_norm
 from keras_resnet.export.savedmodel import SavedModel
@@ -76,7 +76,14 @@ def test_edited_configuration_stays(trained, tmp_path):
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "mixed_float16",
+        pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param("float16", marks=pytest.mark.slow),
+    ],
+)
 def test_model_of_half_precision_is_served_in_float32(policy, trained, tmp_path):
     half = rebuild(trained[1], policy)
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3))
@@ -91,7 +98,9 @@ def test_model_of_half_precision_is_served_in_float32(policy, trained, tmp_path)
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("activation", [None, "linear"])
+@pytest.mark.parametrize(
+    "activation", [None, pytest.param("linear", marks=pytest.mark.slow)]
+)
 def test_logits_are_served_as_probabilities(activation, trained, tmp_path):
     model = rebuild(trained[1], classifier_activation=activation)
     images = np.full((2, 32, 32, 3), 90, np.float32)
@@ -110,7 +119,7 @@ def test_interrupted_export_leaves_the_versions_that_were(
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, step, fail)
+    monkeypatch.setattr(exporting, step, fail)
     with pytest.raises(KeyboardInterrupt):
         export.save(trained[1], tmp_path / "served")
     assert names(tmp_path / "served") == {"1"} | BESIDE
@@ -125,14 +134,16 @@ def test_export_that_answers_otherwise_is_refused(trained, tmp_path, monkeypatch
         kernel.assign(np.asarray(kernel) * 1.1)
         return folded
 
-    monkeypatch.setattr(export, "fold_batch_norm", spoiled)
+    monkeypatch.setattr(exporting, "fold_batch_norm", spoiled)
     with pytest.raises(ModelError, match=r"probabilities are off by .* on 10 pictures"):
         export.save(trained[1], tmp_path / "served")
     assert names(tmp_path / "served") == set()
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)
 def test_export_is_compared_with_the_model_that_was_given(policy, trained, tmp_path):
     model = rebuild(trained[1], policy)
     model.get_layer("stage1_block0").conv1.norm.epsilon = 10.0
@@ -217,7 +228,7 @@ def test_model_without_classifier_or_normalisation_is_not_served(missing, tmp_pa
     assert not (tmp_path / "served").exists()
 
 
-TINY = {"width": 8, "depths": (1, 1, 1, 1), "zero_gamma": False, "classes": 3}
+TINY = {"width": 8, "depths": (1,), "zero_gamma": False, "classes": 3}
 
 
 @pytest.mark.parametrize(
@@ -288,7 +299,7 @@ def test_disk_that_is_full_is_one_line_and_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "labels.txt")
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "_write_for_serving", fail)
+        patch.setattr(exporting, "_write_for_serving", fail)
         with pytest.raises(ModelError, match="served: cannot be written: No space"):
             export.save(trained[1], tmp_path / "served")
     # a limit on the sizes of files stands for the disk: TensorFlow's writing fails
@@ -330,8 +341,8 @@ def test_version_taken_meanwhile_is_left_alone(trained, tmp_path, monkeypatch):
     numbers = iter([[], [1]])
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "mine").touch()
-    monkeypatch.setattr(export, "_check_versions", lambda *_: None)
-    monkeypatch.setattr(export, "versions", lambda folder: next(numbers))
+    monkeypatch.setattr(exporting, "_check_versions", lambda *_: None)
+    monkeypatch.setattr(exporting, "versions", lambda folder: next(numbers))
     assert export.save(trained[1], tmp_path).name == "2"
     assert names(tmp_path / "1") == {"mine"}
 

@@ -23,6 +23,7 @@ from serving import (
     wait_for,
 )
 
+from keras_resnet import export
 from keras_resnet.errors import SavedModelError
 from keras_resnet.export import engines
 from keras_resnet.export.savedmodel import SavedModel
@@ -196,7 +197,7 @@ def test_zeros_may_come_before_a_version(tmp_path):
     write(tmp_path, "00000123")
     write(tmp_path, "9")
     watching(tmp_path, story)
-    assert engines.versions(tmp_path) == [9, 123, 124]
+    assert export.versions(tmp_path) == [9, 123, 124]
 
 
 def test_old_version_is_closed_when_its_last_request_has_ended(tmp_path):
