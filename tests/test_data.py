@@ -136,7 +136,8 @@ def test_training_starts_at_any_position(kind, folder, tiny, tmp_path):
     tf.random.set_seed(1)
     whole = batches(0, 0, 2 * steps + 1)
     tf.random.set_seed(2)  # the process's own seed has no say
-    for epoch, step in [(0, 1), (0, steps - 1), (1, 0), (1, 2), (2, 0)]:
+    positions = [(0, steps - 1), (1, 2), (2, 0)] if kind == "folder" else [(1, 2)]
+    for epoch, step in positions:
         position = epoch * steps + step
         for ours, theirs in zip(batches(epoch, step, 2), whole[position:]):
             np.testing.assert_array_equal(ours[0], theirs[0])
@@ -146,17 +147,18 @@ def test_training_starts_at_any_position(kind, folder, tiny, tmp_path):
     assert not np.array_equal(whole[0][0], whole[1][0])
 
 
-@pytest.mark.parametrize("threads", [1, 4, 16])
-def test_threads_and_tuning_change_nothing(threads, folder, tiny):
+def test_threads_and_tuning_change_nothing(folder, tiny):
     def first(options):
         batches = data.train_batches(folder, tiny).with_options(options).take(6)
         return [array for pair in batches.as_numpy_iterator() for array in pair]
 
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = threads
-    options.autotune.enabled = threads == 4
-    for ours, theirs in zip(first(options), first(tf.data.Options())):
-        np.testing.assert_array_equal(ours, theirs)
+    usual = first(tf.data.Options())
+    for threads in (1, 4, 16):
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = threads
+        options.autotune.enabled = threads == 4
+        for ours, theirs in zip(first(options), usual):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_order_is_a_permutation_that_seed_and_epoch_determine(folder):

@@ -18,7 +18,7 @@ def net(**options):
     return keras_resnet.create(
         "resnet18d",
         width=8,
-        depths=(1, 1, 1, 1),
+        depths=(1, 1),
         classes=3,
         classifier_activation=None,
         **options,

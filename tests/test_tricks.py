@@ -34,7 +34,7 @@ def quick(tiny):
         min_area=1.0,
         colour=0.0,
         lighting=0.0,
-        overrides={"width": 8, "depths": [1, 1, 1, 1]},
+        overrides={"width": 8, "depths": [1, 1]},
         base_rate=0.5,
     )
 
