@@ -148,7 +148,16 @@ def test_evaluate_and_predict_work_on_a_run(call, place):
 
 
 @pytest.mark.parametrize(
-    ("kind", "precision"), [(k, p) for k, some in FORMATS.items() for p in some]
+    ("kind", "precision"),
+    [
+        pytest.param(
+            kind,
+            precision,
+            marks=[] if kind in ("savedmodel", "onnx") else pytest.mark.slow,
+        )
+        for kind, some in FORMATS.items()
+        for precision in some
+    ],
 )
 def test_every_export_predicts_and_is_evaluated(kind, precision, call, place, tmp_path):
     options = ("--format", kind, "--precision", precision)

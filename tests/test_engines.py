@@ -16,6 +16,10 @@ from keras_resnet.opening import open_model
 ALL = [(kind, some) for kind, those in engines.FORMATS.items() for some in those]
 
 
+# what differs between the others is asserted by what is quicker to ask
+QUICK = [("savedmodel", "float32"), ("openvino", "bfloat16"), ("litert", "int8")]
+
+
 @pytest.fixture(scope="module")
 def exports(trained, tmp_path_factory):
     """{(format, precision): DIR} of the tiny trained net, each with version 1."""
@@ -107,6 +111,15 @@ def measured(trained, folder):
     return [evaluate.run(trained[1], folder, views=views) for views in looks]
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow)
+        for case in ALL
+    ],
+    indirect=True,
+    ids=lambda case: "-".join(case),
+)
 def test_evaluation_is_that_of_the_model(engine, measured, folder):
     ours, (theirs, expected) = evaluate.run(engine, folder), measured
     assert ours["examples"] == theirs["examples"] == 12

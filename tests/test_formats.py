@@ -164,7 +164,14 @@ def tell_apart(model, images):
     ],
     ids=["se", "eca", "groups", "dilated", "zero-pad", "tiered"],
 )
-@pytest.mark.parametrize("kind", converters.FORMATS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "onnx",
+        pytest.param("openvino", marks=pytest.mark.slow),
+        pytest.param("litert", marks=pytest.mark.slow),
+    ],
+)
 def test_every_kind_of_layer_is_converted(kind, variant, overrides, tmp_path):
     fields = {"width": 8, "depths": (1,), "zero_gamma": False, **overrides}
     model = keras_resnet.create(variant, classes=7, **fields)

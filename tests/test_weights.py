@@ -82,7 +82,14 @@ def test_every_variant_goes_out_and_comes_back_bit_for_bit(variant, dialect):
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("variant", ["resnet18b", "ecaresnet50d", "resnext50d_32x4d"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "resnet18b",
+        pytest.param("ecaresnet50d", marks=pytest.mark.slow),
+        pytest.param("resnext50d_32x4d", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("kind", ["weights.h5", "keras"])
 def test_files_that_keras_writes_are_read_without_keras(kind, variant, tmp_path):
     arguments = {"width": 16, "drop_path": 0.1, "dropout": 0.1}
