@@ -18,8 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from keras_resnet import export, serve
-from keras_resnet.errors import SavedModelError
-from keras_resnet.export.savedmodel import SavedModel
+from keras_resnet.export.savedmodel import SavedModel, SavedModelError
 from keras_resnet.model import rebuild
 from keras_resnet.serve import Settings
 

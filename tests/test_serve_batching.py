@@ -17,7 +17,7 @@ from serving import (
     versions,
 )
 
-from keras_resnet.errors import SavedModelError
+from keras_resnet.export.savedmodel import SavedModelError
 from keras_resnet.serve import answers, requests
 from keras_resnet.serve.batching import RUNNERS, Batcher
 

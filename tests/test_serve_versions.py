@@ -24,9 +24,8 @@ from serving import (
 )
 
 from keras_resnet import export
-from keras_resnet.errors import SavedModelError
 from keras_resnet.export import engines
-from keras_resnet.export.savedmodel import SavedModel
+from keras_resnet.export.savedmodel import SavedModel, SavedModelError
 from keras_resnet.serve import Settings, answers
 from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.versions import Versions

@@ -14,9 +14,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_resnet
 from keras_resnet import data, demo, evaluate, export
-from keras_resnet.errors import SavedModelError
+from keras_resnet.data.transforms.decode import sniff
 from keras_resnet.export import savedmodel
-from keras_resnet.export.savedmodel import SavedModel
+from keras_resnet.export.savedmodel import SavedModel, SavedModelError
 from keras_resnet.info import Protocol
 from keras_resnet.model import rebuild
 from keras_resnet.opening import open_model
@@ -106,7 +106,7 @@ def test_bytes_of_mixed_sizes_answer_as_prediction_does(served, net):
 def test_odd_pictures_of_files_are_answered_or_refused_by_their_format(served, net):
     files = {p.name: p.read_bytes() for p in sorted((PICTURES / "ok").iterdir())}
     answers = ask(served, files.values())
-    kinds = [data.decode.sniff(file[:12]) for file in files.values()]
+    kinds = [sniff(file[:12]) for file in files.values()]
     assert {*kinds} == {"jpeg", "png", "gif", "bmp", "webp"}
     served_ones = np.isin(kinds, SERVED)
     np.testing.assert_array_equal(answers["ok"], served_ones)

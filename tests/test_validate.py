@@ -219,7 +219,7 @@ def test_interrupted_command_leaves_nothing_and_nobody(own_folder, how):
     process.send_signal(how)
     _, said = process.communicate(timeout=60)
     if how == signal.SIGINT:
-        assert process.returncode == 75
+        assert process.returncode == 75, said
         assert said.count("\n") == 1
     deadline = time.monotonic() + 5  # less than it takes to import TensorFlow
     while any(map(alive, pids)):

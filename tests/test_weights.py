@@ -461,7 +461,7 @@ def test_a_tag_is_a_tag_though_a_folder_has_its_name(hub, tmp_path, monkeypatch)
         assert resolve(recipe).test_size == 288
         info = read_model_info(f"resnet18d:{tag}")
         assert (info.classes, info.class_names) == (1000, None)
-    assert locate("./imagenet", "resnet18d") == "./imagenet"
+    assert locate("./imagenet", "resnet18d") == "./imagenet/model.keras"
 
 
 def test_offline_with_an_empty_cache_is_one_clear_line(hub):

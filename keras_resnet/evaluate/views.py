@@ -118,7 +118,7 @@ class MultiScale:
         protocol = model.info.protocol
         self.scales, self.interpolation = scales, protocol.interpolation
         self.window = -(-protocol.size // model.info.config.output_stride)
-        self.features = keras.Model(model.inputs, model.pyramid_outputs["P5"])
+        self.features = keras.Model(model.inputs, [*model.pyramid_outputs.values()][-1])
         self.head = model.get_layer("head")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

@@ -24,13 +24,18 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.errors import SavedModelError
-
 # TensorFlow's DataType: our name, which is NumPy's too but for the string
 _DTYPES = {1: "float32", 2: "float64", 3: "int32", 4: "uint8", 7: "string"}
 _DTYPES |= {9: "int64", 10: "bool", 14: "bfloat16", 19: "float16"}
 _CODES = {name: code for code, name in _DTYPES.items()}
 _DAMAGE = (zipfile.BadZipFile, zlib.error)
+
+
+class SavedModelError(RuntimeError):
+    """A model that does not load, or a request that it or this module refuses.
+
+    No `keras_resnet.Error`: this file is a program too, which imports nothing of ours.
+    """
 
 
 class SavedModel:

@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from keras_resnet.errors import SavedModelError
 from keras_resnet.export.numbering import LAST
+from keras_resnet.export.savedmodel import SavedModelError
 from keras_resnet.serve import answers, header, requests
 from keras_resnet.serve.requests import RequestError
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.errors import SavedModelError
 from keras_resnet.export.numbering import version_folders
-from keras_resnet.export.savedmodel import SavedModel
+from keras_resnet.export.savedmodel import SavedModel, SavedModelError
 from keras_resnet.serve import answers
 from keras_resnet.serve.batching import RUNNERS, Batcher
 
