@@ -23,18 +23,14 @@ from PIL import Image
 from test_workers import alive
 
 from keras_resnet import cli, data
-from keras_resnet.data.checks import inspector, validation, workers
+from keras_resnet.data.checks import validation, workers
+from keras_resnet.data.checks.inspection import inspect
 from keras_resnet.data.records import encode_example
 from keras_resnet.errors import DataError
 
 
-@pytest.fixture(scope="module")
-def inspect():
-    return inspector.make_inspector()
-
-
 @pytest.fixture
-def validate(inspect, monkeypatch):
+def validate(monkeypatch):
     """`data.validate` without its processes, whose start takes seconds."""
 
     def examine(requests, count, seconds, memory):
@@ -201,8 +197,8 @@ def workers_of(pid):
 
 def test_worker_starts_without_keras_and_without_the_nets():
     program = (
-        "import sys; from keras_resnet.data.checks import inspector; "
-        "import keras_resnet.memory; inspector.make_inspector(); "
+        "import sys; from keras_resnet.data.checks import inspection; "
+        "import keras_resnet.memory; inspection.warm_up(); "
         "assert not {'keras', 'keras_resnet.weights'} & set(sys.modules)"
     )
     environment = {**os.environ, **workers._ENVIRONMENT}
@@ -646,7 +642,7 @@ def test_records_of_other_keys_are_refused(validate, tmp_path):
 # What one inspection finds
 
 
-def test_inspection_reads_header_and_hash_of_each(inspect, tmp_path):
+def test_inspection_reads_header_and_hash_of_each(tmp_path):
     file = tmp_path / "x.jpg"
     file.write_bytes(hostile.turned(6))
     found = inspect({"file": str(file)})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet.data.checks.former import FormerManifest
-from keras_resnet.data.checks.inspector import DAMAGED
+from keras_resnet.data.checks.inspection import DAMAGED
 from keras_resnet.data.checks.labels import KEYS, check_names, find_names, find_range
 from keras_resnet.data.checks.report import Inspection, Survey
 from keras_resnet.data.checks.workers import cores
