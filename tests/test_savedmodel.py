@@ -647,7 +647,7 @@ def run():
     model.run("keep", s=s)
     try:
         model.run("serving_default", x=x[:, :2])
-    except SavedModelError:
+    except savedmodel.SavedModelError:
         pass
 
 def load():
