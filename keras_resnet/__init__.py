@@ -2,60 +2,45 @@
 
 `create("resnet50d")` or `ResNet50D()` builds a net, `backbone` one without classifier,
 `list_models()` names them all. The layers are in `keras_resnet.layers`.
+
+The names are in `__init__.pyi`, and each is imported when it is used first (PEP 562):
+Keras and TensorFlow take seconds to import, and many commands need neither.
 """
 
 import importlib
+import sys
 
-from keras_resnet import start  # noqa: F401 before anything imports TensorFlow
+import lazy_loader
+from wrapt import when_imported
 
-# isort: split
-from keras_resnet import layers
-from keras_resnet.config import VARIANTS, ResNetConfig, list_models
-from keras_resnet.model import ModelInfo, Protocol
-from keras_resnet.variants import CONSTRUCTORS, backbone, create
-from keras_resnet.weights import LoadReport, WeightsError, load_weights, save_weights
+from keras_resnet.config import VARIANTS, constructor_name
 
 __version__ = "0.1.0"
 
-# ResNet50D, SEResNet152D, ...: one function a variant
-globals().update(CONSTRUCTORS)
+_import, _, _names = lazy_loader.attach_stub(__name__, __file__)
+# ResNet50D, SEResNet152D, ...: one function for each variant
+_constructors = {constructor_name(variant) for variant in VARIANTS}
 
-# these import TensorFlow, which building a net on another backend does not need
-_LAZY = (
-    "data",
-    "distillation",
-    "evaluate",
-    "export",
-    "optimizers",
-    "recipe",
-    "train",
-)
+__all__ = sorted({*_names, *_constructors})
 
 
 def __getattr__(name):
-    if name in _LAZY:
-        return importlib.import_module(f"keras_resnet.{name}")
-    if name == "RECIPES":
-        return importlib.import_module("keras_resnet.recipes").RECIPES
-    raise AttributeError(f"module 'keras_resnet' has no attribute {name!r}")
-
-
-__all__ = [
-    "LoadReport",
-    "ModelInfo",
-    "Protocol",
-    "ResNetConfig",
-    "VARIANTS",
-    "WeightsError",
-    "backbone",
-    "create",
-    "layers",
-    "list_models",
-    "load_weights",
-    "save_weights",
-    *CONSTRUCTORS,
-]
+    if name in _constructors:
+        value = getattr(importlib.import_module("keras_resnet.variants"), name)
+    else:
+        value = _import(name)
+    if "keras" in sys.modules:
+        _register(None)
+    return value
 
 
 def __dir__():
-    return sorted({*globals(), *_LAZY, "RECIPES"})
+    return __all__
+
+
+@when_imported("keras")
+def _register(keras):
+    """Makes our layers known to Keras, so that its `load_model` opens our files."""
+    # while `backend` imports Keras, nothing of ours can be imported
+    if keras is None or "keras_resnet.backend" not in sys.modules:
+        importlib.import_module("keras_resnet.model")

@@ -3,7 +3,7 @@
 import keras
 
 if keras.__version__.startswith("2."):
-    from keras_resnet.old_keras import keras, layers, native, ops
+    from keras_resnet.legacy.keras2 import keras, layers, native, ops
 else:
     from keras import layers, ops  # type: ignore[no-redef]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import numbers
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -192,6 +193,15 @@ VARIANTS: dict[str, ResNetConfig] = {
     "resnet50t": _config(50, "t"),
     "resnet50s": _config(50, "s"),
 }
+
+
+def constructor_name(variant: str) -> str:
+    """resnet50d -> ResNet50D, seresnext26d_32x4d -> SEResNeXt26D_32x4d."""
+    prefix, family, depth, rest = re.findall(
+        r"(.*?)(resnet|resnext)(\d+[a-z]+)(.*)", variant
+    )[0]
+    family = {"resnet": "ResNet", "resnext": "ResNeXt"}[family]
+    return prefix.upper() + family + depth.upper() + rest
 
 
 def list_models(pattern: str = "*") -> list[str]:

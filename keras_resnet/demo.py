@@ -12,36 +12,37 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
-from keras_resnet import evaluate, export, savedmodel, train
+from keras_resnet import evaluate, export, train
 from keras_resnet.backend import keras
-from keras_resnet.measures import confusion_map, to_json
+from keras_resnet.errors import DemoError
+from keras_resnet.evaluate.figures import confusion_map
+from keras_resnet.evaluate.measures import to_json
+from keras_resnet.export import savedmodel
+from keras_resnet.files import write_whole
 from keras_resnet.model import rebuild
 from keras_resnet.recipes import RECIPES
+from keras_resnet.runs import layout
 
 HELD_OUT = 360  # of 1,797
 GOAL = 0.99  # top-1
 TOLERANCE = 1e-5  # between model.predict and the served answers
 
 LEFT = {  # in the run directory
-    train.RECIPE: "every number of the run",
-    train.DATA: "of which data it is",
-    train.HISTORY: "the log: loss, accuracy and rate of each epoch",
-    train.LOG: "the same for a spreadsheet",
-    train.TENSORBOARD: "the same for TensorBoard",
-    train.CURVES: "the same as a picture",
-    evaluate.GRID: "the least certain predictions",
-    evaluate.CONFUSION: "which digit is taken for which",
-    evaluate.METRICS: "top-1, top-5, loss, calibration, serving difference",
-    train.RUN_MODEL: "the Keras model",
-    train.RUN_BEST: "the same after its best epoch",
-    train.FINISHED: "of how many epochs these are",
-    train.CHECKPOINTS: "all state, to resume",
+    layout.RECIPE: "every number of the run",
+    layout.DATA: "of which data it is",
+    layout.HISTORY: "the log: loss, accuracy and rate of each epoch",
+    layout.LOG: "the same for a spreadsheet",
+    layout.TENSORBOARD: "the same for TensorBoard",
+    layout.CURVES: "the same as a picture",
+    layout.GRID: "the least certain predictions",
+    layout.CONFUSION: "which digit is taken for which",
+    layout.METRICS: "top-1, top-5, loss, calibration, serving difference",
+    layout.MODEL: "the Keras model",
+    layout.BEST: "the same after its best epoch",
+    layout.FINISHED: "of how many epochs these are",
+    layout.CHECKPOINTS: "all state, to resume",
     "export/1": "the SavedModel",
 }
-
-
-class DemoError(RuntimeError):
-    """The demonstration ran, and its result is not good enough."""
 
 
 def run(
@@ -74,7 +75,7 @@ def run(
         say(f"digits: 1,797 written digits of scikit-learn as PNG TFRecords in {data}")
     source = pictures.open_source(data)
     if train.is_finished(recipe, source, folder):
-        say(f"training: re-using {folder / train.RUN_MODEL}")
+        say(f"training: re-using {folder / layout.MODEL}")
     else:
         say(f"training: {recipe.model}, width 16, {recipe.epochs} epochs, from scratch")
     model = train.fit(recipe, source, folder, progress)
@@ -82,8 +83,8 @@ def run(
     if metrics["examples"] != HELD_OUT:
         raise DemoError(f"{metrics['examples']} pictures evaluated, not {HELD_OUT}")
     say(f"evaluation: top-1 {metrics['top1']:.2%} of {HELD_OUT} held-out digits")
-    evaluate.picture_grid(model, source, folder / evaluate.GRID)
-    confusion_map(metrics, folder / evaluate.CONFUSION)
+    evaluate.picture_grid(model, source, folder / layout.GRID)
+    confusion_map(metrics, folder / layout.CONFUSION)
     versions = export.versions(folder / "export")
     if versions:
         exported = folder / "export" / str(versions[-1])
@@ -96,7 +97,7 @@ def run(
         "serving: C++ loader, no Keras in the process, PNG bytes in; largest "
         f"difference to model.predict {metrics['serving_difference']:.1e}"
     )
-    train.write_whole(folder / evaluate.METRICS, to_json(metrics))
+    write_whole(folder / layout.METRICS, to_json(metrics))
     if metrics["top1"] < GOAL:
         raise DemoError(f"top-1 {metrics['top1']:.2%} is below {GOAL:.0%}")
     if not metrics["serving_difference"] <= TOLERANCE:

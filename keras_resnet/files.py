@@ -29,7 +29,7 @@ _REFUSALS = {
 
 
 @contextlib.contextmanager
-def aside(path):
+def atomic_write(path):
     """A hidden path beside `path`, which takes its place when all went well.
 
     It is another one at each call, so that processes and threads may write one file at
@@ -46,6 +46,12 @@ def aside(path):
         partial.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file aside, flushes it to the disk and renames it into place."""
+    with atomic_write(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def unique(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a file says of its net: checked by type and range before any of it is used."""
+"""What a model knows of itself, also in its files: checked before any of it is used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 import reprlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from keras_resnet.config import ResNetConfig
@@ -18,6 +19,58 @@ _MOST_CHANNELS = 1024  # of a picture
 _MOST_PIXELS = 2**14  # of a side
 _PLAIN = ("float16", "bfloat16", "float32", "float64")
 _POLICIES = (*_PLAIN, "mixed_float16", "mixed_bfloat16")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How pictures become the model's input in evaluation, prediction and serving."""
+
+    size: int = 224  # pixels, the side of the square that the model sees
+    crop_pct: float = 0.875  # of the resized short side
+    interpolation: str = "bicubic"  # or "bilinear"; antialiased, as Pillow's
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model of ours knows of itself; it is part of its files."""
+
+    variant: str
+    config: ResNetConfig
+    include_top: bool = True
+    pooling: str | None = None
+    classes: int = 1000
+    classifier_activation: str | None = "softmax"
+    include_preprocessing: bool = True
+    input_shape: tuple[int | None, ...] | None = None  # None: any size, RGB
+    dtype_policy: str = "float32"  # that it was built under
+    class_names: tuple[str, ...] | None = None
+    protocol: Protocol = Protocol()
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether a softmax is still to come."""
+        return self.classifier_activation in (None, "linear")
+
+    def replace(self, **changes) -> ModelInfo:
+        """A copy with other values."""
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_json(cls, info: dict) -> ModelInfo:
+        """Of what `dataclasses.asdict` gave, from a file or a model's config.
+
+        Raises:
+            ValueError: a field of a wrong type or range, and its value.
+        """
+        check(info)
+        parts = {
+            "config": ResNetConfig.from_json(info["config"]),
+            "protocol": Protocol(**info.get("protocol", {})),
+        }
+        for name in ("class_names", "input_shape"):  # JSON has lists
+            if info.get(name) is not None:
+                parts[name] = tuple(info[name])
+        return cls(**{**info, **parts})
 
 
 def parse(text: str | bytes) -> Any:

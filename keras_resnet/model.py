@@ -5,73 +5,17 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 
 from keras_resnet.backend import keras, layers, ops
 from keras_resnet.complexity import variable_shapes
-from keras_resnet.config import ResNetConfig
-from keras_resnet.info import check
+from keras_resnet.errors import ModelError
+from keras_resnet.info import ModelInfo
 from keras_resnet.layers.blocks import BLOCKS
 from keras_resnet.layers.stems import ConvStem, DeepStem
 from keras_resnet.optimizers import attach_loss_scale
-
-
-class ModelError(ValueError):
-    """A model that cannot be opened, or does not fit what is asked of it."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How pictures become the model's input in evaluation, prediction and serving."""
-
-    size: int = 224  # pixels, the side of the square that the model sees
-    crop_pct: float = 0.875  # of the resized short side
-    interpolation: str = "bicubic"  # or "bilinear"; antialiased, as Pillow's
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a model of ours knows of itself; it is part of its files."""
-
-    variant: str
-    config: ResNetConfig
-    include_top: bool = True
-    pooling: str | None = None
-    classes: int = 1000
-    classifier_activation: str | None = "softmax"
-    include_preprocessing: bool = True
-    input_shape: tuple[int | None, ...] | None = None  # None: any size, RGB
-    dtype_policy: str = "float32"  # that it was built under
-    class_names: tuple[str, ...] | None = None
-    protocol: Protocol = Protocol()
-
-    @property
-    def gives_logits(self) -> bool:
-        """Whether a softmax is still to come."""
-        return self.classifier_activation in (None, "linear")
-
-    def replace(self, **changes) -> ModelInfo:
-        """A copy with other values."""
-        return dataclasses.replace(self, **changes)
-
-    @classmethod
-    def from_json(cls, info: dict) -> ModelInfo:
-        """Of what `dataclasses.asdict` gave, from a file or a model's config.
-
-        Raises:
-            ValueError: a field of a wrong type or range, and its value.
-        """
-        check(info)
-        parts = {
-            "config": ResNetConfig.from_json(info["config"]),
-            "protocol": Protocol(**info.get("protocol", {})),
-        }
-        for name in ("class_names", "input_shape"):  # JSON has lists
-            if info.get(name) is not None:
-                parts[name] = tuple(info[name])
-        return cls(**{**info, **parts})
+from keras_resnet.plan import BlockPlan, plan_blocks, plan_stem
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -161,8 +105,8 @@ def _assemble(info, name, images):
             name="preprocessing",
         )(x)
     x = _stem(config)(x)
-    for block in _blocks(config):
-        x = block(x)
+    for block in plan_blocks(config):
+        x = _block(block, config)(x)
     if info.include_top:
         x = layers.GlobalAveragePooling2D(dtype=wide, name="pool")(x)
         if config.dropout:
@@ -288,48 +232,30 @@ _POOLING = {
 
 
 def _stem(config):
-    stem_width = config.stem_width or max(config.width // 2, 1)
+    filters = plan_stem(config).filters
+    options = {"fused_batch_norm": config.fused_batch_norm, "name": "stem"}
     if config.stem == "conv7":
-        return ConvStem(
-            config.width, fused_batch_norm=config.fused_batch_norm, name="stem"
-        )
-    return DeepStem(
-        stem_width,
-        tiered=config.stem == "deep_tiered",
+        return ConvStem(filters[0], **options)
+    return DeepStem(filters[1], tiered=config.stem == "deep_tiered", **options)
+
+
+def _block(block: BlockPlan, config):
+    return BLOCKS[config.block](
+        block.filters,
+        stride=block.stride,
+        dilation=block.dilation,
+        first_dilation=block.first_dilation,
+        groups=config.groups,
+        group_width=config.group_width,
+        shortcut=config.shortcut,
+        project=block.project,
+        stride_on_first=config.stride_on_first,
+        attention=config.attention,
+        zero_gamma=config.zero_gamma,
+        drop_path=block.drop_path,
         fused_batch_norm=config.fused_batch_norm,
-        name="stem",
+        name=block.name,
     )
-
-
-def _blocks(config):
-    """Every block, in order."""
-    total = sum(config.depths)
-    count, net_stride, dilation = 0, 4, 1
-    for stage, depth in enumerate(config.depths, start=1):
-        stride, first_dilation = (1 if stage == 1 else 2), dilation
-        if net_stride * stride > config.output_stride:
-            dilation, stride = dilation * stride, 1
-        net_stride *= stride
-        for index in range(depth):
-            first = index == 0
-            yield BLOCKS[config.block](
-                config.width * 2 ** (stage - 1),
-                stride=stride if first else 1,
-                dilation=dilation,
-                first_dilation=first_dilation if first else None,
-                groups=config.groups,
-                group_width=config.group_width,
-                shortcut=config.shortcut,
-                project=config.project_always
-                or (config.first_stage_projection and stage == 1 and first),
-                stride_on_first=config.stride_on_first,
-                attention=config.attention,
-                zero_gamma=config.zero_gamma,
-                drop_path=config.drop_path * count / max(total - 1, 1),
-                fused_batch_norm=config.fused_batch_norm,
-                name=f"stage{stage}_block{index}",
-            )
-            count += 1
 
 
 def _compute_dtype():

@@ -1,5 +1,7 @@
 """Small real data: coloured pictures in a folder of classes, and a tiny run."""
 
+import contextlib
+import io
 import os
 import sys
 from types import SimpleNamespace
@@ -7,10 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from keras_resnet.backend import keras
+from keras_resnet import onednn
 
 # before TensorFlow is imported: its start-up log is not what a test says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+onednn.choose()  # as the command line, whose answers are compared with ours
+
+from keras_resnet.backend import keras  # noqa: E402
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 
@@ -54,7 +59,7 @@ def write_folder(root, train=12, val=4):
 
 def load_one(encoded, recipe, seed):
     """A training picture, its crop of the same seed."""
-    from keras_resnet.data.crop import draw_crops, load_train
+    from keras_resnet.data.transforms.random_crop import draw_crops, load_train
 
     return load_train(encoded, recipe, draw_crops(recipe, 1, seed)[0], seed)
 
@@ -79,7 +84,7 @@ def tiny():
     return Recipe(
         name="tiny",
         model="resnet18d",
-        overrides={"width": 8, "depths": [1, 1, 1, 1], "drop_path": 0.1},
+        overrides={"width": 8, "depths": [1, 1], "drop_path": 0.1},
         precision="float32",
         train_size=32,
         test_size=32,
@@ -101,22 +106,46 @@ def trained(folder, tiny, tmp_path_factory):
     return run, train.fit(tiny, folder, run)
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
+@pytest.fixture(scope="session")
+def data():
+    """Arrays of noise, for runs of `resume_program.RECIPE`."""
+    from resume_program import pictures
+
+    return pictures()
+
+
+@pytest.fixture(scope="session")
+def peace(data, tmp_path_factory):
+    """All that an undisturbed run of these comes to."""
+    from resume_program import RECIPE
+    from runs import final
+
+    from keras_resnet import train
+
+    run = tmp_path_factory.mktemp("peace") / "run"
+    train.fit(RECIPE, data, run)
+    return final(run)
+
+
+def command(*arguments, cwd):
     """Runs the command line in this process, where native logs cannot be kept off."""
+    from keras_resnet import cli
 
-    def call(*arguments, cwd):
-        from keras_resnet import cli
+    words = [str(a).replace("\0", " ") for a in arguments]
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["keras-resnet", *words])
+        patch.chdir(cwd)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.main()
+            except SystemExit as exit_:
+                code = exit_.code
+    return SimpleNamespace(returncode=code, out=out.getvalue(), err=err.getvalue())
 
-        words = [str(a).replace("\0", " ") for a in arguments]
-        monkeypatch.setattr(sys, "argv", ["keras-resnet", *words])
-        monkeypatch.chdir(cwd)
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code
-        captured = capsys.readouterr()
-        return SimpleNamespace(returncode=code, out=captured.out, err=captured.err)
 
-    return call
+@pytest.fixture
+def call():
+    """The command line, run in this process."""
+    return command

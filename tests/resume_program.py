@@ -4,22 +4,23 @@
 
 SPEC is JSON: `data`, an .npz; `run`; and perhaps `recipe`, fields of another recipe;
 `saves`, arguments of `train.fit`; `at`, a moment: [hook, epoch, batch]; `number`, the
-signal of that moment; `save`, another moment: [function of a checkpoint's writing, how
-many calls of it come before, whether it dies before the call or after]; `log`, a file
-that gets a line a batch, of the pictures in it.
+signal of that moment; `until`, a path that is there before; `save`, another moment:
+[function of a checkpoint's writing, how many calls of it come before, whether it dies
+before the call or after]; `log`, a file that gets a line a batch, of its pictures.
 """
 
 import json
 import os
 import signal
 import sys
+import time
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet import train
-from keras_resnet.data import pipeline
+from keras_resnet.data import batches
 from keras_resnet.recipe import Recipe
 
 INTERRUPTED = 75
@@ -30,7 +31,7 @@ RECIPE = Recipe(
     model="resnet18d",
     overrides={
         "width": 8,
-        "depths": [1, 1, 1, 1],
+        "depths": [1, 1],
         "drop_path": 0.1,
         "dropout": 0.2,
     },
@@ -62,9 +63,10 @@ def pictures():
 class Moment(keras.callbacks.Callback):
     """Kills this process at a moment of its training, or asks it to stop."""
 
-    def __init__(self, hook, epoch, batch, number=signal.SIGKILL):
+    def __init__(self, hook, epoch, batch, number=signal.SIGKILL, until=None):
         super().__init__()
         self.moment, self.number = (hook, epoch, batch), number
+        self.until = until
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
@@ -86,6 +88,8 @@ class Moment(keras.callbacks.Callback):
 
     def at(self, hook, batch):
         if (hook, self.epoch, batch) == self.moment:
+            while self.until and not os.path.exists(self.until):
+                time.sleep(0.01)
             if self.number == signal.SIGKILL:
                 os.kill(os.getpid(), signal.SIGKILL)
             # as Python would; a real signal that went astray in a process of tests
@@ -134,19 +138,20 @@ def main(spec):
         data = {
             name: (file[f"{name}_images"], file[f"{name}_labels"]) for name in PICTURES
         }
-    callbacks = []
+    callbacks, finish = [], batches._finish
     if "log" in spec:
-        log, finish = Log(spec["log"]), pipeline._finish
+        log = Log(spec["log"])
 
         def looked(batch, recipe, index):  # before pictures are coloured and mixed
             seen = tf.py_function(log.look, [index, batch[0]], [])
             with tf.control_dependencies([seen]):
                 return finish(batch, recipe, tf.identity(index))
 
-        pipeline._finish = looked
+        batches._finish = looked
         callbacks.append(log)
     if "at" in spec:
-        callbacks.append(Moment(*spec["at"], spec.get("number", signal.SIGKILL)))
+        number, until = spec.get("number", signal.SIGKILL), spec.get("until")
+        callbacks.append(Moment(*spec["at"], number, until))
     if "save" in spec:
         die_in_a_save(*spec["save"])
     recipe = RECIPE.replace(**spec.get("recipe", {}))
@@ -155,6 +160,8 @@ def main(spec):
         train.fit(recipe, data, spec["run"], None, callbacks, **saves)
     except train.Interrupted:
         sys.exit(INTERRUPTED)
+    finally:  # tests call this too
+        batches._finish = finish
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def _readers():
         module.__path__ = [str(ROOT / package)]
         sys.modules[module.__name__] = module
     sys.path.insert(0, str(ROOT))
-    from keras_resnet.weights.errors import WeightsError
+    from keras_resnet.errors import WeightsError
     from keras_resnet.weights.readers import read
 
     assert not {"keras", "tensorflow"} & set(sys.modules)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from checkpoints import GOLDENS
 
-from keras_resnet import addons
-from keras_resnet.data.colour import distort
-from keras_resnet.recipe import Recipe, RecipeError
-from keras_resnet.variants import open_model
+from keras_resnet.data.transforms.colour import distort
+from keras_resnet.errors import RecipeError
+from keras_resnet.legacy import addons
+from keras_resnet.opening import open_model
+from keras_resnet.recipe import Recipe
 
 there = importlib.util.find_spec("tensorflow_addons") is not None
 on_addons = pytest.mark.skipif(not there, reason="of the stack of `make addons`")
@@ -132,9 +133,9 @@ def test_what_addons_cannot_is_named_before_anything_is_written(
 @on_addons
 @pytest.mark.parametrize("name", ["tfa.LAMB", "tfa.SGDW", "tfa.Lookahead", "tfa.SWA"])
 def test_kernels_alone_decay(name, tiny):
-    from keras_resnet.learner import audit, learner
+    from keras_resnet.train.build import audit, build
 
-    model = learner(tiny.replace(optimizer=name), ("a", "b", "c"), 10)
+    model = build(tiny.replace(optimizer=name), ("a", "b", "c"), 10).model
     for row in audit(model):
         assert row["decays"] == (len(row["shape"]) > 1), row
 

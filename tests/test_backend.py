@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from keras_resnet import train
 from keras_resnet.backend import is_out_of_memory, keras
-from keras_resnet.checkpoints import RunError
+from keras_resnet.errors import RunError
 
 ON_JAX = """
 import tensorflow as tf
 hidden = []
 tf.config.set_visible_devices = lambda *of: hidden.append(of)
-import keras_resnet.data
+from keras_resnet.data import open_source
 from keras_resnet.backend import is_out_of_memory
 assert hidden == [([], "GPU")]
 import jax

@@ -18,10 +18,11 @@ from PIL import Image
 
 import keras_resnet
 from keras_resnet import data, evaluate, train
-from keras_resnet.data import bad as badness
-from keras_resnet.data.decode import ends_whole, has_magic, picture_size
+from keras_resnet.data.checks import bad as badness
 from keras_resnet.data.records import encode_example, index_records
-from keras_resnet.model import ModelError, Protocol
+from keras_resnet.data.transforms.decode import ends_whole, has_magic, picture_size
+from keras_resnet.errors import DataError, ModelError
+from keras_resnet.info import Protocol
 
 ODD_JPEGS, ODD_PNGS = hostile.odd_jpegs(), hostile.odd_pngs()
 FOREIGN = hostile.foreign()
@@ -43,7 +44,7 @@ def still(tiny):
 @pytest.fixture(scope="module")
 def net():
     """An untrained net of the folder's classes that answers with probabilities."""
-    tiny = {"width": 8, "depths": (1, 1, 1, 1)}
+    tiny = {"width": 8, "depths": (1,)}
     model = keras_resnet.create(
         "resnet18d", classes=3, classifier_activation="softmax", **tiny
     )
@@ -116,7 +117,7 @@ def test_foreign_file_is_refused_by_training_evaluation_and_prediction(
         load_one(tf.constant(FOREIGN[name]), still, tf.constant([0, 0], tf.int64))
     file = tmp_path / "cat.jpg"
     file.write_bytes(FOREIGN[name])
-    with pytest.raises(data.DataError, match=r"cat.jpg: not a readable picture: \S+"):
+    with pytest.raises(DataError, match=r"cat.jpg: not a readable picture: \S+"):
         evaluate.load_picture(file, still.protocol)
 
 
@@ -288,7 +289,7 @@ def test_find_bad_finds_each_and_its_reason(spoilt):
 def test_bad_picture_is_fatal_and_named_by_path_and_number(spoilt, tiny):
     root, bad = spoilt
     with (
-        pytest.raises(data.DataError) as error,
+        pytest.raises(DataError) as error,
         data.blame_pictures(root),
     ):
         list(data.train_batches(root, tiny).take(5))
@@ -331,7 +332,7 @@ def test_a_long_search_for_a_bad_picture_is_said(
     take = tf.function(lambda batches: next(batches)) if compiled else next
     batches = iter(data.eval_batches(own_folder, tiny, "train"))
     with (
-        pytest.raises(data.DataError, match=r"red/002.jpg: cannot be read"),
+        pytest.raises(DataError, match=r"red/002.jpg: cannot be read"),
         data.blame_pictures(own_folder),
     ):
         list(map(take, itertools.repeat(batches)))
@@ -348,9 +349,7 @@ def test_budget_leaves_out_so_many_and_no_more(spoilt):
     assert not set(bad) & {*source.train.files, *source.val.files}
     again, listed = data.without_bad(source, 0)  # what was granted stays so
     assert (again.train.size, listed) == (16, skipped)
-    with pytest.raises(
-        data.DataError, match=r"at least 3 .*max_bad_examples=2"
-    ) as error:
+    with pytest.raises(DataError, match=r"at least 3 .*max_bad_examples=2") as error:
         data.without_bad(root, 2)
     assert all(path in str(error.value) for path in bad)
 
@@ -375,7 +374,7 @@ def test_what_is_no_picture_counts_against_the_budget_too(spoilt, net, tmp_path)
     (red / "empty.jpg").touch()
     (red / "gone.jpg").symlink_to("nowhere")
     os.mkfifo(red / "pipe.jpg")  # which nobody may open
-    with pytest.raises(data.DataError, match=r"at least 7 .*max_bad_examples=6"):
+    with pytest.raises(DataError, match=r"at least 7 .*max_bad_examples=6"):
         data.without_bad(root, 6)
     source, skipped = data.without_bad(root, 7)
     assert (source.train.size, source.val.size) == (16, 5)
@@ -387,16 +386,16 @@ def test_what_is_no_picture_counts_against_the_budget_too(spoilt, net, tmp_path)
         "pipe.jpg": "not a file",
     }
     assert evaluate.run(net, root, max_bad_examples=5)["examples"] == 5
-    with pytest.raises(data.DataError, match=r"red/Thumbs.db: not a JPEG"):
+    with pytest.raises(DataError, match=r"red/Thumbs.db: not a JPEG"):
         data.without_bad(root)
-    with pytest.raises(data.DataError, match=r"red/Thumbs.db: not a JPEG"):
+    with pytest.raises(DataError, match=r"red/Thumbs.db: not a JPEG"):
         evaluate.run(net, root)
 
 
 def test_split_of_bad_pictures_alone_is_refused(own_folder):
     for file in (own_folder / "val").rglob("*.*"):
         cut_file(file)
-    with pytest.raises(data.DataError, match="no val picture can be decoded"):
+    with pytest.raises(DataError, match="no val picture can be decoded"):
         data.without_bad(own_folder, 100)
 
 
@@ -404,7 +403,7 @@ def test_run_lists_what_it_left_out_and_counts_exactly(spoilt, tiny, tmp_path):
     root, bad = spoilt
     recipe = tiny.replace(max_bad_examples=3, epochs=1, warmup_epochs=0.0)
     assert data.steps_per_epoch(data.without_bad(root, 3)[0], recipe) == 16 // 8
-    with pytest.raises(data.DataError, match="cannot be used"):
+    with pytest.raises(DataError, match="cannot be used"):
         train.fit(recipe.replace(max_bad_examples=2), root, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     model = train.fit(recipe, root, tmp_path / "run")
@@ -414,7 +413,7 @@ def test_run_lists_what_it_left_out_and_counts_exactly(spoilt, tiny, tmp_path):
     metrics = evaluate.run(model, root, max_bad_examples=1)
     assert metrics["examples"] == 5
     assert [entry["where"] for entry in metrics["bad_examples"]] == bad[2:]
-    with pytest.raises(data.DataError, match=r"green/001.jpg: cannot be read"):
+    with pytest.raises(DataError, match=r"green/001.jpg: cannot be read"):
         evaluate.run(model, root)
 
 
@@ -433,7 +432,7 @@ def test_names_of_any_bytes_and_upper_case_endings_are_read(own_folder, tiny):
     source = data.open_source(own_folder)
     assert len(list(source.train.ordered())) == source.train.size == 18
     cut_file(next(file for file in red.iterdir() if "\udcff" in file.name))
-    with pytest.raises(data.DataError), data.blame_pictures(source):
+    with pytest.raises(DataError), data.blame_pictures(source):
         list(data.eval_batches(source, tiny, "train"))
 
 
@@ -454,7 +453,7 @@ def test_unreadable_folder_is_named(own_folder, monkeypatch):
 
     real = os.listdir
     monkeypatch.setattr(os, "listdir", listdir)
-    with pytest.raises(data.DataError, match=r"train/red: .*Permission denied"):
+    with pytest.raises(DataError, match=r"train/red: .*Permission denied"):
         data.open_source(own_folder)
 
 
@@ -471,10 +470,10 @@ def test_unreadable_folder_is_named(own_folder, monkeypatch):
 def test_what_is_no_file_is_named_and_never_opened(make, words, own_folder, net):
     odd = own_folder / "train" / "red" / "odd.jpg"
     make(odd)
-    with pytest.raises(data.DataError, match=rf"odd.jpg: {words}.*max_bad_examples"):
+    with pytest.raises(DataError, match=rf"odd.jpg: {words}.*max_bad_examples"):
         data.open_source(own_folder)
     if words == "not a file" and not odd.is_dir():
-        with pytest.raises(data.DataError, match=r"odd.jpg: not a file"):
+        with pytest.raises(DataError, match=r"odd.jpg: not a file"):
             evaluate.predict(net, [odd])
 
 
@@ -557,7 +556,7 @@ def test_bad_records_are_named_with_shard_and_number(tiny, tmp_path):
     for words, reason in zip(BAD_RECORDS, found.values()):
         assert words in reason
     named = r"train-00000-of-00001.tfrecord: record 1: .*\(label out of range: -1\)"
-    with pytest.raises(data.DataError, match=named), data.blame_pictures(source):
+    with pytest.raises(DataError, match=named), data.blame_pictures(source):
         list(data.train_batches(source, tiny.replace(batch_size=10)).take(1))
     left, skipped = data.without_bad(source, 16)
     assert len(skipped) == 16
@@ -587,7 +586,7 @@ def test_picture_that_changes_during_an_epoch_is_named(how, own_folder, tiny):
     else:
         victim.write_bytes(FOREIGN["html"])
     with (
-        pytest.raises(data.DataError, match=r"green/005.jpg: cannot be read"),
+        pytest.raises(DataError, match=r"green/005.jpg: cannot be read"),
         data.blame_pictures(source),
     ):
         list(itertools.islice(batches, 50))  # what was read ahead may still hold it

@@ -9,8 +9,9 @@ import shutil
 import numpy as np
 import pytest
 
-from keras_resnet import checkpoints
-from keras_resnet.checkpoints import Damaged, Place, RunError
+from keras_resnet.errors import RunError
+from keras_resnet.runs import checkpoints
+from keras_resnet.runs.checkpoints import Damaged, Place
 
 FACTS = {"history": [{"epoch": 1, "val_top1": 0.5}], "logs": None, "versions": {}}
 NAMES = ("model/00000", "optimizer/00000", "metric/00000", "metric/00001")

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from keras_resnet.data.colour import DRAWS, distort
+from keras_resnet.data.transforms.colour import DRAWS, distort
 
 YIQ = np.array(
     [

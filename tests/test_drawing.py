@@ -10,9 +10,11 @@ from conftest import write_picture
 from matplotlib.figure import Figure
 
 from keras_resnet import data, drawing, evaluate, train
-from keras_resnet.measures import confusion_map
-from keras_resnet.objective import rate_curve
-from keras_resnet.variants import open_model
+from keras_resnet.evaluate.figures import confusion_map
+from keras_resnet.opening import open_model
+from keras_resnet.runs import layout
+from keras_resnet.train import finish
+from keras_resnet.train.objective import rate_curve
 
 NAMES = ("$0.1_$", "caf\udce9", "plain")  # the second a folder of a Latin-1 disk
 PNG = b"\x89PNG"
@@ -43,7 +45,7 @@ def test_run_of_odd_names_is_trained_and_drawn(odd, tiny, tmp_path, capsys):
     recipe = tiny.replace(name="lr_$0.1_wd_$1e-4", batch_size=3, epochs=2)
     run = tmp_path / os.fsdecode(b"run_\xe9")
     train.fit(recipe, odd, run)
-    assert (run / train.CURVES).read_bytes().startswith(PNG)
+    assert (run / layout.CURVES).read_bytes().startswith(PNG)
     model, path = open_model(run), run / "drawn.png"
     assert model.info.class_names == NAMES
     evaluate.picture_grid(model, odd, path)
@@ -53,12 +55,12 @@ def test_run_of_odd_names_is_trained_and_drawn(odd, tiny, tmp_path, capsys):
     data.preview(odd, recipe, path)
     assert rate_curve(recipe).startswith(PNG)
     assert capsys.readouterr().err == ""
-    (events,) = (run / train.TENSORBOARD).iterdir()
+    (events,) = (run / layout.TENSORBOARD).iterdir()
     values = {}
     for record in tf.data.TFRecordDataset(os.fsencode(events)).as_numpy_iterator():
         event = tf.compat.v1.Event.FromString(record)
         values |= {(event.step, v.tag): v.simple_value for v in event.summary.value}
-    rows = json.loads((run / train.HISTORY).read_text())
+    rows = json.loads((run / layout.HISTORY).read_text())
     for row in rows:
         at = row["epoch"]
         assert values[at, "loss/train"] == pytest.approx(row["loss"])
@@ -84,12 +86,12 @@ def test_curves_that_cannot_be_drawn_are_a_line_and_the_model_is_there(
     def curves(title, history):
         raise ValueError("\n$0.1_wd_$\n^\nParseException")
 
-    monkeypatch.setattr(train, "curves", curves)
+    monkeypatch.setattr(finish, "curves", curves)
     run = tmp_path / "run"
     model = train.fit(tiny.replace(epochs=2), folder, run)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"{run / 'curves.png'}: cannot be drawn ($0.1_wd_$ ^ ParseException)"
-    assert not (run / train.CURVES).exists()
+    assert not (run / layout.CURVES).exists()
     for ours, kept in zip(model.weights, open_model(run).weights, strict=True):
         np.testing.assert_array_equal(ours, kept)
     assert train.is_finished(tiny.replace(epochs=2), folder, run)

@@ -7,11 +7,17 @@ import sys
 import numpy as np
 import pytest
 
-from keras_resnet import engines, evaluate, export, formats, views
-from keras_resnet.model import ModelError
-from keras_resnet.variants import open_model
+from keras_resnet import evaluate, export
+from keras_resnet.errors import ModelError
+from keras_resnet.evaluate import views
+from keras_resnet.export import converters, engines
+from keras_resnet.opening import open_model
 
 ALL = [(kind, some) for kind, those in engines.FORMATS.items() for some in those]
+
+
+# what differs between the others is asserted by what is quicker to ask
+QUICK = [("savedmodel", "float32"), ("openvino", "bfloat16"), ("litert", "int8")]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +31,7 @@ def exports(trained, tmp_path_factory):
             continue
         version = folder / "1"
         version.mkdir(parents=True)
-        formats.write(trained[1], version, kind, precision)
+        converters.write(trained[1], version, kind, precision)
         said = engines.describe(trained[1], kind, precision)
         (version / engines.DESCRIPTION).write_text(json.dumps(said))
     return folders
@@ -105,6 +111,15 @@ def measured(trained, folder):
     return [evaluate.run(trained[1], folder, views=views) for views in looks]
 
 
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow)
+        for case in ALL
+    ],
+    indirect=True,
+    ids=lambda case: "-".join(case),
+)
 def test_evaluation_is_that_of_the_model(engine, measured, folder):
     ours, (theirs, expected) = evaluate.run(engine, folder), measured
     assert ours["examples"] == theirs["examples"] == 12
@@ -155,7 +170,7 @@ def test_newest_version_is_opened(exports, tmp_path):
     for number, kind in [("2", "onnx"), ("10", "litert")]:
         shutil.copytree(exports[kind, "float32"] / "1", tmp_path / number)
     (tmp_path / "11.partial").mkdir()
-    assert engines.versions(tmp_path) == [2, 10]
+    assert export.versions(tmp_path) == [2, 10]
     assert engines.open_engine(tmp_path).format == "litert"
     assert engines.open_engine(tmp_path / "2").format == "onnx"
 

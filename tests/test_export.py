@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 
 import keras_resnet
-from keras_resnet import export, formats
+from keras_resnet import export
 from keras_resnet.backend import keras
-from keras_resnet.engines import open_engine, read_description
-from keras_resnet.folding import fold_batch_norm
-from keras_resnet.model import ModelError, rebuild
-from keras_resnet.savedmodel import SavedModel
-from keras_resnet.variants import open_model
+from keras_resnet.errors import ModelError
+from keras_resnet.export import converters, exporting
+from keras_resnet.export.engines import open_engine, read_description
+from keras_resnet.export.folding import fold_batch_norm
+from keras_resnet.export.savedmodel import SavedModel
+from keras_resnet.model import rebuild
+from keras_resnet.opening import open_model
 
 BESIDE = {"README.md", "batching.config", "models.config"}
 VERSION = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
@@ -56,7 +58,7 @@ def test_version_says_what_it_is(trained, exported, tmp_path):
     assert said.info.class_names == model.info.class_names
     assert said.info.protocol == model.info.protocol
     assert said.info.config == model.info.config
-    assert 0 < said.difference <= formats.TOLERANCES["bfloat16"]
+    assert 0 < said.difference <= converters.TOLERANCES["bfloat16"]
     assert lines == [
         f"savedmodel in bfloat16: off by at most {said.difference:.1e} in the "
         "probabilities of 10 pictures"
@@ -74,7 +76,14 @@ def test_edited_configuration_stays(trained, tmp_path):
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "mixed_float16",
+        pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
+        pytest.param("float16", marks=pytest.mark.slow),
+    ],
+)
 def test_model_of_half_precision_is_served_in_float32(policy, trained, tmp_path):
     half = rebuild(trained[1], policy)
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3))
@@ -89,7 +98,9 @@ def test_model_of_half_precision_is_served_in_float32(policy, trained, tmp_path)
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("activation", [None, "linear"])
+@pytest.mark.parametrize(
+    "activation", [None, pytest.param("linear", marks=pytest.mark.slow)]
+)
 def test_logits_are_served_as_probabilities(activation, trained, tmp_path):
     model = rebuild(trained[1], classifier_activation=activation)
     images = np.full((2, 32, 32, 3), 90, np.float32)
@@ -108,7 +119,7 @@ def test_interrupted_export_leaves_the_versions_that_were(
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, step, fail)
+    monkeypatch.setattr(exporting, step, fail)
     with pytest.raises(KeyboardInterrupt):
         export.save(trained[1], tmp_path / "served")
     assert names(tmp_path / "served") == {"1"} | BESIDE
@@ -123,14 +134,16 @@ def test_export_that_answers_otherwise_is_refused(trained, tmp_path, monkeypatch
         kernel.assign(np.asarray(kernel) * 1.1)
         return folded
 
-    monkeypatch.setattr(export, "fold_batch_norm", spoiled)
+    monkeypatch.setattr(exporting, "fold_batch_norm", spoiled)
     with pytest.raises(ModelError, match=r"probabilities are off by .* on 10 pictures"):
         export.save(trained[1], tmp_path / "served")
     assert names(tmp_path / "served") == set()
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)
 def test_export_is_compared_with_the_model_that_was_given(policy, trained, tmp_path):
     model = rebuild(trained[1], policy)
     model.get_layer("stage1_block0").conv1.norm.epsilon = 10.0
@@ -183,7 +196,7 @@ def test_own_pictures_are_compared(trained, folder, tmp_path):
     files = sorted((folder / "val" / "red").iterdir())
     export.save(trained[1], tmp_path, pictures=files, say=lines.append)
     assert f"of {len(files)} pictures" in lines[0]
-    with pytest.raises(keras_resnet.data.DataError, match=r"none.jpg: no such file"):
+    with pytest.raises(keras_resnet.DataError, match=r"none.jpg: no such file"):
         export.save(trained[1], tmp_path, pictures=[folder / "none.jpg"])
 
 
@@ -215,7 +228,7 @@ def test_model_without_classifier_or_normalisation_is_not_served(missing, tmp_pa
     assert not (tmp_path / "served").exists()
 
 
-TINY = {"width": 8, "depths": (1, 1, 1, 1), "zero_gamma": False, "classes": 3}
+TINY = {"width": 8, "depths": (1,), "zero_gamma": False, "classes": 3}
 
 
 @pytest.mark.parametrize(
@@ -286,7 +299,7 @@ def test_disk_that_is_full_is_one_line_and_leaves_nothing(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "labels.txt")
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "_write_for_serving", fail)
+        patch.setattr(exporting, "_write_for_serving", fail)
         with pytest.raises(ModelError, match="served: cannot be written: No space"):
             export.save(trained[1], tmp_path / "served")
     # a limit on the sizes of files stands for the disk: TensorFlow's writing fails
@@ -328,8 +341,8 @@ def test_version_taken_meanwhile_is_left_alone(trained, tmp_path, monkeypatch):
     numbers = iter([[], [1]])
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "mine").touch()
-    monkeypatch.setattr(export, "_check_versions", lambda *_: None)
-    monkeypatch.setattr(export, "versions", lambda folder: next(numbers))
+    monkeypatch.setattr(exporting, "_check_versions", lambda *_: None)
+    monkeypatch.setattr(exporting, "versions", lambda folder: next(numbers))
     assert export.save(trained[1], tmp_path).name == "2"
     assert names(tmp_path / "1") == {"mine"}
 
@@ -352,7 +365,7 @@ def test_exports_at_once_get_numbers_of_their_own(trained, tmp_path):
 EXPORTS = """
 import sys
 from keras_resnet import export
-from keras_resnet.variants import open_model
+from keras_resnet.opening import open_model
 model = open_model(sys.argv[1])
 while True:
     print(export.save(model, sys.argv[2]), flush=True)

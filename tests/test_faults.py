@@ -8,30 +8,19 @@ import subprocess
 import keras
 import numpy as np
 import pytest
-from resume_program import RECIPE, STEPS, Moment, pictures
-from test_resume import EVERY, NONE, differing, final, history, stop, wait_for
+from resume_program import RECIPE, STEPS, Moment
+from runs import EVERY, NONE, differing, final, history, stop, wait_for
 
-from keras_resnet import checkpoints, train
-from keras_resnet.checkpoints import Place
+from keras_resnet import train
+from keras_resnet.errors import RunError
+from keras_resnet.runs import checkpoints, layout
+from keras_resnet.runs.checkpoints import Place
 
 
 def spoil_file(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return pictures()
-
-
-@pytest.fixture(scope="module")
-def peace(data, tmp_path_factory):
-    """All that an undisturbed run comes to."""
-    run = tmp_path_factory.mktemp("peace") / "run"
-    train.fit(RECIPE, data, run)
-    return final(run)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +84,7 @@ def test_state_of_another_version_is_refused_with_both(half, data, tmp_path):
     place = rewrite(run, lose)
     before = size_of(run)
     words = rf"checkpoint {place}: .* \(optimizer/00001\).*2\.15\.0"
-    with pytest.raises(train.RunError, match=words):
+    with pytest.raises(RunError, match=words):
         train.fit(RECIPE, data, run)
     assert size_of(run) == before
     assert checkpoints.newest(run)[0].place == place
@@ -122,7 +111,7 @@ def test_damaged_checkpoints_alone_are_an_error_and_no_fresh_start(
     for place in checkpoints.places(run):
         (checkpoints.path_of(run, place) / "manifest.json").unlink()
     before = content(run)
-    with pytest.raises(train.RunError, match="not one of its checkpoints verifies"):
+    with pytest.raises(RunError, match="not one of its checkpoints verifies"):
         train.fit(RECIPE, data, run)
     assert content(run) == before
 
@@ -171,7 +160,12 @@ def fill(path):
 
 
 @pytest.mark.parametrize(
-    "moment", [("batch begin", 1, 1), ("batch end", 1, 3), ("train end", 2, 0)]
+    "moment",
+    [
+        ("batch begin", 1, 1),
+        pytest.param(("batch end", 1, 3), marks=pytest.mark.slow),
+        pytest.param(("train end", 2, 0), marks=pytest.mark.slow),
+    ],
 )
 def test_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     moment, small_disk, data, peace
@@ -179,10 +173,10 @@ def test_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     run, ballast = small_disk / "run", small_disk / "ballast"
     full = Do(moment, lambda: fill(ballast))
     saves = NONE if moment[0] == "batch end" else EVERY  # it fails after the epoch
-    with pytest.raises((train.RunError, OSError)) as error:
+    with pytest.raises((RunError, OSError)) as error:
         train.fit(RECIPE, data, run, None, [full], **saves)
     if moment[0] != "train end":
-        assert isinstance(error.value, train.RunError)
+        assert isinstance(error.value, RunError)
         words = r"checkpoint of epoch\d+-batch\d+ cannot be written: No space left on"
         assert error.match(words)
         assert "\n" not in str(error.value)
@@ -201,7 +195,7 @@ def test_full_disk_stops_the_run_which_goes_on_when_there_is_room(
 )
 def test_checkpoints_that_may_not_be_written_stop_the_run(how, data, peace, tmp_path):
     run = tmp_path / "run"
-    folder = run / train.CHECKPOINTS
+    folder = run / layout.CHECKPOINTS
     words = {"read-only": "Read-only file system", "immutable": "not permitted"}[how]
     undo = []
 
@@ -221,12 +215,12 @@ def test_checkpoints_that_may_not_be_written_stop_the_run(how, data, peace, tmp_
 
     try:
         moment = Do(("batch begin", 1, 0), forbid)
-        with pytest.raises(train.RunError, match=rf"cannot be written: .*{words}"):
+        with pytest.raises(RunError, match=rf"cannot be written: .*{words}"):
             train.fit(RECIPE, data, run, None, [moment], **EVERY)
         before = checkpoints.newest(run)
         assert before[1] == []
         assert before[0].place >= (1, 0)
-        with pytest.raises(train.RunError, match=rf"cannot be written: .*{words}"):
+        with pytest.raises(RunError, match=rf"cannot be written: .*{words}"):
             train.fit(RECIPE, data, run, **EVERY)
     finally:
         for command in undo:
@@ -248,7 +242,7 @@ def test_checkpoints_that_may_not_be_written_stop_the_run(how, data, peace, tmp_
 )
 def test_another_recipe_is_refused_with_the_fields(fields, words, half, data):
     before = content(half)
-    with pytest.raises(train.RunError, match=f"{words}.*epochs alone may change"):
+    with pytest.raises(RunError, match=f"{words}.*epochs alone may change"):
         train.fit(RECIPE.replace(**fields), data, half)
     assert content(half) == before
 
@@ -258,10 +252,10 @@ def test_other_data_and_classes_are_refused(half, data):
     images, labels = data["train"]
     other = images.copy()
     other[0, 0, 0, 0] ^= 1
-    with pytest.raises(train.RunError, match="another run: data_hash is"):
+    with pytest.raises(RunError, match="another run: data_hash is"):
         train.fit(RECIPE, data | {"train": (other, labels)}, half)
     more = {name: (x, np.arange(len(x)) % 4) for name, (x, _) in data.items()}
-    with pytest.raises(train.RunError, match="another run: class_names is"):
+    with pytest.raises(RunError, match="another run: class_names is"):
         train.fit(RECIPE, more, half)
     assert content(half) == before
 
@@ -272,8 +266,8 @@ def test_more_epochs_go_on_and_what_was_killed_then_is_not_taken_for_finished(
     run = tmp_path / "run"
     train.fit(RECIPE.replace(epochs=2), data, run)
     first = history(run)
-    (run / train.FINISHED).unlink()  # as of an older version
-    models = ("model.keras", train.RUN_AVERAGE, train.RUN_BEST)
+    (run / layout.FINISHED).unlink()  # as of an older version
+    models = ("model.keras", layout.AVERAGE, layout.BEST)
     before = [(run / name).read_bytes() for name in models]
     longer = RECIPE.replace(epochs=3)
 
@@ -289,7 +283,7 @@ def test_more_epochs_go_on_and_what_was_killed_then_is_not_taken_for_finished(
     assert [(run / name).read_bytes() for name in models] == before  # none is lost
     assert not train.is_finished(longer, data, run)  # model.keras is of two epochs
     model = train.fit(longer, data, run)
-    assert train.finished(run) == {"epochs": 3, "of": 3, "stopped": ""}
+    assert layout.finished(run) == {"epochs": 3, "of": 3, "stopped": ""}
     assert (run / "model.keras").read_bytes() != before[0]
     assert history(run)[:2] == first
     arrays = checkpoints.newest(run)[0].arrays
@@ -307,7 +301,7 @@ def test_weights_that_are_not_finite_are_not_kept(data, peace, tmp_path):
     moment = Do(("batch begin", 1, 1), spoil)
     words = r"not finite at step \d, after 1 epochs; rate 0\.\d+, loss scale none"
     run = tmp_path / "run"
-    with pytest.raises(train.RunError, match=f"{words}.*The last checkpoint is kept"):
+    with pytest.raises(RunError, match=f"{words}.*The last checkpoint is kept"):
         train.fit(RECIPE, data, run, None, [moment], **EVERY)
     checkpoint, rejected = checkpoints.newest(run)
     assert rejected == []
@@ -340,7 +334,7 @@ class Use(keras.callbacks.Callback):
 
     def __init__(self, run):
         super().__init__()
-        self.folder = run / train.CHECKPOINTS
+        self.folder = run / layout.CHECKPOINTS
         self.bytes, self.files = [], []
 
     def on_train_batch_end(self, batch, logs=None):

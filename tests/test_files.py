@@ -10,8 +10,9 @@ import threading
 import numpy as np
 import pytest
 
-from keras_resnet import checkpoints, files, process
-from keras_resnet.files import PARTIAL, aside, unique
+from keras_resnet import files
+from keras_resnet.files import PARTIAL, atomic_write, unique
+from keras_resnet.runs import checkpoints, process
 
 # without Keras, whose import takes longer than all the writing
 WRITER = """
@@ -50,10 +51,10 @@ def test_processes_that_write_one_file_at_a_time_all_do(tmp_path):
         assert len(arrays["x"]) % 1000 == 0
     # each ended while it wrote another file, whose next writer clears up
     assert len(list(tmp_path.glob(f"{PARTIAL}*"))) == 6
-    with aside(tmp_path / "other.npz") as partial:
+    with atomic_write(tmp_path / "other.npz") as partial:
         partial.touch()
     assert len(list(tmp_path.glob(f"{PARTIAL}*"))) == 6
-    with aside(tmp_path / "left.npz") as partial:
+    with atomic_write(tmp_path / "left.npz") as partial:
         partial.write_bytes(b"new")
     names = ["it.npz", "left.npz", "other.npz"]
     assert sorted(file.name for file in tmp_path.iterdir()) == names
@@ -64,7 +65,7 @@ def test_threads_that_write_one_file_do_not_touch_each_others(tmp_path):
     written = []
 
     def write(number):
-        with aside(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(bytes([number]) * 100)
             meeting.wait()  # all are at it
         written.append(number)
@@ -86,7 +87,7 @@ def test_what_fails_leaves_the_former_file_and_nothing_beside_it(tmp_path):
     running.write_bytes(b"half")
 
     def interrupted():
-        with aside(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(b"new")
             raise KeyboardInterrupt
 
@@ -118,7 +119,7 @@ def lines(capsys):
 def test_file_system_without_flushes_costs_a_line(number, tmp_path, monkeypatch, lines):
     monkeypatch.setattr(os, "fsync", refusing(number))
     for _ in range(2):
-        with aside(tmp_path / "file") as partial:
+        with atomic_write(tmp_path / "file") as partial:
             partial.write_text("all of it")
         checkpoints.write(tmp_path, checkpoints.Place(1), {}, {})
     assert (tmp_path / "file").read_text() == "all of it"
@@ -142,7 +143,10 @@ def test_file_system_without_locks_costs_a_line(number, tmp_path, monkeypatch, l
 
 def test_a_broken_disk_is_an_error(tmp_path, monkeypatch, lines):
     monkeypatch.setattr(os, "fsync", refusing(errno.EIO))
-    with pytest.raises(OSError, match="Input/output"), aside(tmp_path / "x") as partial:
+    with (
+        pytest.raises(OSError, match="Input/output"),
+        atomic_write(tmp_path / "x") as partial,
+    ):
         partial.write_text("half of it")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(fcntl, "flock", refusing(errno.EIO))

@@ -7,26 +7,23 @@ import signal
 
 import keras
 import pytest
-from resume_program import RECIPE, STEPS, Moment, pictures
-from test_resume import differing, final, history
-from test_run import Stop, assert_same_variables
+from resume_program import RECIPE, STEPS, Moment
+from runs import Stop, assert_same_variables, differing, final, history
 
 import keras_resnet
-from keras_resnet import checkpoints, evaluate, train
+from keras_resnet import evaluate, train
 from keras_resnet.cli.options import chosen_recipe
-from keras_resnet.keeper import best_place, is_stalled
-from keras_resnet.model import Protocol
-from keras_resnet.status import status
-from keras_resnet.trainable import Trainable
-from keras_resnet.variants import open_model
+from keras_resnet.errors import RunError
+from keras_resnet.info import Protocol
+from keras_resnet.opening import open_model
+from keras_resnet.runs import checkpoints, layout
+from keras_resnet.runs.history import best_place, is_stalled
+from keras_resnet.runs.status import status
+from keras_resnet.train import loop, training
+from keras_resnet.train.trainable import Trainable
 
 NET = {"width": 8, "depths": [1], "dropout": 0.2}
 SHORT = RECIPE.replace(overrides=NET, mixup=0.0, warmup_epochs=0.0)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return pictures()
 
 
 def test_best_epoch_is_the_first_of_the_best_and_ends_a_run_that_waited():
@@ -84,7 +81,7 @@ def test_best_model_is_the_moving_average_of_the_best_epoch(stalled, data):
     rows = history(run)
     best = rows[best_place(rows, "val_ema_top1").epoch - 1]
     assert best is rows[-2]
-    for file, row in ((train.RUN_BEST, best), (train.RUN_AVERAGE, rows[-1])):
+    for file, row in ((layout.BEST, best), (layout.AVERAGE, rows[-1])):
         measured = evaluate.run(open_model(run / file), data)
         assert measured["top1"] == pytest.approx(row["val_ema_top1"])
     measured = evaluate.run(open_model(run), data)
@@ -117,16 +114,16 @@ def test_early_end_is_the_same_however_often_the_run_was_stopped(
         with pytest.raises(train.Interrupted):
             train.fit(recipe, data, run)
     assert checkpoints.places(run) == [(0, STEPS)]
-    assert not (run / train.HISTORY).exists()
+    assert not (run / layout.HISTORY).exists()
     with monkeypatch.context() as change:
-        change.setattr(train, "_finish", die)
+        change.setattr(training, "write_models", die)
         with pytest.raises(Killed):
             train.fit(recipe, data, run)
     assert not train.is_finished(recipe, data, run)
     nothing = Stop(len(history(run)), 0)
     train.fit(recipe, data, run, nothing)
     assert differing(final(run), final(peace)) == []
-    best, theirs = (open_model(folder / train.RUN_BEST) for folder in (run, peace))
+    best, theirs = (open_model(folder / layout.BEST) for folder in (run, peace))
     assert_same_variables(best, theirs)
     assert "finished early" in capsys.readouterr().err
 
@@ -154,12 +151,12 @@ def test_callback_that_stops_a_resumed_epoch_finishes_the_run(data, tmp_path, ca
     assert status(run)["early"] == "a callback stopped it"
     assert not train.is_finished(SHORT.replace(epochs=4), data, run)
     # a recipe of an older version lacks the fields that have come since
-    there = json.loads((run / train.RECIPE).read_text())
+    there = json.loads((run / layout.RECIPE).read_text())
     for field in ("monitor", "early_stopping", "eval_batch_size"):
         del there[field]
-    (run / train.RECIPE).write_text(json.dumps(there))
+    (run / layout.RECIPE).write_text(json.dumps(there))
     assert train.is_finished(SHORT, data, run)
-    with pytest.raises(train.RunError, match="early_stopping is 0 there and 3 here"):
+    with pytest.raises(RunError, match="early_stopping is 0 there and 3 here"):
         train.is_finished(SHORT.replace(early_stopping=3), data, run)
 
 
@@ -203,7 +200,7 @@ def test_validation_takes_as_many_pictures_as_fit(
     def batches(source, recipe, batch_size=None):
         raise Asked(batch_size)
 
-    monkeypatch.setattr(train.pictures, "eval_batches", batches)
+    monkeypatch.setattr(loop.pictures, "eval_batches", batches)
     with pytest.raises(Asked) as asked:
         train.fit(SHORT.replace(**fields), data, tmp_path / "run")
     assert asked.value.args == (size,)

@@ -7,8 +7,9 @@ import pytest
 import keras_resnet
 from keras_resnet import export
 from keras_resnet.complexity import complexity, variable_shapes
-from keras_resnet.model import ModelError, rebuild
-from keras_resnet.variants import open_model
+from keras_resnet.errors import ModelError
+from keras_resnet.model import rebuild
+from keras_resnet.opening import open_model
 
 NETS = {
     "resnet18d": {},
@@ -25,7 +26,7 @@ NETS = {
 
 def seasoned(name, **overrides):
     """A net as training leaves it: no statistic, gamma or beta is what it began as."""
-    options = {"width": 16, "depths": (1, 2, 1, 1), "classes": 10} | overrides
+    options = {"width": 16, "depths": (1, 2), "classes": 10} | overrides
     model = keras_resnet.create(name, **options)
     rng = np.random.default_rng(0)
     for variable in model.weights:

@@ -13,11 +13,10 @@ import weight_files
 
 import keras_resnet
 from keras_resnet import WeightsError
-from keras_resnet.info import check, parse
-from keras_resnet.learner import net_of, resolve
-from keras_resnet.model import ModelInfo
+from keras_resnet.info import ModelInfo, check, parse
+from keras_resnet.opening import net_fields, open_model, read_model_info
 from keras_resnet.recipe import Recipe
-from keras_resnet.variants import describe, open_model
+from keras_resnet.train.build import resolve
 from keras_resnet.weights import convert, load_weights, read_info
 
 GOOD = json.loads(
@@ -122,9 +121,11 @@ def test_every_reader_of_a_file_refuses_what_its_description_must_not_say(
     recipe = Recipe(model="resnet18d", weights=str(path), test_size=0)
     uses = [
         read_info,
-        describe if kind == "keras" else lambda p: describe(f"resnet18d:{p}"),
+        read_model_info
+        if kind == "keras"
+        else lambda p: read_model_info(f"resnet18d:{p}"),
         open_model if kind == "keras" else lambda p: open_model(f"resnet18d:{p}"),
-        net_of,
+        net_fields,
         lambda _: resolve(recipe),
         lambda p: keras_resnet.create("resnet18d", weights=p, width=8),
         lambda p: convert(p, tmp_path / "x.npz", keras_resnet.VARIANTS["resnet18d"]),
@@ -180,7 +181,7 @@ def test_a_variant_with_a_file_of_ours_has_the_classes_and_overrides_of_the_file
         keras_resnet.save_weights(model, path)
         again = open_model(f"resnet18d:{path}")
         assert again.info == model.info
-        assert describe(f"resnet18d:{path}") == (3, ("a", "b", "c"))
+        assert read_model_info(f"resnet18d:{path}") == model.info
         assert load_weights(again, path).initial == ()
     text = json.dumps(GOOD | {"classes": 400_000})
     in_safetensors(tmp_path / "vast.safetensors", text)

@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy import stats
 
 from keras_resnet import data
-from keras_resnet.data.mix import draw_beta
+from keras_resnet.data.transforms.mix import draw_beta
 
 KINDS = ["uint8", "float16", "bfloat16", "float32"]
 

@@ -20,7 +20,7 @@ from keras_resnet.backend import keras
 from keras_resnet.complexity import complexity
 from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, VARIANTS, ResNetConfig
 from keras_resnet.model import ResNet, rebuild
-from keras_resnet.variants import CONSTRUCTORS, open_model
+from keras_resnet.opening import open_model
 
 SMALL = {
     "width": 8,
@@ -703,7 +703,8 @@ CAP_WORDS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_constructor_of_each_variant_makes_the_same_net(name):
-    (constructor,) = (public for public in CONSTRUCTORS if public.lower() == name)
+    public = keras_resnet.__all__
+    (constructor,) = (each for each in public if each.lower() == name)
     assert constructor == CAP_WORDS.get(name, constructor)
     function = getattr(keras_resnet, constructor)
     assert function.__name__ == constructor

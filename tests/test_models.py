@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from keras_resnet import demo, evaluate
+from keras_resnet.opening import open_model
 from keras_resnet.recipe import Recipe
 from keras_resnet.recipes import RECIPES
-from keras_resnet.variants import open_model
 
 MODELS = Path(__file__).parents[1] / "models"
 DIGITS = MODELS / "resnet18d-digits"

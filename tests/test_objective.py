@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 from keras_resnet.backend import keras, ops
-from keras_resnet.objective import (
+from keras_resnet.errors import RecipeError
+from keras_resnet.optimizers import CoupledSGD, Lamb
+from keras_resnet.recipe import Recipe
+from keras_resnet.recipes import RECIPES
+from keras_resnet.train.objective import (
     BinaryCrossentropy,
     loss,
     optimizer,
     plateau_drops,
     schedule,
 )
-from keras_resnet.optimizers import CoupledSGD, Lamb
-from keras_resnet.recipe import Recipe, RecipeError
-from keras_resnet.recipes import RECIPES
 
 LOGITS = np.array([[2.0, 0.0, -1.0, 0.5]], np.float32)
 LOG_P = LOGITS - np.log(np.exp(LOGITS).sum())

@@ -10,7 +10,6 @@ import pytest
 from checkpoints import GOLDENS, checkpoint, image, labels, tensor
 
 import keras_resnet
-from keras_resnet import objective
 from keras_resnet.backend import keras, ops
 from keras_resnet.optimizers import (
     CoupledSGD,
@@ -21,7 +20,8 @@ from keras_resnet.optimizers import (
 )
 from keras_resnet.recipe import Recipe
 from keras_resnet.recipes import RECIPES
-from keras_resnet.trainable import Trainable
+from keras_resnet.train import objective
+from keras_resnet.train.trainable import Trainable
 
 
 class Recorded(CoupledSGD):
@@ -109,7 +109,13 @@ def replayed(trace):
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("name", ["trace_resnet18d", "trace_resnet26d_mixup"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trace_resnet18d",
+        pytest.param("trace_resnet26d_mixup", marks=pytest.mark.slow),
+    ],
+)
 def test_training_in_fit_is_torchs_step_for_step(name, float64):
     trace = json.loads((GOLDENS / "traces" / f"{name}.json").read_text())
     history, model = replayed(trace)

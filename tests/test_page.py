@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from keras_resnet import export
-from keras_resnet.savedmodel import SavedModel
-from keras_resnet.variants import open_model
+from keras_resnet.export.savedmodel import SavedModel
+from keras_resnet.opening import open_model
 
 selenium = pytest.importorskip("selenium")
 pytestmark = [

@@ -19,7 +19,8 @@ from conftest import write_folder
 from PIL import Image, ImageOps
 
 from keras_resnet import cli, data
-from keras_resnet.data.split import read_record
+from keras_resnet.data.records import read_record
+from keras_resnet.errors import DataError
 
 SMALL = 20_000  # bytes of a shard: the fixture's folder makes four and two
 
@@ -193,7 +194,7 @@ def test_picture_that_changed_in_between_is_written_anew(own_folder, tmp_path):
 
 def test_second_process_is_refused(folder, tmp_path):
     def again():
-        with pytest.raises(data.DataError, match="records: another process is writing"):
+        with pytest.raises(DataError, match="records: another process is writing"):
             data.prepare(folder, tmp_path / "records")
 
     source = data.prepare(folder, tmp_path / "records", progress=stopping(5, again))
@@ -202,7 +203,7 @@ def test_second_process_is_refused(folder, tmp_path):
 
 def test_existing_destination_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "here").mkdir()
-    with pytest.raises(data.DataError, match=r"here: exists; remove it"):
+    with pytest.raises(DataError, match=r"here: exists; remove it"):
         data.prepare(tmp_path / "no such folder", tmp_path / "here")
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
@@ -347,7 +348,7 @@ def test_other_options_begin_afresh_and_odd_colours_are_named(amiss, tmp_path):
     again = data.prepare(amiss, tmp_path / "again", upright=True)
     assert contents(source.train) == contents(again.train)
     for colour in ("whitish", "#ffffff80"):
-        with pytest.raises(data.DataError, match=f"background='{colour}': must be an"):
+        with pytest.raises(DataError, match=f"background='{colour}': must be an"):
             data.prepare(amiss, tmp_path / "s", background=colour)
     assert not (tmp_path / "s").exists()
 
@@ -391,11 +392,9 @@ def test_bad_picture_is_named_and_once_repaired_the_rest_stays(own_folder, tmp_p
     prepare(own_folder, "plain")  # which does not decode
     name = f"{victim.parent.name}/{victim.name}"
     words = rf"{name}: cannot be read \(jpeg.+\); repair or remove it$"
-    with pytest.raises(data.DataError, match=words):
+    with pytest.raises(DataError, match=words):
         prepare(own_folder, "records", resize=256)
-    with pytest.raises(
-        data.DataError, match=r"plain/train-.*tfrecord: record \d+: can"
-    ):
+    with pytest.raises(DataError, match=r"plain/train-.*tfrecord: record \d+: can"):
         prepare(tmp_path / "plain", "again", resize=256)
     partial = tmp_path / ".records.partial"
     written = {path.name: path.stat().st_ino for path in partial.glob("train-*")}
@@ -410,14 +409,14 @@ def test_bad_picture_is_named_and_once_repaired_the_rest_stays(own_folder, tmp_p
 def test_header_without_a_size_is_bad_without_resize_too(own_folder, tmp_path):
     victim = own_folder / "train" / "red" / "000.png"
     victim.write_bytes(victim.read_bytes()[:20])
-    with pytest.raises(data.DataError, match=r"red/000.png: cannot be read \(no pict"):
+    with pytest.raises(DataError, match=r"red/000.png: cannot be read \(no pict"):
         data.prepare(own_folder, tmp_path / "records")
 
 
 def test_picture_that_validate_found_bad_is_refused(folder, tmp_path):
     source = data.open_source(folder)
     source = dataclasses.replace(source, bad={"val": {1: "cut"}}, validated=True)
-    with pytest.raises(data.DataError, match=r"val/blue/001.jpg: .*\(cut\); repair"):
+    with pytest.raises(DataError, match=r"val/blue/001.jpg: .*\(cut\); repair"):
         data.prepare(source, tmp_path / "records")
     assert list(tmp_path.iterdir()) == []
 
@@ -432,7 +431,7 @@ def test_picture_that_validate_found_bad_is_refused(folder, tmp_path):
     ],
 )
 def test_bad_argument_is_named(arguments, words, folder, tmp_path):
-    with pytest.raises(data.DataError, match=words):
+    with pytest.raises(DataError, match=words):
         data.prepare(folder / "train", tmp_path / "records", **arguments)
     assert list(tmp_path.iterdir()) == []
 
@@ -440,7 +439,7 @@ def test_bad_argument_is_named(arguments, words, folder, tmp_path):
 def test_val_of_what_is_no_folder_is_refused(tmp_path):
     pair = (np.zeros((4, 2, 2, 3), np.uint8), np.arange(4))
     for source in (pair, "tfds:mnist"):
-        with pytest.raises(data.DataError, match=r"val=0.5: splits a folder of class"):
+        with pytest.raises(DataError, match=r"val=0.5: splits a folder of class"):
             data.prepare(source, tmp_path / "records", val=0.5)
 
 
@@ -448,7 +447,7 @@ def test_full_disk_is_one_clear_line(folder, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(data.DataError, match=r"train-0.*cannot be written \(.+\)$"):
+        with pytest.raises(DataError, match=r"train-0.*cannot be written \(.+\)$"):
             data.prepare(folder, tmp_path / "records")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -457,7 +456,7 @@ def test_full_disk_is_one_clear_line(folder, tmp_path):
 def test_missing_beam_is_one_clear_line(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     words = r"beam='--runner=DirectRunner': .*pip install keras-resnet-d\[beam\]"
-    with pytest.raises(data.DataError, match=words):
+    with pytest.raises(DataError, match=words):
         data.prepare(folder, tmp_path / "records", beam="--runner=DirectRunner")
     assert list(tmp_path.iterdir()) == []
 
@@ -481,7 +480,7 @@ def test_bad_picture_on_beam_is_named(own_folder, tmp_path):
     pytest.importorskip("apache_beam")
     victim = own_folder / "train" / "blue" / "002.jpg"
     victim.write_bytes(victim.read_bytes()[:300])
-    with pytest.raises(data.DataError, match=r"blue/002.jpg: cannot be read"):
+    with pytest.raises(DataError, match=r"blue/002.jpg: cannot be read"):
         data.prepare(own_folder, tmp_path / "records", resize=256, beam="")
 
 

@@ -9,19 +9,15 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-from keras_resnet import process
-from keras_resnet.checkpoints import RunError
+from keras_resnet.errors import RunError
+from keras_resnet.runs import layout, process
 
-# process.py without the rest of its package, which takes seconds to import
-HEAD = f"""
-    import sys, time, types
-    package = sys.modules["keras_resnet"] = types.ModuleType("keras_resnet")
-    package.__path__ = [{str(Path(process.__file__).parent)!r}]
-    from keras_resnet import process
+HEAD = """
+    import sys, time
+    from keras_resnet.runs import process
 """
 HOLD = """
     with process.locked(sys.argv[1]):
@@ -58,7 +54,7 @@ def test_directory_in_use_is_refused_naming_the_process(tmp_path):
         ):
             raise AssertionError("two in one directory")
         assert f"process {other.pid} " in process.holder(tmp_path)
-        assert (tmp_path / process.LOCK).exists()
+        assert (tmp_path / layout.LOCK).exists()
 
 
 def test_lock_of_a_killed_process_is_taken_over(tmp_path):
@@ -66,17 +62,17 @@ def test_lock_of_a_killed_process_is_taken_over(tmp_path):
         assert other.said == "held"
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
-    assert f"process {other.pid} " in (tmp_path / process.LOCK).read_text()
+    assert f"process {other.pid} " in (tmp_path / layout.LOCK).read_text()
     assert process.holder(tmp_path) is None
     with process.locked(tmp_path):
-        said = (tmp_path / process.LOCK).read_text()
+        said = (tmp_path / layout.LOCK).read_text()
         assert said.split() == ["process", str(os.getpid()), "on", socket.gethostname()]
 
 
 def test_lock_file_that_nobody_holds_is_free(tmp_path):
-    (tmp_path / process.LOCK).write_text("process 1 on another machine, long ago\n" * 9)
+    (tmp_path / layout.LOCK).write_text("process 1 on another machine, long ago\n" * 9)
     with process.locked(tmp_path):
-        text = (tmp_path / process.LOCK).read_text()
+        text = (tmp_path / layout.LOCK).read_text()
     assert text == f"process {os.getpid()} on {socket.gethostname()}\n"
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from keras_resnet import learner, progress
-from keras_resnet.progress import TrainingBar
 from keras_resnet.recipe import Recipe
+from keras_resnet.train import build as train_build
+from keras_resnet.train import progress
+from keras_resnet.train.progress import TrainingBar
 
 
 @pytest.fixture
@@ -57,7 +58,9 @@ def test_bar_has_rate_speed_memory_and_all_batches(watched):
 
 
 def test_choice_of_precision_is_said(monkeypatch):
-    monkeypatch.setattr(learner, "precision_policy", lambda recipe: "mixed_bfloat16")
+    monkeypatch.setattr(
+        train_build, "precision_policy", lambda recipe: "mixed_bfloat16"
+    )
     out = Console(file=io.StringIO(), width=100)
     bar = TrainingBar(Recipe(), out, Console(file=io.StringIO()))
     bar.set_params({"steps": 3})

@@ -12,7 +12,7 @@ import safetensors.numpy
 import weight_files
 from checkpoints import GOLDENS, checkpoint
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers import (
     check_values,
     read,

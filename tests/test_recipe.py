@@ -5,7 +5,8 @@ import json
 import pytest
 import yaml
 
-from keras_resnet.recipe import FIELD_TYPES, Recipe, RecipeError
+from keras_resnet.errors import RecipeError
+from keras_resnet.recipe import FIELD_TYPES, Recipe
 from keras_resnet.recipes import RECIPES
 
 

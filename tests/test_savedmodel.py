@@ -18,8 +18,8 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_shape_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from keras_resnet import savedmodel
-from keras_resnet.savedmodel import SavedModel, SavedModelError
+from keras_resnet.export import savedmodel
+from keras_resnet.export.savedmodel import SavedModel, SavedModelError
 
 SCRIPT = Path(savedmodel.__file__).resolve()
 # a TF_TString holds up to 22 bytes itself and points to more

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import data, evaluate, train
-from keras_resnet.data import source as opening
+from keras_resnet.data import folders
+from keras_resnet.errors import DataError
 
 
 def arrays(count=12, classes=3):
@@ -52,7 +53,7 @@ def test_one_pair_is_what_is_evaluated_and_what_is_trained_on():
 
 def test_arrays_train_a_model(tiny, tmp_path):
     recipe = tiny.replace(batch_size=4, epochs=1, warmup_epochs=0.0)
-    with pytest.raises(data.DataError, match=r"own validation; give \{.train"):
+    with pytest.raises(DataError, match=r"own validation; give \{.train"):
         train.fit(recipe, arrays(), tmp_path / "run")
     model = train.fit(recipe, {"train": arrays(), "val": arrays(6)}, tmp_path / "run")
     assert model.info.class_names == ("0", "1", "2")
@@ -63,16 +64,16 @@ def test_arrays_train_a_model(tiny, tmp_path):
 def test_files_are_looked_at_in_order_on_threads_where_they_are_slow(slow, monkeypatch):
     threads = set()
 
-    def look(file, size):
+    def add(file, size):
         threads.add(threading.get_ident())
         return file + size
 
-    monkeypatch.setattr(opening, "_FAST", -1.0 if slow else 1e9)
+    monkeypatch.setattr(folders, "_FAST", -1.0 if slow else 1e9)
     files, sizes = range(40_000), range(0, 400_000, 10)
-    looked = list(opening.map_files(look, files, sizes))
-    assert looked == [11 * file for file in files]
+    results = list(folders.map_files(add, files, sizes))
+    assert results == [11 * file for file in files]
     assert threads - {threading.get_ident()} if slow else len(threads) == 1
-    assert list(opening.map_files(look, [], [])) == []
+    assert list(folders.map_files(add, [], [])) == []
 
 
 def test_fingerprint_of_arrays_follows_pixels_labels_and_names():
@@ -106,7 +107,7 @@ def test_fingerprint_of_arrays_follows_pixels_labels_and_names():
     ],
 )
 def test_bad_arrays_are_one_clear_line(source, words):
-    with pytest.raises(data.DataError, match=words) as error:
+    with pytest.raises(DataError, match=words) as error:
         data.open_source(source)
     assert "\n" not in str(error.value)
 
@@ -159,11 +160,11 @@ def test_tfds_is_read_from_its_own_records(colours_dataset, tiny, tmp_path):
 
 def test_tfds_that_is_missing_is_named(tmp_path):
     pytest.importorskip("tensorflow_datasets")
-    with pytest.raises(data.DataError, match=r"tfds:no_such_set: .*no_such_set"):
+    with pytest.raises(DataError, match=r"tfds:no_such_set: .*no_such_set"):
         data.open_source("tfds:no_such_set")
 
 
 def test_tfds_without_the_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)
-    with pytest.raises(data.DataError, match=r"pip install keras-resnet-d\[tfds\]"):
+    with pytest.raises(DataError, match=r"pip install keras-resnet-d\[tfds\]"):
         data.open_source("tfds:mnist")

@@ -17,9 +17,10 @@ from google.protobuf import (
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from keras_resnet import export, tf_serving
-from keras_resnet.model import ModelError
-from keras_resnet.savedmodel import SavedModel
+from keras_resnet import export
+from keras_resnet.errors import ModelError
+from keras_resnet.export import tf_serving
+from keras_resnet.export.savedmodel import SavedModel
 
 
 @pytest.fixture(scope="module")

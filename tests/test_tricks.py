@@ -13,13 +13,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_run import Stop, assert_same_variables
+from runs import Stop, assert_same_variables
 
 import keras_resnet
-from keras_resnet import data, evaluate, learner, train
-from keras_resnet.callbacks import Watch
-from keras_resnet.data.split import Arrays
-from keras_resnet.variants import open_model
+from keras_resnet import data, evaluate, train
+from keras_resnet.data.splits import Arrays
+from keras_resnet.errors import RunError
+from keras_resnet.opening import open_model
+from keras_resnet.runs import layout
+from keras_resnet.train import build as train_build
+from keras_resnet.train.callbacks import Watch
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def quick(tiny):
         min_area=1.0,
         colour=0.0,
         lighting=0.0,
-        overrides={"width": 8, "depths": [1, 1, 1, 1]},
+        overrides={"width": 8, "depths": [1, 1]},
         base_rate=0.5,
     )
 
@@ -64,7 +67,7 @@ def test_everything_at_once_resumes_to_the_very_same_result(
         train.fit(recipe, folder, tmp_path / "cut", Stop(2, 3))
     assert len(rows(tmp_path / "cut")) == 2
     assert_same_variables(train.fit(recipe, folder, tmp_path / "cut"), whole)
-    both = [tmp_path / name / train.RUN_AVERAGE for name in ("whole", "cut")]
+    both = [tmp_path / name / layout.AVERAGE for name in ("whole", "cut")]
     assert_same_variables(*map(open_model, both))
     assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
     names = [sorted(row) for row in rows(tmp_path / "whole")]
@@ -73,7 +76,7 @@ def test_everything_at_once_resumes_to_the_very_same_result(
 
 def test_average_is_a_model_of_its_own(quick, folder, tmp_path):
     model = train.fit(quick.replace(ema=0.8), folder, tmp_path / "run")
-    average = open_model(tmp_path / "run" / train.RUN_AVERAGE)
+    average = open_model(tmp_path / "run" / layout.AVERAGE)
     assert average.info == model.info
     far = [
         np.abs(ours.numpy() - theirs.numpy()).max()
@@ -83,7 +86,7 @@ def test_average_is_a_model_of_its_own(quick, folder, tmp_path):
     assert evaluate.run(average, folder)["examples"] == 12
     plain = train.fit(quick, folder, tmp_path / "plain")
     assert_same_variables(plain, model)  # the average is beside the run
-    assert not (tmp_path / "plain" / train.RUN_AVERAGE).exists()
+    assert not (tmp_path / "plain" / layout.AVERAGE).exists()
 
 
 @pytest.mark.slow
@@ -126,7 +129,7 @@ def test_a_batch_in_parts_takes_the_step_of_the_whole(quick, folder, tmp_path):
 def test_choice_of_precision_is_printed_where_no_bar_says_it(
     quick, folder, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(learner, "precision_policy", lambda recipe: "float32")
+    monkeypatch.setattr(train_build, "precision_policy", lambda recipe: "float32")
     recipe = quick.replace(epochs=1, warmup_epochs=0.0, precision="auto")
     train.fit(recipe, folder, tmp_path / "run")
     expected = "resnet18d, tiny: float32, as this machine is fastest\n"
@@ -170,7 +173,7 @@ def test_run_without_a_finite_loss_stops_with_step_rate_and_scale(
 ):
     recipe = quick.replace(base_rate=1e20, warmup_epochs=0.0, epochs=30)
     words = r"at step 4, after 1 epochs; rate 3.1\de\+18, loss scale none.*smaller b"
-    with pytest.raises(train.RunError, match=words):
+    with pytest.raises(RunError, match=words):
         train.fit(recipe, folder, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
     long = {
@@ -178,7 +181,7 @@ def test_run_without_a_finite_loss_stops_with_step_rate_and_scale(
         "val": (np.zeros((3, 32, 32, 3), np.uint8), np.arange(3)),
     }
     with pytest.raises(
-        train.RunError,
+        RunError,
         match=r"run2: stopped at step \d+: the loss has not been finite for \d+ steps; "
         r"rate 3.1\de\+18, loss scale none.*smaller base_rate",
     ):
@@ -196,7 +199,7 @@ def test_streak_of_overflows_in_float16_stops_with_the_scale(quick, folder, tmp_
 
     recipe = quick.replace(precision="mixed_float16", epochs=20)
     with pytest.raises(
-        train.RunError,
+        RunError,
         match=r"stopped at step \d+: the loss has not been finite for \d+ steps; "
         r"rate .*, loss scale \d.*precision=float32",
     ):
@@ -214,7 +217,7 @@ def test_gradients_alone_that_overflow_stop_the_run(scale, stops):
     watch.on_epoch_begin(2)
     watch.on_train_batch_end(8)  # not looked at
     words = r"step 70: the gradients overflowed 20 times; rate 0.25, loss scale 0.0312"
-    with pytest.raises(train.RunError, match=words) if stops else nullcontext():
+    with pytest.raises(RunError, match=words) if stops else nullcontext():
         watch.on_train_batch_end(9)
 
 
@@ -267,7 +270,7 @@ from pathlib import Path
 import keras, numpy as np
 from keras_resnet import evaluate, train
 from keras_resnet.recipes import RECIPES
-from test_run import Stop, assert_same_variables
+from runs import Stop, assert_same_variables
 
 random, run = np.random.default_rng(0), Path(sys.argv[2])
 labels = np.arange(48) % 3

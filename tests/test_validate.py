@@ -1,4 +1,4 @@
-"""`validate` looks at every picture, survives it, and its manifest is the truth."""
+"""`validate` decodes every picture, survives it, and its manifest is the truth."""
 
 import contextlib
 import gzip
@@ -23,24 +23,22 @@ from PIL import Image
 from test_workers import alive
 
 from keras_resnet import cli, data
-from keras_resnet.data import judge
+from keras_resnet.data.checks import validation, workers
+from keras_resnet.data.checks.inspection import inspect
 from keras_resnet.data.records import encode_example
-
-
-@pytest.fixture(scope="module")
-def look():
-    return judge._looker()
+from keras_resnet.errors import DataError
 
 
 @pytest.fixture
-def validate(look, monkeypatch):
+def validate(monkeypatch):
     """`data.validate` without its processes, whose start takes seconds."""
 
     def examine(requests, count, seconds, memory):
         for place, request in enumerate(requests):
-            yield place, json.loads(json.dumps(look(json.loads(json.dumps(request)))))
+            copy = json.loads(json.dumps(request))
+            yield place, json.loads(json.dumps(inspect(copy)))
 
-    monkeypatch.setattr(sys.modules["keras_resnet.data.validate"], "examine", examine)
+    monkeypatch.setattr(validation, "examine", examine)
     return data.validate
 
 
@@ -141,7 +139,7 @@ def test_manifest_is_what_training_opens(zoo, tiny):
     source = data.open_source(root)
     assert source.validated
     count = len(report["bad"])
-    with pytest.raises(data.DataError, match=rf"{count} of its pictures cannot"):
+    with pytest.raises(DataError, match=rf"{count} of its pictures cannot"):
         data.without_bad(source, count - 1)
     left, skipped = data.without_bad(source, count)
     assert [entry["reason"] for entry in skipped] == [
@@ -188,26 +186,36 @@ def test_command_says_what_is_ignored_and_what_to_do(validate, own_folder):
     assert "have alpha" not in lines
 
 
-def judges_of(pid):
+def workers_of(pid):
     found = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         with contextlib.suppress(OSError):  # imports have children of their own
-            if "judge.py" in Path(f"/proc/{child}/cmdline").read_text():
+            if "inspector.py" in Path(f"/proc/{child}/cmdline").read_text():
                 found.append(int(child))
     return found
+
+
+def test_worker_starts_without_keras_and_without_the_nets():
+    program = (
+        "import sys; from keras_resnet.data.checks import inspection; "
+        "import keras_resnet.memory; inspection.warm_up(); "
+        "assert not {'keras', 'keras_resnet.weights'} & set(sys.modules)"
+    )
+    environment = {**os.environ, **workers._ENVIRONMENT}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_command_leaves_nothing_and_nobody(own_folder, how):
     process = start(own_folder)
     deadline = time.monotonic() + 60
-    while not (pids := judges_of(process.pid)):
+    while not (pids := workers_of(process.pid)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(how)
     _, said = process.communicate(timeout=60)
     if how == signal.SIGINT:
-        assert process.returncode == 75
+        assert process.returncode == 75, said
         assert said.count("\n") == 1
     deadline = time.monotonic() + 5  # less than it takes to import TensorFlow
     while any(map(alive, pids)):
@@ -225,7 +233,7 @@ def damage(file, at, *values):
     file.write_bytes(content)
 
 
-def test_bit_rot_that_decodes_is_found_by_the_second_look(validate, own_folder):
+def test_bit_rot_that_decodes_is_found_by_the_second_call(validate, own_folder):
     whole = own_folder / "train" / "red" / "001.jpg"
     before = whole.read_bytes()
     assert validate(own_folder)["bad"] == []
@@ -236,7 +244,7 @@ def test_bit_rot_that_decodes_is_found_by_the_second_look(validate, own_folder):
             assert reasons(validate(own_folder)) == {
                 "001.jpg": "changed since dataset.json was written (SHA-256)"
             }
-        with pytest.raises(data.DataError, match=r"1 of its pictures .*red/001.jpg"):
+        with pytest.raises(DataError, match=r"1 of its pictures .*red/001.jpg"):
             data.without_bad(own_folder)
         whole.write_bytes(before)
         assert validate(own_folder)["bad"] == []
@@ -253,7 +261,7 @@ def test_repaired_new_and_removed_pictures_are_taken_as_they_are(validate, own_f
     (red / "001.jpg").write_bytes(whole)
     (red / "002.jpg").unlink()
     shutil.copy(red / "004.jpg", red / "new.jpg")
-    with pytest.raises(data.DataError, match=r"red/001.jpg: missing, or not the 300"):
+    with pytest.raises(DataError, match=r"red/001.jpg: missing, or not the 300"):
         data.open_source(own_folder)
     report = validate(own_folder)
     assert report["bad"] == []
@@ -266,7 +274,7 @@ def test_file_beside_the_manifest_is_refused_until_it_is_looked_at(
 ):
     validate(own_folder)
     shutil.copy(own_folder / "train/red/001.jpg", own_folder / "train/red/late.jpg")
-    with pytest.raises(data.DataError, match=r"red/late.jpg: not in .*validate"):
+    with pytest.raises(DataError, match=r"red/late.jpg: not in .*validate"):
         data.open_source(own_folder)
 
 
@@ -313,11 +321,11 @@ def test_manifest_lies_elsewhere_and_is_a_source(validate, own_folder, tmp_path)
     report = validate(own_folder, manifest=file)  # which is compared
     assert reasons(report)["002.jpg"].startswith("changed since dataset.json")
     own_folder.rename(tmp_path / "moved")
-    with pytest.raises(data.DataError, match=r"colours.json: is of .*where no folder"):
+    with pytest.raises(DataError, match=r"colours.json: is of .*where no folder"):
         data.open_source(file)
     for content in ("{}", "[1]", "cat"):
         file.write_text(content)
-        with pytest.raises(data.DataError, match=r"not a manifest.*; give a folder"):
+        with pytest.raises(DataError, match=r"not a manifest.*; give a folder"):
             data.open_source(file)
 
 
@@ -327,7 +335,7 @@ def test_manifest_of_shards_lies_elsewhere_too(validate, tmp_path):
     validate(root, first_label=1, manifest=file)
     assert data.open_source(file).train.size == 3
     assert [path.name for path in root.iterdir()] == ["train-00000-of-00001"]
-    with pytest.raises(data.DataError, match=rf"{file} says 1; leave it out"):
+    with pytest.raises(DataError, match=rf"{file} says 1; leave it out"):
         validate(root, first_label=0, manifest=file)
 
 
@@ -373,13 +381,13 @@ def test_file_that_goes_while_others_are_looked_at_is_bad(validate, own_folder):
 def test_what_cannot_be_looked_at_is_named(
     make, arguments, words, validate, own_folder
 ):
-    with pytest.raises(data.DataError, match=words):
+    with pytest.raises(DataError, match=words):
         validate(make(own_folder), **arguments)
 
 
 def test_foreign_manifest_is_refused(validate, own_folder):
     (own_folder / "dataset.json").write_text("[1]")
-    with pytest.raises(data.DataError, match=r"dataset.json: not a manifest of ours"):
+    with pytest.raises(DataError, match=r"not a manifest of this package"):
         validate(own_folder)
 
 
@@ -457,7 +465,7 @@ def test_shard_that_cannot_be_used_is_named_with_its_record(
     before = (records / "dataset.json").read_text()
     offsets = data.open_source(records).train.offset.tolist()
     spoil(shard, shard.read_bytes(), offsets)
-    with pytest.raises(data.DataError, match=words) as error:
+    with pytest.raises(DataError, match=words) as error:
         validate(records)
     assert str(records / "train-") in str(error.value)
     assert (records / "dataset.json").read_text() == before
@@ -474,7 +482,7 @@ def test_shard_rewritten_with_right_checksums_is_found(validate, records):
     with tf.io.TFRecordWriter(str(shard)) as writer:
         for example in examples:
             writer.write(example)
-    with pytest.raises(data.DataError, match=r"train-.*: changed since dataset.json"):
+    with pytest.raises(DataError, match=r"train-.*: changed since dataset.json"):
         validate(records)
 
 
@@ -484,7 +492,7 @@ def test_names_in_another_order_than_the_records_are_refused(validate, records):
     manifest["class_names"].reverse()
     file.write_text(json.dumps(manifest))
     with pytest.raises(
-        data.DataError, match=r"record 0: label \d is '\w+', but '\w+' in .*dataset"
+        DataError, match=r"record 0: label \d is '\w+', but '\w+' in .*dataset"
     ):
         validate(records)
 
@@ -521,18 +529,16 @@ def test_labels_are_mapped_as_it_is_said(first, validate, tmp_path):
     labels = [first + n % 3 for n in range(9)]
     root = write_shard(tmp_path / "r", labels, texts=[BIRDS[n % 3] for n in range(9)])
     write_shard(root, labels[:3], "validation", texts=BIRDS)
-    with pytest.raises(data.DataError, match=r"--first-label 0 .*or 1"):
+    with pytest.raises(DataError, match=r"--first-label 0 .*or 1"):
         validate(root)
-    with pytest.raises(data.DataError, match=r"validate --first-label"):
+    with pytest.raises(DataError, match=r"validate --first-label"):
         data.open_source(root)
     report = validate(root, first_label=first)
     assert report["classes"] == {name: {"train": 3, "val": 1} for name in BIRDS}
     source = data.open_source(root)
     assert source.class_names == tuple(BIRDS)
     assert [int(y) for _, y in source.train.ordered()] == [0, 1, 2] * 3
-    with pytest.raises(
-        data.DataError, match=rf"first_label={1 - first}: .* says {first}"
-    ):
+    with pytest.raises(DataError, match=rf"first_label={1 - first}: .* says {first}"):
         validate(root, first_label=1 - first)
     assert validate(root)["bad"] == []
 
@@ -551,7 +557,7 @@ CONTRADICTIONS = {
 def test_labels_that_contradict_what_is_said_are_refused(words, validate, tmp_path):
     labels, arguments = CONTRADICTIONS[words]
     root = write_shard(tmp_path / "records", labels)
-    with pytest.raises(data.DataError, match=words):
+    with pytest.raises(DataError, match=words):
         validate(root, **arguments)
     assert not (root / "dataset.json").exists()
 
@@ -581,7 +587,7 @@ def test_label_of_two_names_is_refused(validate, tmp_path):
     texts = ["hen", "kite", "crane"]
     root = write_shard(tmp_path / "records", [0, 1, 0], texts=texts)
     with pytest.raises(
-        data.DataError, match=r"record 2: label 0 is 'crane', but 'hen' in .*record 0"
+        DataError, match=r"record 2: label 0 is 'crane', but 'hen' in .*record 0"
     ):
         validate(root, first_label=0)
 
@@ -629,19 +635,17 @@ def test_record_of_other_fields_is_bad_with_its_reason(
 def test_records_of_other_keys_are_refused(validate, tmp_path):
     missing = {str(place): {"image/class/label": None} for place in range(2)}
     root = write_shard(tmp_path / "records", [0, 1], **missing)
-    with pytest.raises(
-        data.DataError, match=r"no record has a label; the first: no im"
-    ):
+    with pytest.raises(DataError, match=r"no record has a label; the first: no im"):
         validate(root, first_label=0)
 
 
-# What one look finds
+# What one inspection finds
 
 
-def test_look_reads_header_and_hash_of_each(look, tmp_path):
+def test_inspection_reads_header_and_hash_of_each(tmp_path):
     file = tmp_path / "x.jpg"
     file.write_bytes(hostile.turned(6))
-    found = look({"file": str(file)})
+    found = inspect({"file": str(file)})
     with Image.open(io.BytesIO(file.read_bytes())) as image:
         assert (found["width"], found["height"]) == image.size
     assert found["exif"] == 6
@@ -649,4 +653,4 @@ def test_look_reads_header_and_hash_of_each(look, tmp_path):
     assert len(found["sha256"]) == 64
     assert "reason" not in found
     file.write_bytes(hostile.encoded(np.zeros((2, 3, 3), np.uint8), "png")[:-20])
-    assert look({"file": str(file)})["reason"].startswith("Invalid PNG")
+    assert inspect({"file": str(file)})["reason"].startswith("Invalid PNG")

@@ -18,9 +18,9 @@ from keras_resnet import VARIANTS, WeightsError, load_weights, save_weights
 from keras_resnet.backend import keras
 from keras_resnet.complexity import variable_shapes
 from keras_resnet.export import fold_batch_norm
-from keras_resnet.learner import net_of, resolve
+from keras_resnet.opening import net_fields, open_model, read_model_info
 from keras_resnet.recipe import Recipe
-from keras_resnet.variants import describe, open_model
+from keras_resnet.train.build import resolve
 from keras_resnet.weights import DIALECTS, cache_folder, convert, locate, read_info
 from keras_resnet.weights.translate import to_ours, to_theirs
 
@@ -82,7 +82,14 @@ def test_every_variant_goes_out_and_comes_back_bit_for_bit(variant, dialect):
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("variant", ["resnet18b", "ecaresnet50d", "resnext50d_32x4d"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "resnet18b",
+        pytest.param("ecaresnet50d", marks=pytest.mark.slow),
+        pytest.param("resnext50d_32x4d", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("kind", ["weights.h5", "keras"])
 def test_files_that_keras_writes_are_read_without_keras(kind, variant, tmp_path):
     arguments = {"width": 16, "drop_path": 0.1, "dropout": 0.1}
@@ -449,11 +456,12 @@ def test_a_tag_is_a_tag_though_a_folder_has_its_name(hub, tmp_path, monkeypatch)
         (tmp_path / tag).mkdir()
         (tmp_path / tag / "model.keras").write_bytes(b"PK\x03\x04 not really")
         assert Path(locate(tag, "resnet18d")).parent == cache_folder()
-        assert net_of(tag) == {}
+        assert net_fields(tag) == {}
         recipe = Recipe(model="resnet18d", weights=tag, test_size=0)
         assert resolve(recipe).test_size == 288
-        assert describe(f"resnet18d:{tag}") == (1000, None)
-    assert locate("./imagenet", "resnet18d") == "./imagenet"
+        info = read_model_info(f"resnet18d:{tag}")
+        assert (info.classes, info.class_names) == (1000, None)
+    assert locate("./imagenet", "resnet18d") == "./imagenet/model.keras"
 
 
 def test_offline_with_an_empty_cache_is_one_clear_line(hub):

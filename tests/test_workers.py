@@ -1,15 +1,15 @@
-"""Whatever becomes of a process that looks at pictures, the others go on."""
+"""Whatever becomes of a worker that decodes pictures, the others go on."""
 
 from pathlib import Path
 
 import pytest
 
-from keras_resnet import data
-from keras_resnet.data import workers
+from keras_resnet.data.checks import workers
+from keras_resnet.errors import DataError
 
 LIMITS = {"seconds": 60.0, "memory": 2**31}
 
-# a program in the place of judge.py that does as it is told
+# a program in the place of inspector.py that does what the requests say
 PROGRAM = """
 import json, os, signal, sys, time
 from multiprocessing.connection import Connection
@@ -79,5 +79,5 @@ def test_no_process_outlives_an_interruption(obedient):
 
 def test_program_that_cannot_start_says_why(obedient):
     obedient.write_text("raise ImportError('no tensorflow')")
-    with pytest.raises(data.DataError, match="cannot start: ImportError: no tensor"):
+    with pytest.raises(DataError, match="cannot start: ImportError: no tensor"):
         list(workers.examine(["fine"], 1, **LIMITS))

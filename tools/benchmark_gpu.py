@@ -123,7 +123,7 @@ def ours(backend, folder, kind, precision):
         _need_gpu(kind, tf.config.list_physical_devices("GPU"))
 
     from keras_resnet import RECIPES
-    from keras_resnet.learner import learner
+    from keras_resnet.train.build import build
 
     name, side, batch, *_ = SIZES[kind]
     recipe = RECIPES["efficient"].replace(
@@ -138,7 +138,7 @@ def ours(backend, folder, kind, precision):
         weights=str(folder / "timm.safetensors"),
         **SGD,
     )
-    model = learner(recipe, [str(number) for number in range(CLASSES)], 100)
+    model = build(recipe, [str(number) for number in range(CLASSES)], 100).model
     images, labels = _batch(folder)
     labels = np.eye(CLASSES, dtype=np.float32)[labels]
     if backend == "jax":

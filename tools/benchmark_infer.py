@@ -79,8 +79,10 @@ def write(folder):
     import numpy as np
 
     import keras_resnet
-    from keras_resnet import export, formats, signatures
-    from keras_resnet.model import ModelError, rebuild
+    from keras_resnet import export
+    from keras_resnet.errors import ModelError
+    from keras_resnet.export import converters, signatures
+    from keras_resnet.model import rebuild
 
     random = np.random.default_rng(0)
     images = random.uniform(0, 255, (max(BATCHES), SIZE, SIZE, 3)).astype(np.float32)
@@ -105,7 +107,7 @@ def write(folder):
     for format in ("onnx", "openvino"):
         (folder / format).mkdir()
         try:
-            formats.write(folded["float32"], folder / format, format)
+            converters.write(folded["float32"], folder / format, format)
         except ModelError as error:
             print(error, file=sys.stderr)
     for precision in ("float32", "bfloat16"):
@@ -153,7 +155,7 @@ def _export_plainly(model, path):
 
 
 def saved_model(name, folder):
-    from keras_resnet.savedmodel import SavedModel
+    from keras_resnet.export.savedmodel import SavedModel
 
     if not (folder / name).is_dir():
         raise ImportError(f"{name} is not installed")
@@ -162,11 +164,11 @@ def saved_model(name, folder):
 
 
 def exported(format, precision, folder):
-    from keras_resnet import formats, runtimes
-    from keras_resnet.model import ModelError
+    from keras_resnet.errors import ModelError
+    from keras_resnet.export import converters, runtimes
 
     try:
-        path = folder / format / formats.FILES[format]
+        path = folder / format / converters.FILES[format]
         return runtimes.start(format, path, precision)[1]
     except ModelError as error:
         raise ImportError(error) from error

@@ -44,7 +44,8 @@ def measure(rounds):
 def write(folder):
     """The export; of random weights, which are as fast as any."""
     import keras_resnet
-    from keras_resnet import export, signatures
+    from keras_resnet import export
+    from keras_resnet.export import signatures
 
     model = keras_resnet.create(benchmark_infer.MODEL)
     signatures.write_saved_model(export.fold_batch_norm(model), folder / "ours")

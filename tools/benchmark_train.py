@@ -100,14 +100,14 @@ def _fit(model, batches):
 
 def ours(folder, precision="bfloat16", pictures=False, **overrides):
     from keras_resnet import data
-    from keras_resnet.learner import learner
+    from keras_resnet.train.build import build
 
     recipe = _recipe(precision, **overrides)
     if pictures:
         source = data.open_source(folder / "photos")
-        model = learner(recipe, source.class_names, 100)
+        model = build(recipe, source.class_names, 100).model
         return _fit(model, data.train_batches(source, recipe))
-    model = learner(recipe, [str(number) for number in range(CLASSES)], 100)
+    model = build(recipe, [str(number) for number in range(CLASSES)], 100).model
     return _fit(model, _one_batch())
 
 

@@ -15,14 +15,16 @@ import numpy as np
 
 import keras_resnet
 from keras_resnet import demo, evaluate, train
-from keras_resnet.measures import to_json
+from keras_resnet.evaluate.measures import to_json
+from keras_resnet.files import write_whole
 from keras_resnet.recipes import RECIPES
+from keras_resnet.runs import layout
 
 NAME = "resnet18d-digits"
 SEEDS = (0, 1, 2)
 GOAL = 0.994  # top-1, the mean of the seeds
 LARGEST = 4e6  # bytes of model.keras
-KEPT = (train.RECIPE, train.RUN_MODEL)  # of the run; the metrics are made anew
+KEPT = (layout.RECIPE, layout.MODEL)  # of the run; the metrics are made anew
 
 CARD = """# {name}
 
@@ -32,7 +34,7 @@ everything of this package on.
 
 ```python
 import keras_resnet
-from keras_resnet.variants import open_model
+from keras_resnet.opening import open_model
 
 model = open_model("models/{name}")
 keras_resnet.evaluate.predict(model, ["seven.png"])
@@ -89,11 +91,11 @@ def main():
     options.output.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         shutil.copy(options.runs / str(SEEDS[0]) / name, options.output / name)
-    size = (options.output / train.RUN_MODEL).stat().st_size
+    size = (options.output / layout.MODEL).stat().st_size
     if size >= LARGEST:
-        raise SystemExit(f"{train.RUN_MODEL}: {size:,} bytes, {LARGEST:,.0f} at most")
+        raise SystemExit(f"{layout.MODEL}: {size:,} bytes, {LARGEST:,.0f} at most")
     metrics = to_json(measured[SEEDS[0]]) + "\n"
-    train.write_whole(options.output / evaluate.METRICS, metrics)
+    write_whole(options.output / layout.METRICS, metrics)
     rows = "\n".join(
         f"| {seed} | {metrics['top1']:.2%} | {metrics['loss']:.4f} | "
         f"{metrics['calibration_error']:.2%} |"
@@ -104,7 +106,7 @@ def main():
     ).stdout.strip()
     card = CARD.format(
         name=NAME,
-        parameters=keras_resnet.variants.open_model(options.output).count_params(),
+        parameters=keras_resnet.open_model(options.output).count_params(),
         size=size / 1e6,
         rows=rows,
         mean=mean,
@@ -115,7 +117,7 @@ def main():
     (options.output / "README.md").write_text(card)
     sums = "".join(
         f"{hashlib.sha256((options.output / name).read_bytes()).hexdigest()}  {name}\n"
-        for name in (*KEPT, evaluate.METRICS)
+        for name in (*KEPT, layout.METRICS)
     )
     (options.output / "SHA256SUMS").write_text(sums)
     print(f"mean top-1 {mean:.2%}; {options.output}")

@@ -25,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from keras_resnet.runs import layout
+
 PHASES = ("start", "build", "step", "evaluation", "epoch end", "end")
 SHARE = 0.2  # of lives that end while they start, and of SIGTERMs
 EARLY = 0.8  # of the run is where the kills are meant to end
@@ -88,7 +90,8 @@ def live(name, epochs, run, mark):
     at()
     import keras
 
-    from keras_resnet import checkpoints, train
+    from keras_resnet import train
+    from keras_resnet.runs import checkpoints
 
     class Marks(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -174,14 +177,14 @@ def in_peace(name, epochs, run, log):
 
 def fingerprint(run):
     """{what: SHA-256} of a finished run: all arrays of its state, models, history."""
-    from keras_resnet import checkpoints, train
-    from keras_resnet.variants import RUN_MODEL, open_model
+    from keras_resnet.opening import open_model
+    from keras_resnet.runs import checkpoints
 
     last, _ = checkpoints.newest(run)
     assert last
     sums = {}
     groups = {"state": sorted(last.arrays.items())}
-    for name in (RUN_MODEL, train.RUN_AVERAGE):
+    for name in (layout.MODEL, layout.AVERAGE):
         if (run / name).exists():
             weights = open_model(run / name).weights
             groups[name] = [(w.path, w.numpy()) for w in weights]
@@ -190,7 +193,7 @@ def fingerprint(run):
         for path, array in arrays:
             sums[group].update(f"{path} {array.dtype} {array.shape}".encode())
             sums[group].update(array.tobytes())
-    for name in (train.HISTORY, train.LOG):
+    for name in (layout.HISTORY, layout.LOG):
         sums[name] = hashlib.sha256((run / name).read_bytes())
     return {name: each.hexdigest() for name, each in sums.items()}
 

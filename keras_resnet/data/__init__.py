@@ -5,47 +5,33 @@ the batch on.
 """
 
 import contextlib
+import functools
 
-import tensorflow as tf
+import lazy_loader
 
-from keras_resnet.backend import keras
-from keras_resnet.data.bad import blame_pictures, find_bad, first_sentence, without_bad
-from keras_resnet.data.crop import eval_crop, load_eval, resize_short, ten_crop
-from keras_resnet.data.decode import decode_image
-from keras_resnet.data.mix import cutmix, mixup
-from keras_resnet.data.pipeline import eval_batches, steps_per_epoch, train_batches
-from keras_resnet.data.prepare import prepare
-from keras_resnet.data.preview import preview
-from keras_resnet.data.source import Source, open_source
-from keras_resnet.data.split import DataError, Split
-from keras_resnet.data.validate import validate
+from keras_resnet.errors import DataError
 
-__all__ = [
-    "DataError",
-    "Source",
-    "Split",
-    "blame_pictures",
-    "cutmix",
-    "decode_image",
-    "eval_batches",
-    "eval_crop",
-    "find_bad",
-    "first_sentence",
-    "load_eval",
-    "mixup",
-    "open_source",
-    "prepare",
-    "preview",
-    "resize_short",
-    "steps_per_epoch",
-    "ten_crop",
-    "train_batches",
-    "validate",
-    "without_bad",
-]
+# lazy, as the workers of `validate` import neither Keras nor the rest of the package
+_import, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 
-# Where the net computes on JAX, TensorFlow only reads pictures. It would take all of
-# the memory of GPUs when it first computes.
-if keras.backend.backend() != "tensorflow":
-    with contextlib.suppress(RuntimeError):  # it has started already
-        tf.config.set_visible_devices([], "GPU")
+__all__ = ["DataError", *_names]
+
+
+def __getattr__(name):
+    _leave_gpus_to_jax()
+    return _import(name)
+
+
+@functools.cache
+def _leave_gpus_to_jax():
+    """Where nets compute on JAX, keeps TensorFlow, which only reads pictures, off GPUs.
+
+    It would take all of their memory when it first computes.
+    """
+    from keras_resnet.backend import keras
+
+    if keras.backend.backend() != "tensorflow":
+        import tensorflow as tf
+
+        with contextlib.suppress(RuntimeError):  # it has started already
+            tf.config.set_visible_devices([], "GPU")

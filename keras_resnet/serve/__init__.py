@@ -8,9 +8,10 @@ is made.
 import importlib
 from pathlib import Path
 
+from keras_resnet.errors import ServeError
+from keras_resnet.export.numbering import version_folders
 from keras_resnet.serve.production import command
-from keras_resnet.serve.settings import ServeError, Settings
-from keras_resnet.versions import version_folders
+from keras_resnet.serve.settings import Settings
 
 __all__ = ["ServeError", "Settings", "asgi", "check_folder", "command", "run"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_resnet.savedmodel import SavedModelError
+from keras_resnet.export.savedmodel import SavedModelError
 
 RUNNERS = 2  # batches at a time: one decodes pictures while the other convolves
 _GRACE = 0.1  # seconds

@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import numpy as np
 
+from keras_resnet.errors import Error
+
 DEFAULT_SIGNATURE = "serving_default"
 _LONGEST = 1000  # bytes of an error, which may repeat what was asked
 _DEEPEST = 32  # dimensions
@@ -23,7 +25,7 @@ _LEAVES: dict[str, tuple[set[type], str]] = {
 _LEAVES |= {"i": ({int}, "a whole number"), "u": ({int}, "a whole number")}
 
 
-class RequestError(Exception):
+class RequestError(Error):
     """A request that is refused: an HTTP status, and why, in at most 1000 bytes."""
 
     def __init__(self, status, message):

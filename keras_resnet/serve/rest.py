@@ -10,10 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from keras_resnet.savedmodel import SavedModelError
+from keras_resnet.export.numbering import LAST
+from keras_resnet.export.savedmodel import SavedModelError
 from keras_resnet.serve import answers, header, requests
 from keras_resnet.serve.requests import RequestError
-from keras_resnet.versions import LAST
 
 PICTURES = "image_bytes"  # the input that holds JPEG and PNG files
 _PATH = re.compile(

@@ -13,11 +13,11 @@ import threading
 
 import uvicorn
 
+from keras_resnet.errors import ServeError
 from keras_resnet.serve.app import create
 from keras_resnet.serve.connections import bounded
 from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.production import ENVIRONMENT
-from keras_resnet.serve.settings import ServeError
 from keras_resnet.serve.versions import Versions
 
 _ARENAS = 2  # of memory that the C library's threads share

@@ -3,11 +3,9 @@
 import re
 from dataclasses import dataclass
 
+from keras_resnet.errors import ServeError
+
 _NAME = re.compile(r"[^/:\x00-\x1f]+")  # what fits between /v1/models/ and :predict
-
-
-class ServeError(Exception):
-    """A server that cannot start, in one line."""
 
 
 @dataclass(frozen=True)

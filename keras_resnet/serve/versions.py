@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.savedmodel import SavedModel, SavedModelError
+from keras_resnet.export.numbering import version_folders
+from keras_resnet.export.savedmodel import SavedModel, SavedModelError
 from keras_resnet.serve import answers
 from keras_resnet.serve.batching import RUNNERS, Batcher
-from keras_resnet.versions import version_folders
 
 log = logging.getLogger(__name__)
 _REMEMBERED = 16  # versions that have ended

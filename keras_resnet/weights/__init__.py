@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_resnet.complexity import variable_shapes
-from keras_resnet.files import aside
+from keras_resnet.errors import WeightsError
+from keras_resnet.files import atomic_write
 from keras_resnet.weights.dialects import DIALECTS
-from keras_resnet.weights.errors import WeightsError
 from keras_resnet.weights.fetch import cache_folder, locate
 from keras_resnet.weights.files import read_info, stamp, write
 from keras_resnet.weights.readers import check_values, read
@@ -120,19 +119,18 @@ def save_weights(model, path, dialect=OURS) -> None:
             consists of, as none but ours has for one of folded batch normalisation.
     """
     path = Path(path)
-    info = dataclasses.asdict(model.info)
     if path.name.endswith(".weights.h5"):
         if dialect != OURS:
             raise WeightsError(
                 f"dialect={dialect!r}: a .weights.h5 is in {OURS}; choose .safetensors"
             )
-        with aside(path) as partial:
+        with atomic_write(path) as partial:
             model.save_weights(partial)
-            stamp(partial, info)
+            stamp(partial, model.info)
         return
     values = {variable.path: np.asarray(variable.numpy()) for variable in model.weights}
     tensors = to_theirs(values, model.info.config, _known(dialect))
-    write(path, tensors, info)
+    write(path, tensors, model.info)
 
 
 def convert(source, destination, config, classes=None, dialect="auto", to=OURS):
@@ -152,7 +150,7 @@ def convert(source, destination, config, classes=None, dialect="auto", to=OURS):
     """
     info = read_info(source)
     if classes is None:
-        classes = info.get("classes", 1000) if info else 1000
+        classes = info.classes if info else 1000
     translated = to_ours(
         read(source), config, variable_shapes(config, classes), dialect
     )
@@ -177,7 +175,7 @@ def _adopt(model, info, with_head=True):
     """Takes over what a file of ours says beside the weights."""
     if info is None:
         return
-    ours, theirs = model.info, type(model.info).from_json(info)
+    ours, theirs = model.info, info
     mean, std = theirs.config.mean, theirs.config.std
     if ours.include_preprocessing and (ours.config.mean, ours.config.std) != (
         mean,

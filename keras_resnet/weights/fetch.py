@@ -10,9 +10,10 @@ from typing import Any
 
 from keras_resnet.complexity import variable_shapes
 from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, VARIANTS
-from keras_resnet.files import aside
-from keras_resnet.info import MAX_TEXT, check, parse
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
+from keras_resnet.files import atomic_write
+from keras_resnet.info import MAX_TEXT, ModelInfo, parse
+from keras_resnet.runs import layout
 from keras_resnet.weights.files import write
 from keras_resnet.weights.readers import read
 from keras_resnet.weights.released import find, is_tag
@@ -29,8 +30,8 @@ def locate(source, variant: str, refresh: bool = False) -> str:
     Args:
         source: a released tag, "imagenet" for the variant's best one; "hf://owner/name"
             or "hf://owner/name@revision", a repository of the Hugging Face hub in
-            timm's form, at a branch, tag or commit; or a file or a TensorFlow
-            checkpoint's prefix, as it is. "./imagenet" is a file of that name.
+            timm's form, at a branch, tag or commit; a run directory; or a file or a
+            TensorFlow checkpoint's prefix, as it is. "./imagenet" is such a path.
         variant: a name of VARIANTS.
         refresh: ask the hub anew, though there is a converted file already. Without it
             that file serves for ever, also when the repository has changed since.
@@ -46,6 +47,8 @@ def locate(source, variant: str, refresh: bool = False) -> str:
     if _HUB.fullmatch(source):
         name = source.removeprefix("hf://").replace("/", "--")
         return _converted(source, variant, name, refresh=refresh)
+    if not is_tag(source) and os.path.isdir(source):
+        return _model_of_run(source)
     if not is_tag(source) and _looks_like_a_file(source):
         return source
     entry = find(variant, source)
@@ -58,6 +61,16 @@ def locate(source, variant: str, refresh: bool = False) -> str:
     }
     name = f"{variant}.{entry.tag}"
     return _converted(entry.origin, variant, name, protocol, IMAGENET_CLASSES, refresh)
+
+
+def _model_of_run(folder):
+    model = os.path.join(folder, layout.MODEL)
+    # a checkpoint's prefix may be the name of a folder too
+    if not os.path.isfile(model) and os.path.exists(f"{folder}.index"):
+        return folder
+    if not os.path.isfile(model):
+        raise WeightsError(f"weights={folder!r}: no {layout.MODEL} in it")
+    return model
 
 
 def cache_folder() -> Path:
@@ -100,8 +113,7 @@ def _converted(origin, variant, name, protocol=None, classes=None, refresh=False
         info = _info(variant, classes, protocol or _protocol(settings))
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{origin}: its config.json is none ({error})") from error
-    config = VARIANTS[variant].replace(**info["config"])
-    translated = to_ours(tensors, config, variable_shapes(config, classes))
+    translated = to_ours(tensors, info.config, variable_shapes(info.config, classes))
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, translated.values, info)
     return str(path)
@@ -115,18 +127,17 @@ def _classes(tensors):
     return 0
 
 
-def _info(variant, classes, protocol):
+def _info(variant, classes, protocol) -> ModelInfo:
     """What the converted file says of its net, checked."""
     normalised = {name: protocol.pop(name) for name in ("mean", "std")}
-    info = {
-        "variant": variant,
-        "config": {**dataclasses.asdict(VARIANTS[variant]), **normalised},
-        "classes": classes,
-        "class_names": None,
-        "protocol": protocol,
-    }
-    check(info)
-    return info
+    return ModelInfo.from_json(
+        {
+            "variant": variant,
+            "config": {**dataclasses.asdict(VARIANTS[variant]), **normalised},
+            "classes": classes,
+            "protocol": protocol,
+        }
+    )
 
 
 def _from_hub(repository, revision=None):
@@ -178,7 +189,7 @@ def _from_web(address):
     path = folder / address.rpartition("/")[2]
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with aside(path) as partial:  # Keras writes it under its last name
+        with atomic_write(path) as partial:  # Keras writes it under its last name
             keras.utils.get_file(
                 partial.name,
                 address,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -9,46 +10,54 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_resnet.files import aside
-from keras_resnet.info import MAX_TEXT, check, parse
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
+from keras_resnet.files import atomic_write
+from keras_resnet.info import MAX_TEXT, ModelInfo, parse
 from keras_resnet.weights.readers import safetensors_file
 from keras_resnet.weights.readers.archive import Archive
 
 _INFO = "keras_resnet"  # the metadata or attribute that holds a ModelInfo as JSON
 
 
-def write(path, tensors: Mapping[str, np.ndarray], info: dict | None = None) -> None:
+def write(
+    path, tensors: Mapping[str, np.ndarray], info: ModelInfo | None = None
+) -> None:
     """Writes {name: array} as .safetensors, with `info`, or as .npz, without it."""
     path = Path(path)
     if path.suffix == ".safetensors":
         from safetensors.numpy import save_file
 
-        metadata = {_INFO: json.dumps(info)} if info else None
-        with aside(path) as partial:
+        metadata = {_INFO: _as_json(info)} if info else None
+        with atomic_write(path) as partial:
             save_file(dict(tensors), partial, metadata=metadata)
     elif path.suffix == ".npz":
-        with aside(path) as partial, open(partial, "wb") as stream:
+        with atomic_write(path) as partial, open(partial, "wb") as stream:
             np.savez(stream, **tensors)  # type: ignore[arg-type]
     else:
         raise WeightsError(f"{path}: must end in .safetensors, .npz or .weights.h5")
 
 
-def stamp(path, info: dict) -> None:
+def stamp(path, info: ModelInfo) -> None:
     """Adds `info` to a .weights.h5 that Keras wrote; Keras does not mind."""
     import h5py
 
     with h5py.File(path, "a") as file:
-        file.attrs[_INFO] = json.dumps(info)
+        file.attrs[_INFO] = _as_json(info)
 
 
-def read_info(path) -> dict | None:
-    """The info in a .safetensors, .weights.h5 or .keras of ours; None elsewhere.
+def _as_json(info):
+    return json.dumps(dataclasses.asdict(info))
 
-    None is the answer for a damaged file too: reading its tensors says what is wrong.
+
+def read_info(path) -> ModelInfo | None:
+    """What a .safetensors, .weights.h5 or .keras of ours says of its model.
+
+    Returns:
+        None for files of others; and for a damaged one, of which reading its tensors
+        says what is wrong.
 
     Raises:
-        WeightsError: what the file says of its net is no ModelInfo, by `info.check`.
+        WeightsError: what the file says is no ModelInfo.
     """
     path = os.fspath(path)
     reader = next((_READERS[end] for end in _READERS if path.endswith(end)), None)
@@ -60,11 +69,9 @@ def read_info(path) -> dict | None:
             info = parse(info)
         if reader is _in_archive:
             info = _of_model(info)
-        if info is not None:
-            check(info)
-    except ValueError as error:
+        return None if info is None else ModelInfo.from_json(info)
+    except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: describes no net of ours ({error})") from error
-    return info
 
 
 def _text_of(path, reader):

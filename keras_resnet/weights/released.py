@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 from keras_resnet.config import VARIANTS
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 
 from keras_resnet.complexity import variable_shapes
 from keras_resnet.config import VARIANTS, ResNetConfig
+from keras_resnet.errors import WeightsError
 from keras_resnet.weights.dialects import DIALECTS, Dialect, Own
-from keras_resnet.weights.errors import WeightsError
 
 OURS = "keras_resnet"  # our own dialect
 HEAD = ("head/kernel", "head/bias")

@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers import formats
 from keras_resnet.weights.readers.archive import allowance
 

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 
 _MAX_DIRECTORY = 2**22  # bytes; 30,000 members of usual names
 _CHUNK = 2**20  # bytes inflated at a time

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers import (
     hdf5,
     mxnet_params,

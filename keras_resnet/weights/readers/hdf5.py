@@ -12,7 +12,7 @@ import os
 import h5py
 import numpy as np
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers.stream import bfloat16, elements, plain
 
 MAGIC = b"\x89HDF\r\n\x1a\n"

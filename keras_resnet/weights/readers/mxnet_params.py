@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers.stream import bfloat16
 
 MAGIC = (0x112).to_bytes(8, "little")

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers.stream import bfloat16, elements, plain
 
 # ml_dtypes' bfloat16, which numpy writes as two opaque bytes

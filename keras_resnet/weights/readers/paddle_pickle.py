@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers import pickles, state_dicts
 from keras_resnet.weights.readers.stream import elements, plain
 

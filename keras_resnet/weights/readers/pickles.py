@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 
 _MAX_INSTRUCTIONS = 1_000_000  # a ResNet-200 with its optimizer has 300,000
 _MAX_NESTING = 64  # of marks, which open tuples, lists and dictionaries

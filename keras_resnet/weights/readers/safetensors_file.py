@@ -7,7 +7,7 @@ import json
 import numpy as np
 from safetensors import safe_open
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers.stream import Stream, bfloat16
 
 _MAX_HEADER = 2**21  # bytes; a ResNet-200 has 0.1 MB

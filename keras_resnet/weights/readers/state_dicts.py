@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 
 # where training scripts keep the state dict; averaged weights first, as timm does
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model")

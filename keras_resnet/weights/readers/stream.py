@@ -9,7 +9,7 @@ import struct
 
 import numpy as np
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 
 _MAX_LINE = 256  # bytes; the lines in these formats are names of modules
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from keras_resnet.weights.errors import WeightsError
+from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers import pickles, state_dicts
 from keras_resnet.weights.readers.stream import Stream, bfloat16, elements
 

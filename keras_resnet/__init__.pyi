@@ -1,0 +1,34 @@
+import typing
+
+from . import data as data
+from . import distillation as distillation
+from . import evaluate as evaluate
+from . import export as export
+from . import layers as layers
+from . import optimizers as optimizers
+from . import recipe as recipe
+from . import train as train
+from . import weights as weights
+from .config import VARIANTS as VARIANTS
+from .config import ResNetConfig as ResNetConfig
+from .config import list_models as list_models
+from .errors import DataError as DataError
+from .errors import Error as Error
+from .errors import ModelError as ModelError
+from .errors import RecipeError as RecipeError
+from .errors import RunError as RunError
+from .errors import WeightsError as WeightsError
+from .info import ModelInfo as ModelInfo
+from .info import Protocol as Protocol
+from .opening import open_model as open_model
+from .recipes import RECIPES as RECIPES
+from .variants import backbone as backbone
+from .variants import create as create
+from .weights import LoadReport as LoadReport
+from .weights import load_weights as load_weights
+from .weights import save_weights as save_weights
+
+__version__: str
+
+# ResNet50D, SEResNet152D, ...: one function for each of VARIANTS
+def __getattr__(name: str) -> typing.Any: ...

@@ -1,0 +1,1 @@
+"""Which pictures of a data set cannot be used, and why."""

@@ -1,0 +1,200 @@
+"""A survey of TFRecord shards: their records, checksums, labels and names."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from keras_resnet.data.checks.former import FormerManifest
+from keras_resnet.data.checks.inspection import DAMAGED
+from keras_resnet.data.checks.labels import KEYS, check_names, find_names, find_range
+from keras_resnet.data.checks.report import Inspection, Survey
+from keras_resnet.data.checks.workers import cores
+from keras_resnet.data.manifest import MANIFEST
+from keras_resnet.data.records import Records, index_records, record_split
+from keras_resnet.errors import DataError
+
+Inspect = Callable[[dict[str, list[dict]]], dict[str, list[Inspection]]]
+Shards = Mapping[str, list[Path]]  # of each split
+
+
+def survey_records(
+    root: Path,
+    shards: Shards,
+    former: FormerManifest | None,
+    first_label: int | None,
+    classes: int | None,
+    inspect: Inspect,
+) -> Survey:
+    """Inspects all records of the shards, and compares them with a former manifest.
+
+    Raises:
+        DataError: naming the shard, and the record where there is one.
+    """
+    first_label = _first_label(root, former, first_label)
+    every = [shard for files in shards.values() for shard in files]
+    pool = ThreadPoolExecutor(cores())
+    try:
+        if former:
+            _check_listed(root, every, former)
+        offsets = dict(zip(every, pool.map(index_records, every)))
+        for shard in every:
+            if former and (entry := former.entry(shard.name)):
+                _check_offsets(shard, offsets[shard], entry["offsets"])
+        # the workers inspect the records meanwhile
+        digests = {shard: pool.submit(_sha256, shard) for shard in every}
+        splits = {
+            name: record_split(files, [offsets[file] for file in files], class_count=0)
+            for name, files in shards.items()
+        }
+        inspections = inspect({name: _requests(s) for name, s in splits.items()})
+        sha256 = {shard: digest.result() for shard, digest in digests.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
+    names, labels = _read_labels(
+        root, splits, inspections, former, first_label, classes
+    )
+    for found_of_split in inspections.values():
+        for number, found in enumerate(found_of_split):
+            if not found.reason and found.label not in labels:
+                allowed = f"must be from {labels[0]} to {labels[-1]}"
+                reason = f"label {found.label}: {allowed}"
+                found_of_split[number] = found._replace(reason=reason)
+    manifest = {}
+    for name, split in splits.items():
+        entries = [_entry(s, offsets[s], sha256[s], former) for s in shards[name]]
+        _check_changed(split, inspections[name], entries, sha256)
+        manifest[name] = {"shards": entries}
+    return Survey(
+        path=str(root),
+        class_names=names,
+        splits=splits,
+        inspections=inspections,
+        manifest=manifest,
+        first_label=first_label,
+        extra={"first_label": first_label},
+    )
+
+
+def _first_label(root: Path, former: FormerManifest | None, given: int | None) -> int:
+    if given not in (None, 0, 1):
+        raise DataError(f"first_label={given}: must be 0 or 1")
+    known = former.first_label if former else None
+    if former and known is not None:
+        if given not in (None, known):
+            raise DataError(
+                f"first_label={given}: {former.path} says {known}; leave it out, or "
+                f"remove {MANIFEST}"
+            )
+        return known
+    if given is None:
+        raise DataError(
+            f"{root}: TFRecords without {MANIFEST}: say what they call their first "
+            "class, --first-label 0 (as TFDS) or 1 (as TF-slim)"
+        )
+    return given
+
+
+def _check_listed(root: Path, shards: list[Path], former: FormerManifest) -> None:
+    listed = {root / file for entries in former.splits.values() for file in entries}
+    for shard in sorted(listed.difference(shards)):
+        raise DataError(f"{shard}: missing, and {MANIFEST} lists it; get it back")
+    for shard in sorted(set(shards) - listed):
+        raise DataError(f"{shard}: not in {MANIFEST}; remove one of the two")
+
+
+def _check_offsets(shard: Path, offsets: list[int], listed: list[int]) -> None:
+    if offsets == listed:
+        return
+    pairs = zip(offsets, listed)
+    same = [*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    raise DataError(
+        f"{shard}: record {len(same)}: not where {MANIFEST} says; it has "
+        f"{len(offsets)} of {len(listed)} records; write or copy it again"
+    )
+
+
+def _sha256(shard: Path) -> str:
+    with open(shard, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _requests(split: Records) -> list[dict[str, Any]]:
+    shards, offsets = split.shard.tolist(), split.offset.tolist()
+    return [
+        {"shard": split.shards[shard], "offset": offset, "keys": KEYS}
+        for shard, offset in zip(shards, offsets)
+    ]
+
+
+def _entry(
+    shard: Path, offsets: list[int], sha256: str, former: FormerManifest | None
+) -> dict[str, Any]:
+    before = former.entry(shard.name) if former else None
+    return {
+        "file": shard.name,
+        "records": len(offsets),
+        "bytes": shard.stat().st_size,
+        # the former one stays, or the next call would not see the change
+        "sha256": (before or {}).get("sha256", sha256),
+        "offsets": offsets,
+    }
+
+
+def _check_changed(
+    split: Records,
+    inspections: list[Inspection],
+    entries: list[dict[str, Any]],
+    sha256: Mapping[Path, str],
+) -> None:
+    """DataError where a SHA-256 has changed, and no damaged record explains that."""
+    damaged = {
+        split.shards[split.shard[number]]
+        for number, found in enumerate(inspections)
+        if found.reason and found.reason.startswith(DAMAGED)
+    }
+    for shard, entry in zip(split.shards, entries):
+        if sha256[Path(shard)] != entry["sha256"] and shard not in damaged:
+            raise DataError(
+                f"{shard}: changed since {MANIFEST} was written, though its records "
+                f"are whole; get it back, or remove {MANIFEST}"
+            )
+
+
+def _read_labels(
+    root: Path,
+    splits: Mapping[str, Records],
+    inspections: Mapping[str, list[Inspection]],
+    former: FormerManifest | None,
+    first_label: int,
+    classes: int | None,
+) -> tuple[tuple[str, ...], range]:
+    """(class names, range of labels), from the former manifest or from the records."""
+    found: dict[str, dict[int, str]] = {name: {} for name in inspections}
+    texts: dict[int, dict[str, str]] = defaultdict(dict)
+    synsets: dict[int, dict[str, str]] = defaultdict(dict)
+    for split, found_of_split in inspections.items():
+        for number, one in enumerate(found_of_split):
+            if one.label is None:
+                continue
+            for known, value in ((texts, one.text), (synsets, one.synset)):
+                if value is not None and value not in known[one.label]:
+                    known[one.label][sys.intern(value)] = splits[split].where(number)
+            if one.label not in found[split]:
+                found[split][one.label] = splits[split].where(number)
+    if former:
+        labels = range(first_label, first_label + len(former.class_names))
+        check_names(former.path, former.class_names, labels, texts)
+        return former.class_names, labels
+    places = found.get("train") or found.get("val")
+    if not places:
+        reason = next(one.reason for found in inspections.values() for one in found)
+        raise DataError(f"{root}: no record has a label; the first: {reason}")
+    labels = find_range(root, places, first_label, classes)
+    return find_names(labels, texts, synsets), labels

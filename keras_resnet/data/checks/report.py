@@ -1,0 +1,165 @@
+"""The report of `validate`: formats, modes, sizes, duplicates and bad pictures."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_resnet.data.splits import Files, Split
+
+_LISTED = 5  # examples beside a count
+_SUFFIXES = {
+    "jpeg": {".jpg", ".jpeg", ".jpe", ".jfif"},
+    "png": {".png"},
+    "gif": {".gif"},
+    "bmp": {".bmp", ".dib"},
+    "webp": {".webp"},
+}
+
+
+class Inspection(NamedTuple):
+    """What a worker found out of one picture; None where it did not get so far."""
+
+    bytes: int | None = None
+    sha256: str | None = None
+    format: str | None = None  # by its first bytes
+    mode: str | None = None  # Pillow's name
+    height: int | None = None  # pixels
+    width: int | None = None
+    exif: int | None = None  # orientation, 1 to 8
+    label: int | None = None  # as in the record
+    text: str | None = None  # the name of the class
+    synset: str | None = None
+    reason: str | None = None  # why it cannot be used
+    alpha: bool | None = None
+
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of a file: the fields from `bytes` to `exif`."""
+        return dict(zip(self._fields[:7], self[:7]))
+
+
+@dataclass
+class Survey:
+    """A data set with the inspections of all its pictures."""
+
+    path: str
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Split]
+    inspections: dict[str, list[Inspection]]  # of each split, in its order
+    manifest: dict[str, dict]  # of each split: its "files" or "shards"
+    first_label: int = 0  # the label of class 0
+    extra: dict = field(default_factory=dict)  # further keys of the manifest
+    gone: list[str] = field(default_factory=list)  # only the former manifest lists them
+
+
+def summarise(survey: Survey) -> dict[str, Any]:
+    """The report of `validate`, of values that JSON has.
+
+    Returns:
+        path; splits: {split: {"pictures", "bad"}}; classes: {name: {split: good
+        pictures}}; formats, modes, exif: {value: good pictures}; turned: good pictures
+        with an EXIF orientation from 2 to 8; alpha: good pictures with alpha; sizes:
+        min, median and max of height, width and short_side in pixels, and mean_bytes;
+        misnamed: files with another format's suffix; duplicates: good pictures whose
+        bytes are those of an earlier one of their split ("within"), and contents that
+        both splits have ("across"); gone: files that only the former manifest lists;
+        bad: [{"split", "number", "where", "reason"}, ...]. Where there is "first", it
+        lists a few of those counted.
+    """
+    bad, good = [], []
+    classes = {name: dict.fromkeys(survey.splits, 0) for name in survey.class_names}
+    for name, split in survey.splits.items():
+        for number, one in enumerate(survey.inspections[name]):
+            if one.reason:
+                bad.append(
+                    {
+                        "split": name,
+                        "number": number,
+                        "where": split.where(number),
+                        "reason": one.reason,
+                    }
+                )
+            else:
+                assert one.label is not None
+                good.append((name, number, one))
+                classes[survey.class_names[one.label - survey.first_label]][name] += 1
+
+    def count(key: str) -> dict[str, int]:
+        counts = Counter(str(getattr(one, key) or "none") for *_, one in good)
+        return dict(sorted(counts.items()))
+
+    misnamed = [
+        survey.splits[name].where(number)
+        for name, number, one in good
+        if isinstance(survey.splits[name], Files)
+        and Path(survey.splits[name].where(number)).suffix.lower()
+        not in _SUFFIXES[str(one.format)]
+    ]
+    return {
+        "path": survey.path,
+        "splits": {
+            name: {
+                "pictures": split.size,
+                "bad": sum(entry["split"] == name for entry in bad),
+            }
+            for name, split in survey.splits.items()
+        },
+        "classes": classes,
+        "formats": count("format"),
+        "modes": count("mode"),
+        "exif": count("exif"),
+        "turned": sum((one.exif or 1) > 1 for *_, one in good),
+        "alpha": sum(bool(one.alpha) for *_, one in good),
+        "sizes": describe_sizes(
+            [[one.height, one.width, one.bytes] for *_, one in good]
+        ),
+        "misnamed": {"count": len(misnamed), "first": misnamed[:_LISTED]},
+        "duplicates": _duplicates(survey, good),
+        "gone": {"count": len(survey.gone), "first": survey.gone[:_LISTED]},
+        "bad": bad,
+    }
+
+
+def describe_sizes(sizes: Sequence | np.ndarray) -> dict[str, Any]:
+    """Statistics of pictures' sizes, given as [[height, width, bytes], ...]."""
+    if not len(sizes):
+        return {}
+    height, width, length = np.asarray(sizes, np.int64).T
+    pixels = {"height": height, "width": width, "short_side": np.minimum(height, width)}
+    spread = {
+        name: {
+            "min": int(values.min()),
+            "median": float(np.median(values)),
+            "max": int(values.max()),
+        }
+        for name, values in pixels.items()
+    }
+    return {**spread, "mean_bytes": round(float(length.mean()), 1)}
+
+
+def _duplicates(
+    survey: Survey, good: list[tuple[str, int, Inspection]]
+) -> dict[str, Any]:
+    places = defaultdict(list)
+    for name, number, one in good:
+        places[one.sha256].append((name, number))
+    groups = [group for group in places.values() if len(group) > 1]
+    within: Counter[str] = Counter()
+    for group in groups:
+        for name, copies in Counter(name for name, _ in group).items():
+            within[name] += copies - 1
+    across = [group for group in groups if len({name for name, _ in group}) > 1]
+    return {
+        "within": {name: within[name] for name in survey.splits},
+        "across": len(across),
+        # those that leak from one split into the other before the others
+        "first": [
+            [survey.splits[name].where(number) for name, number in group]
+            for group in sorted(groups, key=lambda group: group not in across)[:_LISTED]
+        ],
+    }

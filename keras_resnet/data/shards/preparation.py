@@ -1,0 +1,188 @@
+"""`prepare`: any source -> shards and their manifest, resumable and atomic."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_resnet.data.checks.report import describe_sizes
+from keras_resnet.data.folders import folder_source, list_classes
+from keras_resnet.data.manifest import MANIFEST
+from keras_resnet.data.shards.beam import open_pipeline, write_on_beam
+from keras_resnet.data.shards.plan import Plan, make_plan
+from keras_resnet.data.shards.writing import (
+    WORK,
+    is_written,
+    read_summary,
+    stored_pictures,
+    write_shard,
+)
+from keras_resnet.data.sources import SourceLike, open_source
+from keras_resnet.data.splits import Source
+from keras_resnet.data.transforms.upright import parse_colour
+from keras_resnet.errors import DataError
+from keras_resnet.files import atomic_write, sync
+from keras_resnet.files import lock as take_lock
+
+_LOCK = ".plan"  # has the plan's identity, and is locked by the process that writes
+
+
+def prepare(
+    source: SourceLike,
+    destination: str | os.PathLike[str],
+    val: float = 0.0,
+    seed: int = 0,
+    resize: int = 0,
+    beam: str | None = None,
+    progress: Callable[[Iterable, int], Iterable] = lambda pictures, total: pictures,
+    shard_bytes: int = 128 * 2**20,
+    upright: bool = False,
+    background: str = "",
+) -> Source:
+    """Writes a data set as shards of TFRecords, in an order that mixes the classes.
+
+    Files keep their bytes, and arrays become PNG. `resize` makes JPEGs of what it
+    shrinks. What `upright` or `background` alone changes becomes PNG, which is exact,
+    but large for photographs. The shards are written to `.NAME.partial` beside the
+    destination, which is renamed at the end; the same call again skips the shards that
+    are there. All cores work.
+
+    Args:
+        source: what `open_source` takes; with `val`, a folder of classes.
+        destination: a folder that does not exist yet.
+        val: the fraction of each class that becomes validation, at least one picture;
+            0 keeps the source's own splits.
+        seed: of that split and of the order.
+        resize: pictures with a longer short side are shrunk to this many pixels, by
+            Pillow's bicubic filter, and stored as RGB JPEGs of quality 92 with chroma
+            halved both ways. All pictures are decoded, and so checked. 0: none.
+        beam: options of an Apache Beam pipeline whose workers write the shards, as
+            "--runner=FlinkRunner --parallelism=64"; "" takes its defaults. The workers
+            need this package, and source and destination under the same paths.
+        progress: (pictures, their number) -> the same pictures, as a progress bar does.
+        shard_bytes: the approximate size of a shard.
+        upright: turns and mirrors pictures by their EXIF orientation.
+        background: a colour, as "white" or "#ffffff", over which pictures with alpha
+            are composited; "": alpha is dropped when they are read.
+
+    Raises:
+        DataError: a source or picture cannot be used; or `destination` exists, or
+            another process is writing it.
+    """
+    destination = Path(destination)
+    _check_new(destination)
+    for name, value in (("seed", seed), ("resize", resize)):
+        if value < 0:
+            raise DataError(f"{name}={value}: must be 0 or more")
+    if background:
+        parse_colour(background)
+    pipeline = None if beam is None else open_pipeline(beam)
+    opened = _hold_out(source, val, seed) if val else open_source(source)
+    _check_good(opened)
+    plan = make_plan(opened, seed, resize, shard_bytes, upright, background)
+    with _partial_folder(destination, plan) as folder:
+        if pipeline:
+            write_on_beam(pipeline, folder, plan)
+        todo = [shard for shard in plan.shards if not is_written(folder, shard)]
+        total = sum(len(shard.numbers) for shard in todo)
+        pictures = iter(progress(stored_pictures(plan, todo), total))
+        for shard in todo:
+            write_shard(folder, plan, shard, pictures)
+        next(pictures, None)  # a progress bar ends with its iterator
+    return open_source(destination)
+
+
+def _check_new(destination: Path) -> None:
+    if destination.exists():
+        raise DataError(f"{destination}: exists; remove it, or choose another folder")
+
+
+def _check_good(source: Source) -> None:
+    for name, bad in source.bad.items():
+        for number, reason in bad.items():
+            raise DataError(
+                f"{source.splits[name].where(number)}: cannot be read ({reason}); "
+                "repair or remove it, and run `keras-resnet validate` again"
+            )
+
+
+def _hold_out(source: SourceLike, val: float, seed: int) -> Source:
+    if not 0 < val < 1:
+        raise DataError(f"val={val}: must be in (0, 1), the fraction to hold out")
+    if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
+        raise DataError(f"val={val}: splits a folder of classes, not {source!s:.80}")
+    train_classes: dict[str, list[str]] = {}
+    val_classes: dict[str, list[str]] = {}
+    for index, (name, files) in enumerate(list_classes(Path(source)).items()):
+        held = max(1, round(val * len(files)))
+        if held >= len(files):
+            raise DataError(
+                f"{Path(source) / name}: {len(files)} picture(s) cannot be split; "
+                "add some"
+            )
+        order = np.random.default_rng([seed, index]).permutation(len(files))
+        val_classes[name] = [files[i] for i in sorted(order[:held])]
+        train_classes[name] = [files[i] for i in sorted(order[held:])]
+    return folder_source(source, train_classes, val_classes)
+
+
+@contextlib.contextmanager
+def _partial_folder(destination: Path, plan: Plan) -> Iterator[Path]:
+    """A locked folder to write in, which at the end becomes the destination."""
+    import fcntl  # not on Windows, where the rest of the package works
+
+    folder = destination.with_name(f".{destination.name}.partial")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / _LOCK, "a+") as lock:
+        try:
+            take_lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"{destination}: another process is writing it; wait for that one"
+            ) from error
+        _check_new(destination)  # that process may just have finished
+        lock.seek(0)
+        if lock.read() != plan.identity:
+            shutil.rmtree(folder / WORK, ignore_errors=True)
+            for file in folder.glob("*.tfrecord"):
+                file.unlink()
+            lock.truncate(0)
+            lock.write(plan.identity)
+            lock.flush()
+        (folder / WORK).mkdir(exist_ok=True)
+        for killed in (folder / WORK).glob("tmp*"):
+            shutil.rmtree(killed)
+        yield folder
+        with atomic_write(folder / MANIFEST) as partial:
+            partial.write_text(json.dumps(_manifest(folder, plan), indent=1))
+        os.replace(folder, destination)
+        sync(destination.parent)
+        shutil.rmtree(destination / WORK)
+        (destination / _LOCK).unlink()
+
+
+def _manifest(folder: Path, plan: Plan) -> dict[str, Any]:
+    splits = {}
+    for name, group in itertools.groupby(plan.shards, lambda shard: shard.split):
+        summaries = [read_summary(folder, shard) for shard in group]
+        sizes = np.concatenate([summary["sizes"] for summary in summaries])
+        splits[name] = {
+            "records": len(sizes),
+            "bad": [],
+            "sizes": describe_sizes(sizes),
+            "shards": [summary["shard"] for summary in summaries],
+        }
+    return {
+        "validated": False,
+        "class_names": list(plan.class_names),
+        "first_label": 0,
+        "splits": splits,
+    }

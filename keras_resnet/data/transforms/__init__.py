@@ -1,0 +1,1 @@
+"""Pictures -> pictures: decoding, crops, colours, mixing."""

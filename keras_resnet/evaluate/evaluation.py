@@ -1,0 +1,127 @@
+"""A model and data -> its measures, each picture exactly once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_resnet import onednn
+from keras_resnet.data import blame_pictures, eval_batches, open_source, without_bad
+from keras_resnet.data.sources import SourceLike
+from keras_resnet.data.splits import Source
+from keras_resnet.errors import DataError, ModelError
+from keras_resnet.evaluate.measures import Tally
+from keras_resnet.evaluate.views import check_views, open_views
+from keras_resnet.model import ResNet, rebuild
+
+
+def run(
+    model: Any,
+    data: SourceLike,
+    split: str = "val",
+    batch_size: int = 64,
+    max_bad_examples: int = 0,
+    views: str = "center",
+    progress: Callable[[Iterable], Iterable] = iter,
+    size: int | None = None,
+    scales: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Evaluates a model with a classifier under the protocol that it carries.
+
+    Args:
+        model: one of this package with its top, which is not changed. Or an exported
+            one from `engines.open_engine`, which takes a single size.
+        data: what `data.open_source` takes.
+        split: "val" or "train".
+        batch_size: pictures at a time, which does not affect the result.
+        max_bad_examples: how many pictures that cannot be decoded may be left out.
+        views: "center", the protocol's crop; "ten-crop", the mean of ten crops'
+            probabilities (10 x the work); or "multi-scale", the mean over whole
+            pictures at the short sides and mirrors of arXiv 1512.03385 (about 40 x).
+        progress: wraps the iteration over the batches, as a progress bar does.
+        size: the crop's side in pixels instead of the protocol's, at its crop_pct; a
+            model for one size only is rebuilt for any.
+        scales: short sides in pixels for "multi-scale", which they imply.
+
+    Returns:
+        {"top1": in [0, 1], "top5": in [0, 1], "loss": mean cross-entropy in nats,
+        "calibration_error": in [0, 1], arXiv 1706.04599 equation 3 with 15 bins of
+        confidence, "examples": pictures seen, "per_class": {name: top-1 in [0, 1], or
+        None without pictures}, "confused": [{"true", "predicted", "count", "share": of
+        the true class}, ...], the 100 worst pairs, and up to 1,000 classes "confusion":
+        [true class][predicted class] counts}; of equal probabilities the first counts
+        as predicted. With pictures left out, "bad_examples" lists them: [{"split",
+        "where", "reason"}, ...].
+
+    Raises:
+        ValueError: views, size or scales are invalid; nothing has been read yet.
+        ModelError: the model's classes are not the data's, its outputs are not finite,
+            or it is an exported one of another size.
+        DataError: the data cannot be used.
+    """
+    check_views(views, size, scales)
+    source = open_source(data, preflight=not max_bad_examples)
+    _check_classes(model, source)
+    source, skipped = without_bad(source, max_bad_examples, (split,))
+    onednn.recommend()
+    views = "multi-scale" if scales else views
+    protocol = model.info.protocol
+    if size is not None:
+        protocol = dataclasses.replace(protocol, size=int(size))
+    fits = size is None or model.input_shape[1:3] == (size, size)
+    if views == "multi-scale" or not fits:
+        model = _of_any_size(model)
+    load, batch_size, classify = open_views(model, views, scales, batch_size)
+    batches = eval_batches(source, protocol, split, batch_size, load)
+    tally = Tally(len(source.class_names))
+    with blame_pictures(source, (split,)):
+        for images, labels in progress(batches):
+            probabilities = classify(images.numpy())
+            if not np.isfinite(probabilities).all():
+                raise ModelError(
+                    f"{model.name}: its probabilities are not finite; its weights are "
+                    f"damaged, or too large for {model.info.dtype_policy}"
+                )
+            tally.add(probabilities, labels.numpy().argmax(1))
+    metrics = tally.result(source.class_names)
+    if metrics["examples"] != source.split(split).size:
+        raise DataError(
+            f"{source.path}: {metrics['examples']} {split} pictures read, but "
+            f"{source.split(split).size} announced; prepare it again"
+        )
+    return {**metrics, **({"bad_examples": skipped} if skipped else {})}
+
+
+def _of_any_size(model: Any) -> Any:
+    if model.input_shape[1:3] == (None, None):
+        return model
+    if not isinstance(model, ResNet):
+        raise ModelError(
+            f"{model.name}: an exported model takes {model.input_shape[1]} pixels "
+            "only; leave out size and scales, or give the model behind it"
+        )
+    return rebuild(model, model.info.dtype_policy, input_shape=None)
+
+
+def _check_classes(model: Any, source: Source) -> None:
+    if not model.info.include_top:
+        raise ModelError(f"{model.name}: has no classifier; build it with include_top")
+    class_names = model.info.class_names
+    if class_names is not None and tuple(class_names) != source.class_names:
+        differing = sorted(set(class_names) ^ set(source.class_names))
+        raise ModelError(
+            f"{source.path}: its classes are not the model's; "
+            + (
+                f"only in one: {', '.join(differing[:10])}"
+                if differing
+                else "other order"
+            )
+        )
+    if model.info.classes != len(source.class_names):
+        raise ModelError(
+            f"{source.path}: has {len(source.class_names)} classes, the model "
+            f"{model.info.classes}"
+        )

@@ -1,0 +1,121 @@
+"""Probabilities and truths -> top-1, top-5, loss, calibration error and confusion."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+BINS = 15  # of confidence (1706.04599 section 5)
+_LARGEST = 1000  # classes of a confusion matrix that is still legible
+_WORST = 100  # pairs of classes that are listed
+
+
+class Tally:
+    """Running sums over batches; memory grows with the pairs of classes that occur."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.confusion = Counter[tuple[int, int]]()  # of (true, predicted)
+        self.hits5, self.loss = 0, 0.0
+        self.hits = np.zeros(BINS, np.int64)  # right predictions, by confidence
+        self.confidence = np.zeros(BINS)  # the sum of it
+
+    def add(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
+        """Counts a batch: finite floats [N, K], and the true classes, int [N]."""
+        rows = np.arange(len(truth))
+        true = probabilities[rows, truth]
+        # the ranks above the true class; in a tie the first class ranks higher
+        better = (probabilities > true[:, None]).sum(1)
+        ties_before = (
+            (probabilities == true[:, None])
+            & (np.arange(probabilities.shape[1]) < truth[:, None])
+        ).sum(1)
+        self.hits5 += int((better + ties_before < 5).sum())
+        self.loss -= float(np.log(np.maximum(true.astype(np.float64), 1e-45)).sum())
+        predicted = probabilities.argmax(1)  # in a tie the first too
+        self.confusion.update(zip(truth.tolist(), predicted.tolist()))
+        confidence = probabilities[rows, predicted]
+        # in the same type, as one of five equal float32 probabilities is on a border
+        borders = (np.arange(1, BINS) / BINS).astype(confidence.dtype)
+        bins = np.searchsorted(borders, confidence)  # a border is in the bin below
+        self.hits += np.bincount(bins[predicted == truth], minlength=BINS)
+        self.confidence += np.bincount(bins, confidence, BINS)
+
+    def result(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """The measures of all that was added, as `evaluate.run` returns them."""
+        totals, hits = np.zeros((2, self.classes), np.int64)
+        for (true, predicted), count in self.confusion.items():
+            totals[true] += count
+            hits[true] += count if true == predicted else 0
+        names, examples = _distinct(class_names), int(totals.sum())
+        return {
+            "top1": int(hits.sum()) / examples,
+            "top5": self.hits5 / examples,
+            "loss": self.loss / examples,
+            "calibration_error": float(
+                # equation 3: a bin's share times the gap of its means
+                np.abs(self.hits - self.confidence).sum() / examples
+            ),
+            "examples": examples,
+            "per_class": {
+                name: int(hit) / int(count) if count else None
+                for name, hit, count in zip(names, hits, totals)
+            },
+            "confused": self._confused(names, totals),
+            **({"confusion": self._matrix()} if self.classes <= _LARGEST else {}),
+        }
+
+    def _confused(self, names: list[str], totals: np.ndarray) -> list[dict[str, Any]]:
+        """The pairs of classes that are confused most often, the worst first."""
+        pairs = [(count, *pair) for pair, count in self.confusion.items()]
+        wrong = [pair for pair in pairs if pair[1] != pair[2]]
+        wrong.sort(key=lambda pair: (-pair[0], pair[1:]))
+        return [
+            {
+                "true": names[true],
+                "predicted": names[predicted],
+                "count": count,
+                "share": count / int(totals[true]),
+            }
+            for count, true, predicted in wrong[:_WORST]
+        ]
+
+    def _matrix(self) -> list[list[int]]:
+        counts = np.zeros((self.classes, self.classes), np.int64)
+        for pair, count in self.confusion.items():
+            counts[pair] = count
+        return counts.tolist()
+
+
+def worst_classes(metrics: dict[str, Any], count: int = 5) -> list[tuple[str, float]]:
+    """(name, accuracy) of the classes with the lowest accuracy, the worst first."""
+    pairs = [pair for pair in metrics["per_class"].items() if pair[1] is not None]
+    return sorted(pairs, key=lambda pair: pair[1])[:count]
+
+
+def to_json(value: Any, indent: str = "\n") -> str:
+    """Like json.dumps(value, indent=1), but a list of plain values is one line.
+
+    A confusion matrix of a thousand rows is a thousand lines, and not a million.
+    """
+    inner = indent + " "
+    if isinstance(value, dict) and value:
+        entries = [f"{json.dumps(k)}: {to_json(v, inner)}" for k, v in value.items()]
+        return "{" + inner + ("," + inner).join(entries) + indent + "}"
+    if isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value):
+        entries = [to_json(entry, inner) for entry in value]
+        return "[" + inner + ("," + inner).join(entries) + indent + "]"
+    return json.dumps(value)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, those of several classes with a number, as ImageNet has some."""
+    counts = Counter(names)
+    return [
+        name if counts[name] == 1 else f"{name} ({number})"
+        for number, name in enumerate(names)
+    ]

@@ -1,0 +1,163 @@
+"""What a string names -> a model, or what is known of it without building it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+
+from keras_resnet.complexity import complexity
+from keras_resnet.config import VARIANTS
+from keras_resnet.errors import DescriptionError, ModelError, WeightsError
+from keras_resnet.info import ModelInfo
+from keras_resnet.model import ResNet, assemble, freeze_as
+from keras_resnet.runs import layout
+from keras_resnet.variants import create
+from keras_resnet.weights import is_tag, load_weights, locate, read_info
+
+_MOST_BLOCKS = 1000  # in a file's description; ResNet-200 has 66
+
+
+def open_model(name) -> ResNet:
+    """The model of a run directory, a .keras file of ours, or "variant[:weights]".
+
+    A file is read as data: the net is built from what it says of itself, by this
+    package alone, and its tensors are loaded.
+
+    With "variant:weights" the net has the classes and overrides that a file of ours
+    says.
+
+    Raises:
+        ModelError: there is no such thing to open.
+        WeightsError: a file that is damaged, does not fit or says what it must not; it
+            is a ModelError too where that is what the file says of its net.
+    """
+    path = _keras_file(name)
+    if path is not None:
+        return _open_keras(path)
+    variant, weights = _variant(name)
+    if not weights:
+        return create(variant)
+    file = locate(weights, variant)
+    info = read_info(file)
+    if info is None or info.variant != variant:
+        return create(variant, weights=file)
+    _check_size(file, info)
+    overrides = {
+        field.name: getattr(info.config, field.name)
+        for field in dataclasses.fields(info.config)
+    }
+    # a checkpoint without a head, of 0 classes, does not fit, and is told so
+    return create(variant, weights=file, classes=info.classes or 1000, **overrides)
+
+
+def read_model_info(name) -> ModelInfo:
+    """What is known of a model that `open_model` would open, without building it.
+
+    Of weights that are yet to be fetched that is their variant alone, with ImageNet's
+    classes, of unknown names.
+
+    Raises:
+        ModelError: there is nothing to open, or a net without weights.
+        WeightsError: as `open_model`.
+    """
+    path = _keras_file(name)
+    if path is not None:
+        return _info_of(path)
+    variant, weights = _variant(name)
+    if not weights:
+        raise ModelError(
+            f"{name}: a variant without weights; give some, as {variant}:imagenet"
+        )
+    info = None if is_tag(weights) else read_info(weights)
+    return info or ModelInfo(variant, VARIANTS[variant])
+
+
+def net_fields(weights) -> dict:
+    """The recipe fields of the net that weights are of, if they say which.
+
+    Args:
+        weights: a run directory, a weights file, or a released tag.
+
+    Returns:
+        {"model": a variant, "overrides": of it}, without mean and standard deviation,
+        which training takes from the weights anyway; {} where nothing is said.
+    """
+    if is_tag(weights):
+        return {}
+    path = Path(weights)
+    info = read_info(path / layout.MODEL if path.is_dir() else path)
+    if info is None or info.variant not in VARIANTS:
+        return {}
+    config, usual = dataclasses.asdict(info.config), VARIANTS[info.variant]
+    overrides = {
+        name: value
+        for name, value in config.items()
+        if name not in ("mean", "std") and value != getattr(usual, name)
+    }
+    return {"model": info.variant, "overrides": json.loads(json.dumps(overrides))}
+
+
+def _keras_file(name) -> Path | None:
+    """The .keras file that a run directory's or a file's name means."""
+    path = Path(name)
+    if path.is_dir():
+        path = path / layout.MODEL
+        if not path.is_file():
+            raise ModelError(f"{path.parent}: no {path.name} in it; train there first")
+    if path.suffix != ".keras":
+        return None
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; train there first")
+    return path
+
+
+def _variant(name) -> tuple[str, str]:
+    """(variant, weights or "") of "variant[:weights]"."""
+    variant, _, weights = str(name).partition(":")
+    if variant not in VARIANTS:
+        raise ModelError(
+            f"{name}: neither a run directory, nor a .keras file, nor a variant with "
+            "weights, such as resnet50d:my.weights.h5"
+        )
+    return variant, weights
+
+
+def _open_keras(path) -> ResNet:
+    info = _info_of(path)
+    _check_size(path, info)
+    try:
+        model = assemble(info)
+    except (TypeError, ValueError) as error:
+        raise _no_net(path, error) from error
+    load_weights(model, path)
+    with zipfile.ZipFile(path) as file:
+        freeze_as(model, json.loads(file.read("config.json"))["config"])
+    return model
+
+
+def _info_of(path) -> ModelInfo:
+    """The info of a .keras file, which is to have one."""
+    try:
+        info = read_info(path)
+    except WeightsError as error:
+        raise DescriptionError(str(error)) from error
+    if info is None:
+        raise DescriptionError(f"{path}: not a whole .keras file of a net of ours")
+    return info
+
+
+def _check_size(path, info):
+    """Refuses a net that the file's size does not bear out, before memory is taken."""
+    deep = sum(info.config.depths) > _MOST_BLOCKS
+    classes = info.classes if info.include_top else 0
+    parameters = 0 if deep else complexity(info.config, classes=classes)[0]
+    # in half precision a parameter takes two bytes
+    if deep or 2 * parameters > Path(path).stat().st_size:
+        sizes = f"depths={info.config.depths}, width={info.config.width}"
+        raise _no_net(path, f"{sizes}, classes={info.classes}")
+
+
+def _no_net(path, reason):
+    return DescriptionError(f"{path}: describes no net of ours ({reason})")

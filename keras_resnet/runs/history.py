@@ -1,0 +1,42 @@
+"""The history of a run: a row of measures for each epoch that is done."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+
+from keras_resnet.files import write_whole
+from keras_resnet.runs import layout
+from keras_resnet.runs.checkpoints import Place
+
+
+def best_place(history, monitor="val_top1") -> Place | None:
+    """Of the epoch with the best measure of that name, the first of such."""
+    scores = [row.get(monitor, -1.0) for row in history]
+    return Place(history[int(np.argmax(scores))]["epoch"]) if scores else None
+
+
+def is_stalled(history, monitor, patience) -> bool:
+    """Whether so many epochs, the last of them validated, brought no better measure."""
+    if not patience or not history or monitor not in history[-1]:
+        return False
+    best = best_place(history, monitor)
+    return best is not None and history[-1]["epoch"] - best.epoch >= patience
+
+
+def write_history(run, history):
+    """Writes history.json and log.csv."""
+    write_whole(run / layout.HISTORY, json.dumps(history, indent=1))
+    write_whole(run / layout.LOG, _table(history))
+
+
+def _table(history):
+    names = list(dict.fromkeys(name for row in history for name in row))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return stream.getvalue()

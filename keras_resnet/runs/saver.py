@@ -1,0 +1,299 @@
+"""What a run keeps of itself: all its state, written, put back and gone on from."""
+
+from __future__ import annotations
+
+import signal
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_resnet.backend import keras
+from keras_resnet.errors import RunError
+from keras_resnet.runs import checkpoints
+from keras_resnet.runs.checkpoints import Place
+from keras_resnet.runs.history import best_place, is_stalled, write_history
+from keras_resnet.runs.process import Interrupted
+
+_METRIC = "metric"  # where a checkpoint's arrays are of metrics
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How often a run writes where it stands, and how many of these it keeps."""
+
+    steps: int = 0  # batches from one to the next; 0: by time and epochs alone
+    seconds: float = 600.0  # the same by time; 0: by steps and epochs alone
+    keep: int = 2  # the newest; the best epoch's is kept besides
+
+    def __post_init__(self):
+        if self.steps < 0 or not 0 <= self.seconds < float("inf"):
+            raise ValueError(
+                f"checkpoint_steps={self.steps}, checkpoint_seconds={self.seconds}: "
+                "must be 0 or more"
+            )
+        if self.keep < 2:
+            raise ValueError(f"keep={self.keep}: must be at least 2, should one rot")
+
+
+class Saver(keras.callbacks.Callback):
+    """Writes where the run stands: by steps, by time, after epochs, and when stopped.
+
+    A step waits for the copy to host memory alone; a thread does the rest, and what
+    goes wrong there ends the run at the next step.
+
+    Args:
+        run: the run directory.
+        recipe: a Recipe, whose `accumulate`, `monitor` and `early_stopping` count.
+        steps: batches an epoch.
+        history: the rows of the epochs that are done; grows.
+        facts: of every manifest, as JSON has them.
+        stop: of `process.stoppable`.
+        saving: a Saving.
+    """
+
+    def __init__(self, run, recipe, steps, history, facts, stop, saving):
+        super().__init__()
+        self.run, self.history, self.facts = run, history, facts
+        self.monitor, self.patience = recipe.monitor, recipe.early_stopping
+        self.steps, self.parts = steps, recipe.accumulate
+        self.stop, self.saving = stop, saving
+        self.logs: dict[str, float] | None = None  # of an epoch's batches, once done
+        self._saved = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future | None = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch, self.logs = epoch, None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._writing and self._writing.done():
+            self.wait()
+        done, part = divmod(batch + 1, self.parts)
+        if part:
+            return
+        if done == self.steps:
+            self.logs = _floats(self.model.get_metrics_result())
+        if self.stop.signal:
+            self._leave(Place(self.epoch, done))
+        if done < self.steps and self._is_due(done) and not self._writing:
+            self._save(Place(self.epoch, done))
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self.stop.signal and self.logs is not None:
+            self._leave(Place(self.epoch, self.steps))
+
+    def on_epoch_end(self, epoch, logs=None):
+        rate = float(self.model.optimizer.learning_rate)
+        self.history.append({"epoch": epoch + 1, "rate": rate, **_floats(logs)})
+        self.logs = None
+        if is_stalled(self.history, self.monitor, self.patience):
+            self.model.stop_training = True
+        self.wait()
+        self._save(Place(epoch + 1))
+        if self.stop.signal:
+            self._leave(Place(epoch + 1), saved=True)
+
+    def on_train_end(self, logs=None):
+        self.wait()
+
+    def wait(self):
+        """Returns when nothing is being written, or raises what went wrong."""
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+    def close(self):
+        """Ends the thread when it has written what it was given."""
+        self._thread.shutdown()
+
+    def _is_due(self, done):
+        steps, seconds = self.saving.steps, self.saving.seconds
+        by_steps = steps and (self.epoch * self.steps + done) % steps == 0
+        return by_steps or (seconds and time.monotonic() - self._saved >= seconds)
+
+    def _leave(self, place, saved=False):
+        self.wait()
+        if not saved:
+            self._save(place)
+            self.wait()
+        name = signal.Signals(self.stop.signal).name
+        raise Interrupted(
+            f"{self.run}: stopped by {name}, and written at {place}; "
+            "the same command goes on from there"
+        )
+
+    def _save(self, place):
+        # on JAX the new values are `fit`'s own until a callback asks for its model
+        arrays = {
+            name: np.array(keras.ops.convert_to_numpy(variable))  # a copy
+            for name, variable in _state(self.model).items()
+        }
+        facts = {**self.facts, "logs": self.logs, "history": list(self.history)}
+        rate = pace(self.model.optimizer)
+        self._writing = self._thread.submit(self._write, place, arrays, facts, rate)
+        self._saved = time.monotonic()
+
+    def _write(self, place, arrays, facts, pace):
+        if not all(
+            np.isfinite(array).all()
+            for name, array in arrays.items()
+            if not name.startswith(_METRIC)  # of one bad batch, and float16 has such
+        ):
+            step = place.epoch * self.steps + place.batch
+            raise RunError(
+                f"{self.run}: the weights are not finite at step {step}, after "
+                f"{place.epoch} epochs; {pace}. The last checkpoint is kept; try a "
+                "smaller base_rate, or a longer warm-up, in another directory"
+            )
+        rows = facts["history"]
+        try:
+            checkpoints.write(self.run, place, arrays, facts)
+            best = best_place(rows, self.monitor)
+            checkpoints.prune(self.run, place, self.saving.keep, best)
+            if not place.batch:
+                write_history(self.run, rows)
+        except OSError as error:
+            raise RunError(
+                f"{self.run}: the checkpoint of {place} cannot be written: "
+                f"{error.strerror or error}; those before it are whole. When that is "
+                "mended, the same command goes on"
+            ) from error
+
+
+class StopEvaluating(keras.callbacks.Callback):
+    """Ends an evaluation that is none of `fit`'s own, when the run is to stop."""
+
+    def __init__(self, saver):
+        super().__init__()
+        self.saver = saver
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self.saver.stop.signal and self.saver.logs is not None:
+            self.model.stop_evaluating = True
+
+
+def saved_weights(model, checkpoint, average=False) -> list[np.ndarray]:
+    """The net's weights, or their moving average, as a checkpoint has them."""
+    arrays = {
+        id(variable): checkpoint.arrays[name]
+        for name, variable in _state(model).items()
+        if not name.startswith(_METRIC)
+    }
+    variables = model.averages if average else model.net.weights
+    return [arrays[id(variable)] for variable in variables]
+
+
+def restore(model, checkpoint):
+    """Puts back all variables of model and optimizer.
+
+    Raises:
+        RunError: they are not this model's.
+    """
+    ours = {n: v for n, v in _state(model).items() if not n.startswith(_METRIC)}
+    theirs = {n: a for n, a in checkpoint.arrays.items() if not n.startswith(_METRIC)}
+    wrong = [
+        name
+        for name in sorted(ours.keys() | theirs.keys())
+        if name not in ours
+        or name not in theirs
+        or tuple(ours[name].shape) != theirs[name].shape
+        or keras.backend.standardize_dtype(ours[name].dtype) != theirs[name].dtype
+    ]
+    if wrong:
+        raise RunError(
+            f"checkpoint {checkpoint.place}: its variables are not this model's "
+            f"({', '.join(wrong[:5])}); was it written by another version? "
+            f"{checkpoint.facts.get('versions')}"
+        )
+    for name, variable in ours.items():
+        variable.assign(theirs[name])
+    # the metrics' variables are there from their first use on, which may be no later
+    # than the epoch in the middle of which training goes on
+    blank = np.zeros((1, model.net.output_shape[-1]), np.float32)
+    model.compute_metrics(None, blank, blank)
+
+
+class ResumableCallbacks(keras.callbacks.CallbackList):
+    """The callbacks of one training that is several `fit`s.
+
+    They see one training: it begins once and ends with `close`, and batches are counted
+    from the beginning of their epoch, also where the first `fit` starts within one.
+
+    Args:
+        first: batches, or parts of such, of the first epoch that are done.
+        metrics: {name: array} of a checkpoint, put back when that epoch begins.
+        measure: what gives more of the measures of an epoch that was validated.
+    """
+
+    def __init__(self, callbacks, model, first, metrics, measure, **params):
+        super().__init__(callbacks, add_history=True, model=model, **params)
+        self.first, self.metrics, self.measure = first, metrics, measure
+        self.begun, self.logs = False, None
+
+    def on_train_begin(self, logs=None):
+        if not self.begun:
+            super().on_train_begin(logs)
+        self.begun = True
+
+    def on_train_end(self, logs=None):
+        self.logs = logs
+
+    def close(self):
+        """The end of the training, whichever `fit` was the last."""
+        self.on_train_begin()  # if there was nothing left to do
+        super().on_train_end(self.logs)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        for name, variable in _state(self.model).items():
+            if name in self.metrics:  # which fit has just reset
+                variable.assign(self.metrics[name])
+        self.metrics = {}
+
+    def on_train_batch_begin(self, batch, logs=None):
+        super().on_train_batch_begin(batch + self.first, logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch + self.first, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.first = 0
+        if "val_loss" in logs:
+            logs = {**logs, **self.measure()}
+        super().on_epoch_end(epoch, logs)
+
+
+def pace(optimizer):
+    """The rate and the loss scale, for an error."""
+    scale = loss_scale(optimizer)
+    said = "none" if scale is None else f"{scale:.3g}"
+    return f"rate {float(optimizer.learning_rate):.3g}, loss scale {said}"
+
+
+def loss_scale(optimizer):
+    """The loss scale, or None where the loss is not scaled."""
+    scale = getattr(optimizer, "dynamic_scale", None)
+    return None if scale is None else float(scale)
+
+
+def _state(model):
+    """{name: variable} of all that training changes; metrics only once they are built.
+
+    The names are those of a checkpoint's arrays.
+    """
+    groups = {
+        "model": model.state,
+        "optimizer": model.optimizer.variables,
+        _METRIC: model.metrics_variables,
+    }
+    return {
+        f"{group}/{place:05d}": variable
+        for group, variables in groups.items()
+        for place, variable in enumerate(variables)
+    }
+
+
+def _floats(logs):
+    return {name: float(value) for name, value in logs.items()}

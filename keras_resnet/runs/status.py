@@ -1,0 +1,69 @@
+"""Where a run stands, from its directory alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from keras_resnet.errors import RunError
+from keras_resnet.recipe import Recipe
+from keras_resnet.runs import checkpoints, layout
+from keras_resnet.runs.checkpoints import Damaged
+from keras_resnet.runs.history import best_place
+from keras_resnet.runs.process import holder
+
+
+def status(run) -> dict:
+    """What a run directory says of its run; nothing is built, and nothing changed.
+
+    Returns:
+        {"run", "recipe": its name, "model": a variant, "state": "finished", "running"
+        or "stopped", "process": which runs it, or None, "epoch": whole ones done,
+        "batch": of the next one done, "epochs": of the recipe, "early": why it finished
+        before those, or None, "best": {"epoch", "val_top1", and the recipe's monitor}
+        or None, "checkpoints": [{"name", "bytes", "problem": None if every
+        byte verifies}, ...] the newest last, "history": a row an epoch}.
+
+    Raises:
+        RunError: there is no run in it.
+        RecipeError: its recipe cannot be read.
+    """
+    run = Path(run)
+    if not (run / layout.RECIPE).is_file():
+        raise RunError(f"{run}: no {layout.RECIPE} in it, so no run; train there first")
+    recipe = Recipe.read(run / layout.RECIPE)
+    rows, history, place = [], [], checkpoints.Place(0)
+    for where in checkpoints.places(run):
+        path = checkpoints.path_of(run, where)
+        problem = None
+        try:
+            history = checkpoints.read(path).facts["history"]
+            place = where
+        except Damaged as error:
+            problem = str(error)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        rows.append({"name": path.name, "bytes": size, "problem": problem})
+    process = holder(run)
+    end = layout.finished(run)
+    done = end and end["of"] >= recipe.epochs and place.epoch >= end["epochs"]
+    best = best_place(history, recipe.monitor)
+    return {
+        "run": str(run),
+        "recipe": recipe.name,
+        "model": recipe.model,
+        "state": "running" if process else "finished" if done else "stopped",
+        "process": process,
+        "epoch": place.epoch,
+        "batch": place.batch,
+        "epochs": recipe.epochs,
+        "early": end["stopped"] or None if end and done else None,
+        "best": best
+        and {
+            "epoch": best.epoch,
+            **{
+                name: history[best.epoch - 1].get(name)
+                for name in ("val_top1", recipe.monitor)
+            },
+        },
+        "checkpoints": rows,
+        "history": history,
+    }

@@ -1,0 +1,301 @@
+"""A recipe and data -> all that a training needs, made once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from keras_resnet.backend import keras
+from keras_resnet.config import VARIANTS
+from keras_resnet.errors import RecipeError, WeightsError
+from keras_resnet.info import ModelInfo, Protocol
+from keras_resnet.layers import BatchNormalization
+from keras_resnet.model import assemble, rebuild
+from keras_resnet.opening import net_fields, open_model, read_model_info
+from keras_resnet.recipe import Recipe
+from keras_resnet.train.distillation import distill
+from keras_resnet.train.objective import loss, metrics, optimizer, parts
+from keras_resnet.train.trainable import Trainable
+from keras_resnet.variants import configure
+from keras_resnet.weights import load_weights, locate, read_info
+
+# of convolutions and classifier, under their recipe names
+INITIALIZERS = {
+    # torchvision's and timm's
+    "he": keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+    # arXiv 1812.01187 section 2.1
+    "xavier": keras.initializers.VarianceScaling(1.0, "fan_avg", "uniform"),
+    # MXNet's MSRAPrelu() of slope 0.25, which GluonCV's script passes
+    "msra-prelu": keras.initializers.VarianceScaling(
+        2 / (1 + 0.25**2), "fan_avg", "untruncated_normal"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a training needs, made once, before anything is written.
+
+    Attributes:
+        recipe: with the evaluation protocol of its weights.
+        steps: whole batches an epoch.
+        model: a Trainable whose net gives logits, compiled, its optimizer built.
+    """
+
+    recipe: Recipe
+    steps: int
+    model: Trainable
+
+
+def build(
+    recipe: Recipe,
+    class_names: Sequence[str],
+    steps: int,
+    began: ModelInfo | None = None,
+) -> Setup:
+    """Makes what the recipe means for these classes: weights, teacher and average too.
+
+    Args:
+        recipe: a Recipe.
+        class_names: of the data, in order.
+        steps: whole batches an epoch.
+        began: of the net of a run that goes on, whose values are put back anyway: the
+            recipe's weights are not read then.
+
+    Raises:
+        RecipeError, ModelError, WeightsError: naming the field.
+    """
+    names = tuple(class_names)
+    config = _config(recipe)
+    _check_together(recipe, config)
+    rule, criterion = optimizer(recipe, steps), loss(recipe, len(names))
+    if recipe.teacher:
+        _check_teacher(recipe, names)
+    file = None if began or not recipe.weights else _locate(recipe)
+    info = read_info(file) if file else None
+    recipe = _with_protocol(recipe, began or info)
+    keras.utils.set_random_seed(recipe.seed)
+    net = assemble(began) if began else _net(recipe, names, file, info)
+    _freeze(net, recipe)
+    averages = getattr(rule, "averages", None)  # it may keep them itself
+    ema = 0.0 if averages else recipe.ema
+    model = _distiller(net, recipe, ema) if recipe.teacher else Trainable(net, ema)
+    model.compile(
+        optimizer=rule,
+        loss=criterion,
+        metrics=metrics(),
+        # XLA on a CPU gives up oneDNN's convolutions
+        jit_compile="auto" if on_gpu() else keras.backend.backend() != "tensorflow",
+    )
+    model.optimizer.build(model.trainable_variables)
+    if averages:
+        model.averages = averages(net.weights)
+    return Setup(recipe, steps, model)
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The recipe with the evaluation protocol of its weights where it names none.
+
+    Raises:
+        WeightsError: the weights are not to be had.
+    """
+    if recipe.names_protocol or not recipe.weights:
+        return recipe
+    return _with_protocol(recipe, read_info(_locate(recipe)))
+
+
+def _with_protocol(recipe, info):
+    """The recipe with the protocol of its weights' `info`, where it names none."""
+    protocol = Protocol() if info is None else info.protocol
+    return recipe.replace(
+        test_size=recipe.test_size or protocol.size,
+        crop_pct=recipe.crop_pct or protocol.crop_pct,
+        interpolation=recipe.interpolation or protocol.interpolation,
+    )
+
+
+def _locate(recipe):
+    return locate(recipe.weights, recipe.model)
+
+
+def _check_together(recipe, config):
+    """What the recipe's fields mean for its net."""
+    stages = 1 + len(config.depths)
+    if len(recipe.stage_rates) not in (0, stages):
+        raise RecipeError(
+            f"stage_rates={recipe.stage_rates}: must be {stages} for {recipe.model}, "
+            f"one each for {', '.join(parts(range(stages)))}"
+        )
+    if recipe.freeze_statistics and not config.fused_batch_norm:
+        raise RecipeError(
+            "freeze_statistics=True: Keras's own normalisation cannot; leave "
+            "fused_batch_norm=True"
+        )
+
+
+def precision_policy(recipe: Recipe) -> str:
+    """The dtype policy that the recipe's precision means on this machine.
+
+    "auto" is mixed_float16 on a CUDA GPU, mixed_bfloat16 where the CPU multiplies
+    bfloat16 itself (AMX or AVX512-BF16), else float32.
+    """
+    if recipe.precision != "auto":
+        return recipe.precision
+    if on_gpu():
+        return "mixed_float16"
+    return "mixed_bfloat16" if _cpu_multiplies_bfloat16() else "float32"
+
+
+def describe_precision(recipe: Recipe) -> str:
+    """The line that training begins with: net, recipe and the dtype policy chosen."""
+    auto = ", as this machine is fastest" if recipe.precision == "auto" else ""
+    return f"{recipe.model}, {recipe.name}: {precision_policy(recipe)}{auto}"
+
+
+def audit(model) -> list[dict]:
+    """What the optimizer of a compiled model does to each variable of its net.
+
+    Returns:
+        [{"variable": path, "shape": [...], "decays": whether weight decay is applied,
+        "rate": times the schedule's, 0 where it is frozen}, ...].
+    """
+    rule = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    learns = {id(variable) for variable in model.trainable_variables}
+    return [
+        {
+            "variable": variable.path,
+            "shape": list(variable.shape),
+            "decays": id(variable) in learns and rule.decays(variable),
+            "rate": rule.rate_of(variable) if id(variable) in learns else 0.0,
+        }
+        for variable in model.net.weights
+        if not variable.path.rpartition("/")[2].startswith("moving_")
+    ]
+
+
+def on_gpu() -> bool:
+    """Whether Keras's backend computes on a CUDA or ROCm GPU.
+
+    One that was hidden does not count, and Apple's has neither XLA nor float16 products
+    that are faster.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return sys.platform != "darwin" and bool(tf.config.get_visible_devices("GPU"))
+    return any("cuda" in d or "gpu" in d for d in keras.distribution.list_devices())
+
+
+def _cpu_multiplies_bfloat16():
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:  # not Linux
+        return False
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
+
+
+def _config(recipe):
+    if recipe.model not in VARIANTS:
+        raise RecipeError(f"model={recipe.model!r}: must be a name of list_models()")
+    try:
+        return configure(recipe.model, recipe.overrides)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"overrides={recipe.overrides}: {error}") from error
+
+
+def _check_teacher(recipe, class_names):
+    info = read_model_info(recipe.teacher)
+    classes, names = info.classes, info.class_names
+    if names is not None and tuple(names) != tuple(class_names):
+        theirs, ours = set(names) - {*class_names}, {*class_names} - {*names}
+        differing = ", ".join(sorted(theirs | ours)[:5]) or "in another order"
+        raise RecipeError(
+            f"teacher={recipe.teacher!r}: its classes are not the data's ({differing});"
+            " train it on this data"
+        )
+    if classes != len(class_names):
+        raise RecipeError(
+            f"teacher={recipe.teacher!r}: has {classes} classes, the data "
+            f"{len(class_names)}; train it on this data"
+        )
+
+
+def _distiller(net, recipe, ema):
+    try:
+        teacher = rebuild(
+            open_model(recipe.teacher),
+            precision_policy(recipe),
+            classifier_activation=None,
+        )
+        return distill(
+            net,
+            teacher,
+            recipe.temperature,
+            recipe.distillation,
+            recipe.teacher_size or None,
+            ema,
+        )
+    except ValueError as error:
+        raise RecipeError(f"teacher={recipe.teacher!r}: {error}") from error
+
+
+def _net(recipe, class_names, file, theirs):
+    config = configure(recipe.model, recipe.overrides, theirs)
+    info = ModelInfo(
+        variant=recipe.model,
+        config=config,
+        classes=len(class_names),
+        classifier_activation=None,  # the loss takes logits
+        dtype_policy=precision_policy(recipe),
+    )
+    net = assemble(info)
+    _initialize(net, recipe.initializer)
+    if file is not None:
+        head = net.get_layer("head")
+        fresh = head.get_weights()
+        try:
+            report = load_weights(net, file, strict=False)
+        except WeightsError as error:
+            _check_net(recipe, error)
+            raise
+        names = theirs and theirs.class_names
+        if names and names != class_names and not report.initial:
+            head.set_weights(fresh)  # as many classes, but others
+    net.info = info.replace(class_names=class_names, protocol=recipe.protocol)
+    return net
+
+
+def _check_net(recipe, error):
+    """Names the net that the weights are of, where that is why they do not fit."""
+    theirs = net_fields(recipe.weights)
+    ours = {k: v for k, v in recipe.overrides.items() if k not in ("mean", "std")}
+    if theirs and theirs != {"model": recipe.model, "overrides": ours}:
+        raise WeightsError(
+            f"weights={recipe.weights!r}: are of model={theirs['model']!r} with "
+            f"overrides={theirs['overrides']}, not of model={recipe.model!r} with "
+            f"overrides={ours}; give theirs"
+        ) from error
+
+
+def _initialize(net, kind):
+    """Draws the kernels anew; "he" is what the layers draw by themselves."""
+    if kind == "he":
+        return
+    for variable in net.trainable_variables:
+        if len(variable.shape) > 1:
+            # a copy each: an initializer of no seed draws the same again
+            draw = type(INITIALIZERS[kind]).from_config(INITIALIZERS[kind].get_config())
+            variable.assign(draw(variable.shape, dtype=variable.dtype))
+
+
+def _freeze(net, recipe):
+    for part, rate in zip(parts(recipe.stage_rates), recipe.stage_rates):
+        for layer in net.layers:
+            if rate == 0 and (layer.name == part or layer.name.startswith(f"{part}_")):
+                layer.trainable = False  # with its batch statistics
+    if recipe.freeze_statistics:
+        for layer in net._flatten_layers():
+            if isinstance(layer, BatchNormalization):
+                layer.frozen_statistics = True

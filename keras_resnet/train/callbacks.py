@@ -1,0 +1,130 @@
+"""What a run does beside its steps: logs, slows down, and stops in time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+import tensorflow as tf
+
+from keras_resnet.backend import keras
+from keras_resnet.drawing import png
+from keras_resnet.errors import RunError
+from keras_resnet.runs import layout
+from keras_resnet.runs.saver import loss_scale, pace
+from keras_resnet.train.objective import plateau_drops
+
+STREAK = 20  # batches without a finite loss, or halvings of the loss scale
+_LOOK = 10  # batches between looks, each of which waits for the device
+
+
+class Events(keras.callbacks.Callback):
+    """The same for TensorBoard, by epochs, with no need for that package here.
+
+    A file that cannot be written on stops no run; its checkpoints do that.
+    """
+
+    def __init__(self, run):
+        super().__init__()
+        self.folder = run / layout.TENSORBOARD
+
+    def on_train_begin(self, logs=None):
+        self.folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+        # TensorFlow's own writer of events takes no path that is not UTF-8
+        self.writer = tf.io.TFRecordWriter(os.fsencode(self.folder / name))
+        self._write(file_version="brain.Event:2")
+
+    def on_epoch_end(self, epoch, logs=None):
+        scalars = {**logs, "rate": self.model.optimizer.learning_rate}
+        values = [
+            tf.compat.v1.Summary.Value(tag=_tag(name), simple_value=float(value))
+            for name, value in scalars.items()
+        ]
+        self._write(summary=tf.compat.v1.Summary(value=values), step=epoch + 1)
+
+    def on_train_end(self, logs=None):
+        with contextlib.suppress(tf.errors.OpError):
+            self.writer.close()
+
+    def _write(self, **fields):
+        event = tf.compat.v1.Event(wall_time=time.time(), **fields)
+        with contextlib.suppress(tf.errors.OpError):
+            self.writer.write(event.SerializeToString())
+            self.writer.flush()
+
+
+def _tag(name):
+    """TensorBoard draws names of one group together: loss/train, loss/validation."""
+    kind = "validation" if name.startswith("val_") else "train"
+    return f"{name.removeprefix('val_')}/{kind}"
+
+
+class Plateau(keras.callbacks.Callback):
+    """Divides the rate by 10 after `patience` epochs without a better top-1.
+
+    It counts the history, which a resumed run has as well.
+    """
+
+    def __init__(self, rate, patience, history):
+        super().__init__()
+        self.rate, self.patience, self.history = rate, patience, history
+
+    def on_epoch_end(self, epoch, logs=None):  # before the checkpoint
+        accuracies = [row["val_top1"] for row in self.history] + [logs["val_top1"]]
+        drops = plateau_drops(accuracies, self.patience)
+        self.model.optimizer.learning_rate = self.rate / 10**drops
+
+
+class Watch(keras.callbacks.Callback):
+    """Stops a run whose steps are no longer finite, with what there is to know."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.before = epoch * self.params["steps"]
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) % _LOOK and batch + 1 < self.params["steps"]:
+            return
+        optimizer = self.model.optimizer
+        streak = int(self.model.bad_steps)
+        scale = loss_scale(optimizer)
+        if streak < STREAK and (
+            scale is None or scale > optimizer.initial_scale / 2**STREAK
+        ):
+            return
+        what = (
+            f"the loss has not been finite for {streak} steps"
+            if streak >= STREAK
+            else f"the gradients overflowed {STREAK} times"
+        )
+        raise RunError(
+            f"{self.run}: stopped at step {self.before + batch + 1}: {what}; "
+            f"{pace(optimizer)}. The last checkpoint is kept; try a smaller "
+            "base_rate, a longer warm-up, or precision=float32, in another directory"
+        )
+
+
+def curves(title, history) -> bytes:
+    """Loss, top-1 and rate over the epochs, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    panels = {"loss": "loss, nats", "top1": "top-1", "rate": "learning rate"}
+    for place, (key, said) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        for kind, prefix in (("training", ""), ("validation", "val_")):
+            rows = [row for row in history if prefix + key in row]
+            epochs = [row["epoch"] for row in rows]
+            if rows:
+                axes.plot(epochs, [row[prefix + key] for row in rows], label=kind)
+        axes.set(title=said, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        if key != "rate":
+            axes.legend()
+    figure.suptitle(title)
+    return png(figure)

@@ -1,0 +1,166 @@
+"""Knowledge distillation: a student that fits the labels and a teacher's answers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_resnet.backend import keras, ops
+from keras_resnet.train.trainable import Trainable
+
+# of the labels' loss, and of T^2 times the teacher's
+WEIGHTINGS = {"paper": (1.0, 1.0), "gluon": (0.5, 0.5)}
+
+
+def distill(
+    student,
+    teacher,
+    temperature=20.0,
+    weighting="paper",
+    teacher_size=None,
+    ema=0.0,
+):
+    """A model for `compile` and `fit` that trains `student` by labels and `teacher`.
+
+    hard * loss(labels, z) + soft * T^2 * CE(softmax(r / T), softmax(z / T)), for the
+    student's logits z, the teacher's r, the loss of `compile` and the cross-entropy CE
+    (arXiv 1812.01187 section 5.3). The teacher sees the very batch that the student
+    sees, mixed or not, in inference mode. `evaluate` has the labels' loss alone; what
+    `save` writes is the student.
+
+    Args:
+        student: a functional keras.Model, pictures [B, S, S, 3] -> logits [B, K].
+        teacher: another of the same classes, of any depth, dtype policy and input
+            size. It is frozen: its `trainable` becomes False.
+        temperature: T, above 0.
+        weighting: (hard, soft); "paper" is (1, 1), "gluon" (0.5, 0.5) as GluonCV's
+            DistillationSoftmaxCrossEntropyLoss has it.
+        teacher_size: pixels that the teacher sees; None is its own fixed input size,
+            or what the student sees.
+        ema: decay of the student's moving average, as `Trainable`'s.
+
+    Returns:
+        A Trainable, whose `net` is the student.
+
+    Raises:
+        ValueError: a model gives probabilities, the classes or the normalisation
+            differ, or an argument is out of range.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature={temperature}: must be above 0")
+    weights = WEIGHTINGS.get(weighting, weighting) if weighting else weighting
+    if (
+        isinstance(weights, str)
+        or len(weights) != 2
+        or any(not 0 <= w < float("inf") for w in weights)
+    ):
+        raise ValueError(
+            f"weighting={weighting!r}: must be one of {', '.join(WEIGHTINGS)}, or the "
+            "weights of labels and teacher, 0 or more each"
+        )
+    for role, model in (("teacher", teacher), ("student", student)):
+        if not hasattr(model, "input_shape"):
+            raise ValueError(
+                f"{role}: {model.name} has no fixed graph; wrap it, as "
+                "keras.Model(x, model(x)) of x = keras.Input(shape)"
+            )
+    theirs, ours = teacher.output_shape[-1], student.output_shape[-1]
+    if theirs != ours:
+        raise ValueError(
+            f"teacher: {teacher.name} has {theirs} classes, the student {ours}; train "
+            "a teacher on the same classes"
+        )
+    normalises = [
+        info.include_preprocessing
+        for info in (getattr(model, "info", None) for model in (teacher, student))
+        if info
+    ]
+    if len({*normalises}) == 2:
+        raise ValueError(
+            f"include_preprocessing: teacher {normalises[0]}, student {normalises[1]}; "
+            "must be alike, since both see the same pictures"
+        )
+    for role, model in (("teacher", teacher), ("student", student)):
+        if _gives_probabilities(model):
+            raise ValueError(
+                f"{role}: {model.name} ends in a softmax, and distillation needs "
+                "logits; build it with classifier_activation=None"
+            )
+    # of pictures; what else a net may take has no size to change
+    pictures = len(teacher.input_shape) == 4
+    fixed = teacher.input_shape[1:3] if pictures else (None, None)
+    if teacher_size is None and None not in fixed:
+        teacher_size = fixed
+    elif teacher_size is not None:
+        teacher_size = (teacher_size, teacher_size)
+        if None not in fixed and tuple(fixed) != teacher_size:
+            raise ValueError(
+                f"teacher_size={teacher_size[0]}: {teacher.name} takes {fixed} pixels "
+                "only; leave it out"
+            )
+    return Distiller(student, teacher, temperature, weights, teacher_size, ema)
+
+
+class Distiller(Trainable):
+    """What `distill` makes."""
+
+    def __init__(self, student, teacher, temperature, weights, teacher_size, ema):
+        super().__init__(student, ema)
+        teacher.trainable = False
+        self.teacher = teacher
+        self.temperature = temperature
+        self.hard, self.soft = weights
+        self.teacher_size = teacher_size
+        self.soft_loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not training:
+            return loss
+        # of the student's layers, not to be weighted
+        penalty = sum(self.losses, start=0.0)
+        answers = self._answers(x, y_pred.dtype)
+        soft = self.soft_loss(
+            ops.softmax(answers / self.temperature),
+            y_pred / self.temperature,
+            sample_weight,
+        )
+        soft = ops.cast(soft, loss.dtype) * self.temperature**2
+        return self.hard * loss + (1 - self.hard) * penalty + self.soft * soft
+
+    def _answers(self, images, dtype):
+        """The teacher's logits."""
+        if self.teacher_size and tuple(images.shape[1:3]) != self.teacher_size:
+            images = _resize(images, self.teacher_size)
+        logits = self.teacher(images, training=False)
+        return ops.stop_gradient(ops.cast(logits, dtype))
+
+
+def _resize(images, size):
+    """[B, H, W, C] -> float32 [B, h, w, C]: bilinear, antialiased, as two products.
+
+    The values of `ops.image.resize`, whose operation on TensorFlow XLA cannot compile.
+    """
+    images = ops.cast(images, "float32")
+    height, width = ops.shape(images)[1], ops.shape(images)[2]
+    images = ops.einsum("hi,bijc->bhjc", _weights(height, size[0]), images)
+    return ops.einsum("wj,bhjc->bhwc", _weights(width, size[1]), images)
+
+
+def _weights(before, after):
+    """What each pixel of the resized axis takes of those before; rows add to 1."""
+    scale = ops.cast(before, "float32") / after
+    stretch = ops.maximum(scale, 1.0)  # antialias: the filter spans source pixels
+    centres = (ops.cast(ops.arange(after), "float32")[:, None] + 0.5) * scale
+    taps = ops.cast(ops.arange(before), "float32") + 0.5
+    weights = ops.relu(1 - ops.abs(taps - centres) / stretch)
+    return weights / ops.sum(weights, -1, keepdims=True)
+
+
+def _gives_probabilities(model):
+    """Whether its answers to noise are positive and add up to 1."""
+    shape = [side or 64 for side in model.input_shape[1:]]
+    noise = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype("float32")
+    outputs = ops.convert_to_numpy(ops.cast(model(noise, training=False), "float32"))
+    return bool((outputs >= 0).all() and np.abs(outputs.sum(-1) - 1).max() < 1e-2)

@@ -1,0 +1,59 @@
+"""The end of a run: its models, and the curves of its history."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from keras_resnet.drawing import attempted
+from keras_resnet.files import atomic_write, write_whole
+from keras_resnet.model import assemble, assign
+from keras_resnet.recipe import Recipe
+from keras_resnet.runs import layout
+from keras_resnet.runs.checkpoints import Damaged, path_of, read
+from keras_resnet.runs.history import best_place, is_stalled
+from keras_resnet.runs.saver import saved_weights
+from keras_resnet.train.callbacks import curves
+from keras_resnet.train.trainable import Trainable
+
+
+def write_models(model: Trainable, recipe: Recipe, run: Path, history: list) -> None:
+    """Writes the models, of how many epochs they are, and the curves."""
+    if model.averages:
+        _save(model.net, model.averages, run / layout.AVERAGE)
+    _save_best(model, recipe, run, history)
+    _save(model.net, model.net.weights, run / layout.MODEL)
+    done = {"epochs": len(history), "of": recipe.epochs, "stopped": ""}
+    if len(history) < recipe.epochs:
+        stalled = is_stalled(history, recipe.monitor, recipe.early_stopping)
+        done["stopped"] = (
+            f"no better {recipe.monitor} for {recipe.early_stopping} epochs"
+            if stalled
+            else "a callback stopped it"
+        )
+    write_whole(run / layout.FINISHED, json.dumps(done))
+    with attempted(run / layout.CURVES):
+        title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
+        write_whole(run / layout.CURVES, curves(title, history))
+
+
+def _save_best(model, recipe, run, history):
+    """Writes the model of the best epoch, of which there is a checkpoint."""
+    place = best_place(history, recipe.monitor)
+    assert place is not None
+    try:
+        checkpoint = read(path_of(run, place))
+    except Damaged as error:
+        print(f"{run / layout.BEST}: not written: {error}", file=sys.stderr)
+        return
+    average = recipe.monitor == "val_ema_top1"
+    _save(model.net, saved_weights(model, checkpoint, average), run / layout.BEST)
+
+
+def _save(net, weights, path):
+    """Writes a model of the net with a softmax, and these weights."""
+    final = assemble(net.info.replace(classifier_activation="softmax"))
+    assign(final, dict(zip((variable.path for variable in net.weights), weights)))
+    with atomic_write(path) as partial:
+        final.save(partial)

@@ -1,0 +1,129 @@
+"""The loop over epochs, from wherever a run stands."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet import data as pictures
+from keras_resnet.runs.checkpoints import Place
+from keras_resnet.runs.history import is_stalled, write_history
+from keras_resnet.runs.saver import ResumableCallbacks, Saver, StopEvaluating, restore
+from keras_resnet.train.build import Setup
+from keras_resnet.train.callbacks import Events, Plateau, Watch
+from keras_resnet.train.objective import schedule
+
+
+def train_epochs(setup: Setup, source, saver: Saver, checkpoint, more) -> None:
+    """Trains what is left of the run: the rest of an epoch, then whole ones.
+
+    Args:
+        setup: of `build`.
+        source: a Source with train and val pictures.
+        saver: the callback that writes checkpoints.
+        checkpoint: to go on from, or None.
+        more: callbacks besides the run's own.
+    """
+    model, recipe, steps = setup.model, setup.recipe, setup.steps
+    start, metrics = Place(0), dict[str, np.ndarray]()
+    if checkpoint:
+        restore(model, checkpoint)
+        start = checkpoint.place
+        metrics = checkpoint.arrays if start.batch else {}  # else an epoch's that ended
+    history, parts = saver.history, recipe.accumulate
+    if history:
+        write_history(saver.run, history)  # it may have been killed before
+    plateau = recipe.schedule == "plateau"
+    size = recipe.eval_batch_size or recipe.batch_size // parts
+    validation = pictures.eval_batches(source, recipe, batch_size=size)
+
+    def measure_average():
+        if recipe.monitor != "val_ema_top1":
+            return {}
+        with model.with_averages():
+            measured = model.evaluate(
+                validation,
+                callbacks=[StopEvaluating(saver)],
+                return_dict=True,
+                verbose=0,
+            )
+        saver.on_test_batch_end(None)  # with the net's own weights again
+        return {f"val_ema_{name}": value for name, value in measured.items()}
+
+    callbacks = ResumableCallbacks(
+        [
+            Watch(saver.run),
+            *[
+                Plateau(schedule(recipe, steps), recipe.patience, history)
+                for _ in range(plateau)
+            ],
+            saver,
+            Events(saver.run),
+            *more,
+        ],
+        model,
+        first=start.batch * parts,
+        metrics=metrics,
+        measure=measure_average,
+        epochs=recipe.epochs,
+        steps=steps * parts,
+        verbose=0,
+    )
+    validated = [
+        epoch
+        for epoch in range(1, recipe.epochs + 1)
+        if epoch % recipe.validate_every == 0 or epoch == recipe.epochs
+    ]
+
+    def train_to(epoch):
+        batches = pictures.train_batches(source, recipe, start.epoch, start.batch)
+        model.fit(
+            _in_parts(batches, parts),
+            initial_epoch=start.epoch,
+            epochs=epoch,
+            steps_per_epoch=(steps - start.batch) * parts,
+            validation_data=validation,
+            validation_freq=validated,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=0,
+        )
+
+    with pictures.blame_pictures(source):
+        if start.batch == steps:
+            due = validation if start.epoch + 1 in validated else None
+            logs = checkpoint.facts["logs"]
+            _end_epoch(model, saver, callbacks, start.epoch, logs, due)
+        elif start.batch:
+            train_to(start.epoch + 1)
+        if start.batch:
+            start = Place(start.epoch + 1)
+        stalled = is_stalled(history, recipe.monitor, recipe.early_stopping)
+        if start.epoch < recipe.epochs and not (stalled or model.stop_training):
+            train_to(recipe.epochs)
+        callbacks.close()
+
+
+def _end_epoch(model, saver, callbacks, epoch, logs, validation):
+    """What `fit` does after an epoch's last batch; with validation if it is due."""
+    callbacks.metrics = {}
+    callbacks.on_train_begin()
+    callbacks.on_epoch_begin(epoch)
+    saver.logs = logs
+    if validation is not None:
+        measured = model.evaluate(
+            validation, callbacks=callbacks, return_dict=True, verbose=0
+        )
+        logs = {**logs, **{f"val_{name}": value for name, value in measured.items()}}
+    callbacks.on_epoch_end(epoch, logs)
+
+
+def _in_parts(batches, count):
+    """Each batch as so many smaller ones."""
+    if count == 1:
+        return batches
+    return batches.flat_map(
+        lambda *batch: tf.data.Dataset.from_tensor_slices(
+            tuple(tf.reshape(x, [count, -1, *x.shape[1:]]) for x in batch)
+        )
+    ).prefetch(count)

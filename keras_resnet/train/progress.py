@@ -1,0 +1,106 @@
+"""Training as a person watches it: a bar over all batches, and a line an epoch."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from keras_resnet.backend import keras
+from keras_resnet.drawing import drawable
+from keras_resnet.train.build import describe_precision, on_gpu
+
+_SECONDS = 0.5  # between looks at the rate, each of which waits for the device
+_LINE_SECONDS = 30.0  # between lines where there is no terminal for a bar
+
+
+class TrainingBar(keras.callbacks.Callback):
+    """Batches, rate, pictures a second, memory and time left, on rich consoles.
+
+    Off a terminal, in a log file, there is a line every 30 seconds instead of a bar.
+
+    Args:
+        recipe: that is trained.
+        out: a rich.console.Console for the lines that stay.
+        err: another for the bar, which goes at the end.
+    """
+
+    def __init__(self, recipe, out, err):
+        super().__init__()
+        self.recipe, self.out = recipe, out
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+        )
+
+    def on_train_begin(self, logs=None):
+        self.out.print(drawable(describe_precision(self.recipe)), markup=False)
+        self.steps = self.params["steps"]
+        total = self.steps * self.recipe.epochs
+        self.task = self.bar.add_task("", total=total, facts="")
+        self.looked, self.seen = time.monotonic(), 0
+        self.bar.start()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        text = f"epoch {epoch + 1}/{self.recipe.epochs}"
+        self.bar.update(self.task, description=text, completed=epoch * self.steps)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen += self.recipe.batch_size // self.recipe.accumulate
+        seconds = time.monotonic() - self.looked
+        on_terminal = self.bar.console.is_terminal
+        if seconds > (_SECONDS if on_terminal else _LINE_SECONDS):
+            rate = float(self.model.optimizer.learning_rate)
+            facts = (
+                f"rate {rate:.2g}, {self.seen / seconds:,.0f} pictures/s, {_memory()}"
+            )
+            self.bar.update(self.task, facts=facts)
+            if not on_terminal:
+                done, steps = (
+                    parts // self.recipe.accumulate for parts in (batch + 1, self.steps)
+                )
+                line = f"epoch {self.epoch + 1:3d}, step {done} of {steps}"
+                line += f": loss {float(logs['loss']):.4f}, {facts}"
+                self.bar.console.print(line)
+            self.looked, self.seen = time.monotonic(), 0
+        self.bar.update(self.task, completed=self.epoch * self.steps + batch + 1)
+
+    def on_epoch_end(self, epoch, logs=None):
+        line = (
+            f"epoch {epoch + 1:3d}: loss {logs['loss']:.4f}, top-1 {logs['top1']:.2%}"
+        )
+        if "val_loss" in logs:
+            line += (
+                f"; held out: loss {logs['val_loss']:.4f}, top-1 {logs['val_top1']:.2%}"
+            )
+        self.bar.console.print(line)
+        self.looked, self.seen = time.monotonic(), 0  # validation is no training
+
+    def on_train_end(self, logs=None):
+        self.bar.stop()  # before the lines that follow
+
+
+def _memory():
+    """The most that the device, else the process, has held."""
+    if keras.backend.backend() == "tensorflow" and on_gpu():
+        import tensorflow as tf
+
+        held = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{held / 2**30:.1f} GiB"
