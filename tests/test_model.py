@@ -7,8 +7,10 @@ import inspect
 import json
 import math
 import os
+import random
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -579,6 +581,16 @@ def test_own_loader_freezes_what_was_frozen(tmp_path):
     again = open_model(tmp_path / "net.keras")
     assert learning(again) == []
     assert not again.get_layer("stage1_block0").conv1.norm.trainable
+
+
+@pytest.mark.addons
+def test_file_of_a_net_as_built_names_no_part_and_takes_no_random_numbers(tmp_path):
+    model = small("seresnet50d", depths=(2, 2, 2, 2))
+    state = random.getstate()
+    model.save(tmp_path / "net.keras")
+    assert random.getstate() == state
+    with zipfile.ZipFile(tmp_path / "net.keras") as file:
+        assert b'"parts"' not in file.read("config.json")
 
 
 def test_changed_part_comes_back_from_files(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,49 +26,64 @@ class Composite(layers.Layer):
         parts: changes of parts, from a config.
     """
 
-    def __init__(self, arguments: dict[str, Any], parts: dict | None = None, **kwargs):
+    def __init__(
+        self,
+        arguments: dict[str, Any],
+        parts: dict[str, dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.arguments = {name: python_scalar(it) for name, it in arguments.items()}
         # not as attributes of the usual kind, which Keras tracks
-        self.__dict__.update(_changes=parts or {}, _makers={})
+        self.__dict__.update(_changes=parts or {}, _as_made={})
 
     def make(self, cls: Callable, *args: Any, name: str, **kwargs: Any) -> Any:
         """A part under this layer's dtype policy, with what was changed on it."""
         args = tuple(map(python_scalar, args))
         kwargs = {key: python_scalar(value) for key, value in kwargs.items()}
-        self._makers[name] = functools.partial(cls, *args, name=name, **kwargs)
-        part = self._unchanged(name)
+        common = {"dtype": self.dtype_policy, "trainable": self.trainable}
+        part = cls(*args, name=name, **common, **kwargs)
+        if isinstance(part, layers.Identity):  # which has no config
+            return part
+        self._as_made[name] = _without_ids(part.get_config())
         if changes := self._changes.get(name):
-            part = type(part).from_config(part.get_config() | changes)
+            part = type(part).from_config(self._as_made[name] | changes)
         return part
-
-    def _unchanged(self, name: str) -> Any:
-        """A part as this layer makes it, which decides what is frozen within."""
-        return self._makers[name](dtype=self.dtype_policy, trainable=self.trainable)
 
     def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), **self.arguments}
+        # a part follows this layer's policy, and is frozen where this layer is
+        inherited = _without_ids({key: config[key] for key in ("dtype", "trainable")})
         # parts that `build` is still to make stay as the config had them
-        parts = {k: v for k, v in self._changes.items() if k not in self._makers}
-        parts |= {
-            part.name: changes
-            for part in self._flatten_layers(recursive=False, include_self=False)
-            if part.name in self._makers and (changes := self._changes_of(part))
-        }
+        parts = {k: v for k, v in self._changes.items() if k not in self._as_made}
+        for part in self._flatten_layers(recursive=False, include_self=False):
+            if part.name in self._as_made:
+                usual = self._as_made[part.name] | inherited
+                if changes := _changes(_without_ids(part.get_config()), usual):
+                    parts[part.name] = changes
         # in files only where it is needed, so that they open in former versions too
         return {**config, "parts": parts} if parts else config
 
-    def _changes_of(self, part: Any) -> dict[str, Any]:
-        """What of a part's config is not as this layer makes it."""
-        if isinstance(part, layers.Identity):  # which has no config
-            return {}
-        usual = self._unchanged(part.name).get_config()
-        return {
-            key: value
-            for key, value in part.get_config().items()
-            # Keras 2 rewrites the axis when a normalisation is built
-            if key != "axis" and (key not in usual or value != usual[key])
-        }
+
+def _changes(config: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """What of a part's config is not as its layer makes it."""
+    return {
+        key: value
+        for key, value in config.items()
+        # Keras 2 rewrites the axis when a normalisation is built
+        if key != "axis" and (key not in usual or value != usual[key])
+    }
+
+
+def _without_ids(config: Any) -> Any:
+    """A config without the ids of objects that Keras adds while it saves and loads."""
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: _without_ids(value)
+        for key, value in config.items()
+        if key != "shared_object_id"
+    }
 
 
 def build_in_order(shape: Shape, *parts: Any) -> Shape:
