@@ -1,4 +1,6 @@
-"""The Keras that everything here runs on: 3, or on an old stack 2.15 by 3's names."""
+"""The Keras that everything here runs on: 3, or 2.15 by the names of Keras 3."""
+
+from typing import Any
 
 import keras
 
@@ -7,15 +9,15 @@ if keras.__version__.startswith("2."):
 else:
     from keras import layers, ops  # type: ignore[no-redef]
 
-    def native(variable):
-        """TensorFlow's variable inside of Keras's."""
+    def native(variable: Any) -> Any:
+        """TensorFlow's variable inside Keras's."""
         return variable.value
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether TensorFlow, JAX or Python could not get the memory for an array.
 
-    TensorFlow says RESOURCE_EXHAUSTED of a full disk too.
+    The text decides, for TensorFlow raises ResourceExhaustedError for a full disk too.
     """
     exhausted = "OOM when allocating", "Out of memory"
     return isinstance(error, MemoryError) or any(

@@ -20,15 +20,17 @@ from keras_resnet.plan import (
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A layer that has a kernel: where it stands, and how often it is applied."""
+    """A layer that has a kernel, and how often the kernel is applied."""
 
     module: str
     shape: tuple[int, ...]
     positions: int
-    beside: str  # "norm", "bias" or "" for what comes with it, a value an output
+    companion: str  # "norm", "bias" or "": what else has a value an output
 
 
-def complexity(config: ResNetConfig, size=224, classes=1000) -> tuple[int, int]:
+def complexity(
+    config: ResNetConfig, size: int = 224, classes: int = 1000
+) -> tuple[int, int]:
     """The trainable parameters and the multiply-adds of a net, without building it.
 
     Args:
@@ -41,19 +43,22 @@ def complexity(config: ResNetConfig, size=224, classes=1000) -> tuple[int, int]:
         biases, gammas and betas, without moving statistics. Multiply-adds are of one
         picture, in the convolutions (attention's too) and the classifier; divided by
         1e9 they are the GMACs of arXiv 1812.01187 table 5, which calls them FLOPs.
-        Normalisation, pooling and sums are not counted: tools that do give 0.5 % more.
+        Normalisation, pooling and sums are not counted; tools that count them give
+        0.5 % more.
     """
     size, classes = python_scalar(size), python_scalar(classes)
-    each = {"norm": 2, "bias": 1, "": 0}
-    parameters = macs = 0
+    values = {"norm": 2, "bias": 1, "": 0}
+    parameters = multiply_adds = 0
     for kernel in _kernels(config, size, classes):
         weights = math.prod(kernel.shape)
-        parameters += weights + each[kernel.beside] * kernel.shape[-1]
-        macs += weights * kernel.positions
-    return parameters, macs
+        parameters += weights + values[kernel.companion] * kernel.shape[-1]
+        multiply_adds += weights * kernel.positions
+    return parameters, multiply_adds
 
 
-def variable_shapes(config: ResNetConfig, classes=1000) -> dict[str, tuple[int, ...]]:
+def variable_shapes(
+    config: ResNetConfig, classes: int = 1000
+) -> dict[str, tuple[int, ...]]:
     """{path: shape} of every weight of a net, in the order of `model.weights`.
 
     Paths are the model's: `stem/conv1/conv/kernel`, `stem/conv1/norm/gamma`, ...,
@@ -63,24 +68,24 @@ def variable_shapes(config: ResNetConfig, classes=1000) -> dict[str, tuple[int, 
     for kernel in _kernels(config, 224, classes):
         outputs = kernel.shape[-1:]
         shapes[f"{kernel.module}/kernel"] = kernel.shape
-        if kernel.beside == "norm":
+        if kernel.companion == "norm":
             norm = f"{kernel.module.removesuffix('conv')}norm"
             for leaf in ("gamma", "beta", "moving_mean", "moving_variance"):
                 shapes[f"{norm}/{leaf}"] = outputs
-        elif kernel.beside:
+        elif kernel.companion:
             shapes[f"{kernel.module}/bias"] = outputs
     return shapes
 
 
-def _kernels(config, size, classes) -> Iterator[_Kernel]:
-    """From the stem to the classifier, a bias for a normalisation that is folded."""
+def _kernels(config: ResNetConfig, size: int, classes: int) -> Iterator[_Kernel]:
+    """From the stem to the classifier, with a bias for a folded normalisation."""
     for kernel in _walk(config, size, classes):
-        if kernel.beside == "norm" and config.fused_batch_norm is None:
-            kernel = dataclasses.replace(kernel, beside="bias")
+        if kernel.companion == "norm" and config.fused_batch_norm is None:
+            kernel = dataclasses.replace(kernel, companion="bias")
         yield kernel
 
 
-def _walk(config, size, classes) -> Iterator[_Kernel]:
+def _walk(config: ResNetConfig, size: int, classes: int) -> Iterator[_Kernel]:
     side, channels = -(-size // 2), len(config.mean)
     stem = plan_stem(config)
     for number, filters in enumerate(stem.filters, start=1):
@@ -94,7 +99,7 @@ def _walk(config, size, classes) -> Iterator[_Kernel]:
         yield _Kernel("head", (channels, classes), 1, "bias")
 
 
-def _block(block: BlockPlan, config, side) -> Iterator[_Kernel]:
+def _block(block: BlockPlan, config: ResNetConfig, side: int) -> Iterator[_Kernel]:
     name, filters, outputs = block.name, block.filters, block.outputs
     after = -(-side // block.stride)
     if config.block == "basic":
@@ -118,6 +123,8 @@ def _block(block: BlockPlan, config, side) -> Iterator[_Kernel]:
         yield _conv(f"{name}/shortcut/projection", 1, block.inputs, outputs, after)
 
 
-def _conv(module, kernel, inputs, outputs, side, groups=1) -> _Kernel:
-    shape = (kernel, kernel, inputs // groups, outputs)
+def _conv(
+    module: str, size: int, inputs: int, outputs: int, side: int, groups: int = 1
+) -> _Kernel:
+    shape = (size, size, inputs // groups, outputs)
     return _Kernel(f"{module}/conv", shape, side**2, "norm")

@@ -7,6 +7,7 @@ import fnmatch
 import numbers
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class ResNetConfig:
     # False: Keras's own BatchNormalization; None: biases, `export.fold_batch_norm`'s
     fused_batch_norm: bool | None = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = python_scalar(getattr(self, field.name))
             object.__setattr__(self, field.name, value)
@@ -112,7 +113,7 @@ class ResNetConfig:
                 "project_always and first_stage_projection"
             )
 
-    def replace(self, **overrides) -> ResNetConfig:
+    def replace(self, **overrides: Any) -> ResNetConfig:
         """A copy with other values; an unknown field is a TypeError that lists all."""
         fields = {field.name for field in dataclasses.fields(self)}
         if unknown := sorted(overrides.keys() - fields):
@@ -123,27 +124,27 @@ class ResNetConfig:
         return dataclasses.replace(self, **overrides)
 
     @classmethod
-    def from_json(cls, fields: dict) -> ResNetConfig:
-        """Of a file; former versions took fields of no effect, which are left out."""
+    def from_json(cls, fields: dict[str, Any]) -> ResNetConfig:
+        """From a file's fields; former versions kept some that have no effect."""
         unused = {"group_width"} if fields.get("block") == "basic" else set()
         unused |= {"stem_width"} if fields.get("stem") == "conv7" else set()
         return cls(**{k: v for k, v in fields.items() if k not in unused})
 
 
-def python_scalar(value):
+def python_scalar(value: Any) -> Any:
     """Python's number in place of a NumPy scalar, so that JSON takes it."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _positive(value) -> bool:
+def _positive(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _number(value) -> bool:
+def _number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _refuse(config, name, allowed):
+def _refuse(config: ResNetConfig, name: str, allowed: str) -> None:
     raise ValueError(f"{name}={getattr(config, name)!r}: must be {allowed}")
 
 
@@ -156,7 +157,7 @@ _DEPTHS = {
     152: ("bottleneck", (3, 8, 36, 3)),
     200: ("bottleneck", (3, 24, 36, 3)),
 }
-_LETTERS: dict[str, dict] = {
+_LETTERS: dict[str, dict[str, Any]] = {
     "a": {"stride_on_first": True},
     "b": {},
     "c": {"stem": "deep"},
@@ -166,7 +167,7 @@ _LETTERS: dict[str, dict] = {
 }
 
 
-def _config(depth: int, letter: str, **fields) -> ResNetConfig:
+def _config(depth: int, letter: str, **fields: Any) -> ResNetConfig:
     block, depths = _DEPTHS[depth]
     return ResNetConfig(
         **{"depths": depths, "block": block} | _LETTERS[letter] | fields

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from keras_resnet.backend import keras, layers, ops
 from keras_resnet.complexity import variable_shapes
+from keras_resnet.config import ResNetConfig
 from keras_resnet.errors import ModelError
 from keras_resnet.info import ModelInfo
 from keras_resnet.layers.blocks import BLOCKS
@@ -22,23 +25,31 @@ from keras_resnet.plan import BlockPlan, plan_blocks, plan_stem
 class ResNet(keras.Model):
     """A functional model that carries its ModelInfo as `info`; made by `create`."""
 
-    def __init__(self, inputs, outputs, name=None, **kwargs):
+    def __init__(
+        self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any
+    ) -> None:
         info = kwargs.pop("info", getattr(outputs, "_info", None))
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
         self.info = ModelInfo.from_json(info) if isinstance(info, dict) else info
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         info = None if self.info is None else dataclasses.asdict(self.info)
         return {**super().get_config(), "info": info}
 
-    def _run_through_graph(self, *args, **kwargs):
+    def _run_through_graph(self, *args: Any, **kwargs: Any) -> Any:
         """As Keras's; its output is all that `clone_model` gives to the clone."""
         outputs = super()._run_through_graph(*args, **kwargs)
         if isinstance(outputs, keras.KerasTensor):
             outputs._info = self.info
         return outputs
 
-    def compile(self, optimizer="rmsprop", *args, auto_scale_loss=True, **kwargs):
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        *args: Any,
+        auto_scale_loss: bool = True,
+        **kwargs: Any,
+    ) -> None:
         """As Keras's; but the loss is scaled where any layer computes in float16.
 
         Keras asks the global policy's name, which a reloaded net need not have.
@@ -47,18 +58,19 @@ class ResNet(keras.Model):
             optimizer = attach_loss_scale(optimizer, self)
         super().compile(optimizer, *args, auto_scale_loss=False, **kwargs)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any] | None:
         config = super().get_compile_config()
         # the saved optimizer is scaled already, or was meant not to be
         return {**config, "auto_scale_loss": False} if config else config
 
-    def compile_from_config(self, config):  # Keras's refuses any other compile
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        # Keras's refuses a model with a `compile` of its own
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
     @property
-    def pyramid_outputs(self):
+    def pyramid_outputs(self) -> dict[str, Any]:
         """{"P2": tensor, ..., "P5": tensor}: the last output of stages 1 to 4.
 
         Strides are 4, 8, 16, 32, or `output_stride` where that is less.
@@ -72,7 +84,7 @@ class ResNet(keras.Model):
         }
 
 
-def assemble(info: ModelInfo, name=None, images=None) -> ResNet:
+def assemble(info: ModelInfo, name: str | None = None, images: Any = None) -> ResNet:
     """The functional model that `info` describes, freshly initialised.
 
     Args:
@@ -88,7 +100,7 @@ def assemble(info: ModelInfo, name=None, images=None) -> ResNet:
         keras.config.set_dtype_policy(before)
 
 
-def _assemble(info, name, images):
+def _assemble(info: ModelInfo, name: str | None, images: Any) -> ResNet:
     config = info.config
     shape = _checked_input_shape(info)
     inputs = x = keras.Input(shape, name="images") if images is None else images
@@ -127,7 +139,7 @@ def _assemble(info, name, images):
     return ResNet(inputs=inputs, outputs=x, name=name or info.variant, info=info)
 
 
-def rebuild(model: ResNet, dtype_policy: str = "float32", **changes) -> ResNet:
+def rebuild(model: ResNet, dtype_policy: str = "float32", **changes: Any) -> ResNet:
     """The same net and weights under another dtype policy, or with other `info`.
 
     Raises:
@@ -171,7 +183,7 @@ def check_variables(model: ResNet) -> None:
         )
 
 
-def has_random_weights(model) -> bool:
+def has_random_weights(model: keras.Model) -> bool:
     """Whether the statistics of all normalisations are those that a net begins with."""
     starts = {"moving_mean": 0, "moving_variance": 1}
     statistics = {
@@ -185,8 +197,8 @@ def has_random_weights(model) -> bool:
     )
 
 
-def note_random_weights(model) -> None:
-    """Says so in a line on stderr where a net has only random weights."""
+def note_random_weights(model: keras.Model) -> None:
+    """Prints a line to stderr where a net has only random weights."""
     if isinstance(model, ResNet) and has_random_weights(model):
         print(
             f"{model.name}: its weights are random, and so are its answers; train it, "
@@ -195,8 +207,8 @@ def note_random_weights(model) -> None:
         )
 
 
-def freeze_as(model: ResNet, config: dict) -> None:
-    """Freezes what a saved model's config, which is not trusted, says was frozen."""
+def freeze_as(model: ResNet, config: dict[str, Any]) -> None:
+    """Freezes what was frozen by a saved model's config, which is not trusted."""
     if isinstance(config.get("trainable"), bool):
         model.trainable = config["trainable"]
     saved = {}
@@ -207,7 +219,7 @@ def freeze_as(model: ResNet, config: dict) -> None:
     _freeze_parts(model, saved)
 
 
-def _freeze_parts(layer, saved):
+def _freeze_parts(layer: Any, saved: Mapping[str, Any]) -> None:
     for part in layer._flatten_layers(recursive=False, include_self=False):
         config = saved.get(part.name)
         if not isinstance(config, dict):
@@ -219,7 +231,7 @@ def _freeze_parts(layer, saved):
             _freeze_parts(part, config["parts"])
 
 
-def assign(model, values):
+def assign(model: keras.Model, values: Mapping[str, Any]) -> None:
     """Gives each weight the value of its path; of two nets their order may differ."""
     for variable in model.weights:  # in Keras 2 what is frozen comes last
         variable.assign(values[variable.path])
@@ -231,15 +243,16 @@ _POOLING = {
 }
 
 
-def _stem(config):
+def _stem(config: ResNetConfig) -> Any:
     filters = plan_stem(config).filters
-    options = {"fused_batch_norm": config.fused_batch_norm, "name": "stem"}
+    fused = config.fused_batch_norm
+    options: dict[str, Any] = {"fused_batch_norm": fused, "name": "stem"}
     if config.stem == "conv7":
         return ConvStem(filters[0], **options)
     return DeepStem(filters[1], tiered=config.stem == "deep_tiered", **options)
 
 
-def _block(block: BlockPlan, config):
+def _block(block: BlockPlan, config: ResNetConfig) -> Any:
     return BLOCKS[config.block](
         block.filters,
         stride=block.stride,
@@ -258,11 +271,11 @@ def _block(block: BlockPlan, config):
     )
 
 
-def _compute_dtype():
+def _compute_dtype() -> str:
     return keras.config.dtype_policy().compute_dtype
 
 
-def _checked_input_shape(info):
+def _checked_input_shape(info: ModelInfo) -> tuple[int | None, ...]:
     input_shape = info.input_shape
     channels = len(info.config.mean)
     try:

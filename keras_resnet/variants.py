@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from keras_resnet.backend import keras
 from keras_resnet.config import VARIANTS, ResNetConfig, constructor_name, python_scalar
 from keras_resnet.info import ModelInfo
-from keras_resnet.model import assemble
+from keras_resnet.model import ResNet, assemble
 from keras_resnet.weights import load_weights, locate, read_info
 
 
 def create(
-    variant=None,
-    weights=None,
-    include_top=True,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    include_preprocessing=True,
+    variant: str | None = None,
+    weights: str | os.PathLike[str] | Mapping[str, np.ndarray] | None = None,
+    include_top: bool = True,
+    input_shape: Sequence[int | None] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | None = "softmax",
+    include_preprocessing: bool = True,
     *,
-    input_tensor=None,
-    name=None,
-    **overrides,
-):
+    input_tensor: Any = None,
+    name: str | None = None,
+    **overrides: Any,
+) -> ResNet:
     """Builds a net of VARIANTS.
 
     Args:
         variant: a name of `list_models()`, such as "resnet50d"; as `name` too, where it
             is left out.
-        weights: None for a fresh initialisation; "imagenet" for the best released
-            ones of the variant, or a released tag such as "ra2_in1k"; hf://owner/name
-            or hf://owner/name@revision; a file; or {name: array}. Released ones, and
-            files of ours, bring their evaluation protocol, mean and deviation along.
+        weights: None for a fresh initialisation; "imagenet" for the variant's best
+            released weights, or a released tag such as "ra2_in1k"; hf://owner/name or
+            hf://owner/name@revision; a file; or {name: array}. Released weights, and
+            this package's files, load with their evaluation protocol, mean and
+            standard deviation.
         include_top: with the classifier; without it the features come out.
         input_shape: (height, width, channels); None is (None, None, 3), any size.
         pooling: without the top, None for [N, h, w, C], "avg" or "max" for [N, C].
@@ -45,8 +51,8 @@ def create(
         input_tensor: a Keras tensor [N, H, W, C] to build on, in place of an input of
             the model's own; it brings its shape and dtype, and what it is made from
             becomes part of the model, as in `keras.applications`.
-        name: of the model; None: the variant's. Of two models that are called in one,
-            the names must differ.
+        name: of the model; None: the variant's. Two models that are parts of one must
+            have different names.
         **overrides: fields of ResNetConfig.
 
     Returns:
@@ -84,28 +90,28 @@ def create(
 
 
 def configure(
-    variant: str, overrides: dict, info: ModelInfo | None = None
+    variant: str, overrides: Mapping[str, Any], info: ModelInfo | None = None
 ) -> ResNetConfig:
-    """The config of a variant with overrides, and what its weights need besides.
+    """The config of a variant with overrides.
 
-    That are the mean and standard deviation of `info`, which is what the weights' file
-    says of itself, unless they are among the overrides.
+    Mean and standard deviation are those of `info`, the description in a file of
+    weights, unless they are among the overrides.
     """
-    theirs = {} if info is None else {"mean": info.config.mean, "std": info.config.std}
-    return VARIANTS[variant].replace(**{**theirs, **overrides})
+    of_file = {} if info is None else {"mean": info.config.mean, "std": info.config.std}
+    return VARIANTS[variant].replace(**{**of_file, **overrides})
 
 
 def backbone(
-    variant=None,
-    weights=None,
-    input_shape=None,
-    output_stride=32,
-    include_preprocessing=True,
+    variant: str | None = None,
+    weights: str | os.PathLike[str] | Mapping[str, np.ndarray] | None = None,
+    input_shape: Sequence[int | None] | None = None,
+    output_stride: int = 32,
+    include_preprocessing: bool = True,
     *,
-    input_tensor=None,
-    name=None,
-    **overrides,
-):
+    input_tensor: Any = None,
+    name: str | None = None,
+    **overrides: Any,
+) -> ResNet:
     """A net without classifier, for detection and segmentation: see `create`.
 
     Its output is the last stage's; `.pyramid_outputs` has every stage's. At
@@ -125,7 +131,7 @@ def backbone(
     )
 
 
-def _shape_of(input_tensor, input_shape):
+def _shape_of(input_tensor: Any, input_shape: Any) -> tuple[int | None, ...]:
     """(height, width, channels) of a Keras tensor, which `input_shape` must fit."""
     if not keras.backend.is_keras_tensor(input_tensor):
         raise ValueError(
@@ -143,13 +149,13 @@ def _shape_of(input_tensor, input_shape):
     return shape[1:]
 
 
-def _python_shape(input_shape):
+def _python_shape(input_shape: Any) -> Any:
     if not isinstance(input_shape, tuple | list):
         return input_shape
     return tuple(map(python_scalar, input_shape))
 
 
-def _suggest(name):
+def _suggest(name: Any) -> str:
     exact = [f"{name}{letter}" for letter in "abcd" if f"{name}{letter}" in VARIANTS]
     if exact:
         return (
@@ -163,34 +169,13 @@ def _suggest(name):
     )
 
 
-def _constructor(variant):
-    def constructor(
-        weights=None,
-        include_top=True,
-        input_shape=None,
-        pooling=None,
-        classes=1000,
-        classifier_activation="softmax",
-        include_preprocessing=True,
-        *,
-        input_tensor=None,
-        name=None,
-        **overrides,
-    ):
-        return create(
-            variant,
-            weights=weights,
-            include_top=include_top,
-            input_shape=input_shape,
-            pooling=pooling,
-            classes=classes,
-            classifier_activation=classifier_activation,
-            include_preprocessing=include_preprocessing,
-            input_tensor=input_tensor,
-            name=name,
-            **overrides,
-        )
+def _constructor(variant: str) -> Callable[..., ResNet]:
+    def constructor(*args: Any, **kwargs: Any) -> ResNet:
+        return create(variant, *args, **kwargs)
 
+    signature = inspect.signature(create)
+    _, *parameters = signature.parameters.values()
+    vars(constructor)["__signature__"] = signature.replace(parameters=parameters)
     constructor.__name__ = constructor.__qualname__ = constructor_name(variant)
     constructor.__doc__ = f"`create({variant!r}, ...)`: see `keras_resnet.create`."
     return constructor

@@ -7,6 +7,7 @@ import pytest
 
 from keras_resnet.complexity import complexity
 from keras_resnet.config import VARIANTS, ResNetConfig, list_models
+from keras_resnet.plan import plan_blocks
 
 # Trainable parameters at 1000 classes, as counted from the original implementations:
 # depth -> (a and b, c and d, d without the classifier)
@@ -126,6 +127,25 @@ def test_classifier_costs_one_multiply_add_a_weight_and_a_bias_a_class():
     config = VARIANTS["resnet50d"]
     bare, full = complexity(config, classes=0), complexity(config, classes=10)
     assert (full[0] - bare[0], full[1] - bare[1]) == (2048 * 10 + 10, 2048 * 10)
+
+
+@pytest.mark.parametrize(
+    ("output_stride", "strides", "dilations"),
+    [
+        (32, [1, 2, 2, 2], [1, 1, 1, 1]),
+        (16, [1, 2, 2, 1], [1, 1, 1, 2]),
+        (8, [1, 2, 1, 1], [1, 1, 2, 4]),
+    ],
+)
+def test_plan_dilates_where_it_no_longer_strides(output_stride, strides, dilations):
+    blocks = plan_blocks(VARIANTS["resnet50d"].replace(output_stride=output_stride))
+    first = [block for block in blocks if block.name.endswith("block0")]
+    others = [block for block in blocks if block.name.endswith("block1")]
+    assert [block.stride for block in first] == strides
+    assert {block.stride for block in others} == {1}
+    assert [block.dilation for block in others] == dilations
+    # a stage's first block still sees the former stage's grid
+    assert [block.first_dilation for block in first] == [1, *dilations[:-1]]
 
 
 def test_replace_changes_a_copy():

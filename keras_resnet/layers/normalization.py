@@ -1,6 +1,9 @@
 """Batch normalisation on TensorFlow's fused kernel, its moving variance unbiased."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 from keras_resnet.backend import keras, ops
 from keras_resnet.config import python_scalar
@@ -22,7 +25,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
       biased one that normalises, as TF-slim, GluonCV and torch keep it. Keras averages
       the biased one. Only with a `mask` or `renorm` does Keras's own code run, biased.
 
-    Batch statistics that are not finite, of an overflow in half precision, leave the
+    Batch statistics that are not finite, after an overflow in half precision, leave the
     moving ones as they are. With `frozen_statistics = True`, an argument and an
     attribute for fine tuning, the moving ones normalise in training too and stay, while
     gamma and beta learn; `trainable = False` freezes those as well.
@@ -32,26 +35,25 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def __init__(
         self,
-        axis=-1,
-        momentum=0.9,
-        epsilon=1e-5,
+        axis: int = -1,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
         *,
-        frozen_statistics=False,
-        **kwargs,
-    ):
+        frozen_statistics: bool = False,
+        **kwargs: Any,
+    ) -> None:
         axis, momentum, epsilon = map(python_scalar, (axis, momentum, epsilon))
         super().__init__(axis=axis, momentum=momentum, epsilon=epsilon, **kwargs)
-        self._axis = axis  # of `axis` not every Keras keeps a number
+        self._axis = axis  # Keras 2 makes a list of `axis`
         self.frozen_statistics = bool(frozen_statistics)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), "axis": self._axis}
-        # in files only where it is needed, so that they open in former versions too
-        return (
-            {**config, "frozen_statistics": True} if self.frozen_statistics else config
-        )
+        if self.frozen_statistics:  # else left out, so that former versions open it
+            config["frozen_statistics"] = True
+        return config
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if mask is not None or getattr(self, "renorm", False):
             return super().call(inputs, training=training, mask=mask)
         batch_statistics = (
@@ -61,7 +63,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return self._call_fused(inputs, batch_statistics)
         return self._call_composed(inputs, batch_statistics)
 
-    def _fits_fused_kernel(self, inputs):
+    def _fits_fused_kernel(self, inputs: Any) -> bool:
         return (
             keras.backend.backend() == "tensorflow"
             and len(inputs.shape) == 4
@@ -71,15 +73,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
             in ("float32", "float16", "bfloat16")
         )
 
-    def _reduced(self, x):
-        """The axes that statistics are over."""
+    def _reduced(self, x: Any) -> tuple[int, ...]:
+        """The axes over which statistics are taken."""
         rank = len(x.shape)
         return tuple(axis for axis in range(rank) if axis != self._axis % rank)
 
-    def _call_fused(self, inputs, batch_statistics):
+    def _call_fused(self, inputs: Any, batch_statistics: bool) -> Any:
         import tensorflow as tf
 
-        def as_float32(variable, default):
+        def as_float32(variable: Any, default: float) -> Any:
             if variable is None:
                 return tf.fill([inputs.shape[-1]], default)
             return tf.cast(ops.convert_to_tensor(variable), tf.float32)
@@ -100,10 +102,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
             self._update_moving(mean, variance)  # the kernel's variance is unbiased
         return ops.cast(outputs, self.compute_dtype)
 
-    def _call_composed(self, inputs, batch_statistics):
+    def _call_composed(self, inputs: Any, batch_statistics: bool) -> Any:
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
 
-        def cast(variable):
+        def cast(variable: Any) -> Any:
             return None if variable is None else ops.cast(variable, x.dtype)
 
         if batch_statistics:
@@ -124,10 +126,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         return ops.cast(outputs, self.compute_dtype)
 
-    def _bessel(self, x):
-        """n / (n - 1) for n values a channel; 1 where n is 1, as the kernel has it."""
+    def _bessel(self, x: Any) -> Any:
+        """n / (n - 1) for n values a channel; 1 for a single one, as in the kernel."""
         axes = self._reduced(x)
-        sizes = [x.shape[axis] for axis in axes]
+        sizes: list[Any] = [x.shape[axis] for axis in axes]
         if None in sizes:
             shape = ops.shape(x)
             sizes = [ops.cast(shape[axis], x.dtype) for axis in axes]
@@ -139,7 +141,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         n = ops.cast(n, x.dtype)
         return n / ops.maximum(n - 1, 1)
 
-    def _update_moving(self, mean, variance):
+    def _update_moving(self, mean: Any, variance: Any) -> None:
         for variable, batch in (
             (self.moving_mean, mean),
             (self.moving_variance, variance),
@@ -151,7 +153,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             variable.assign(ops.cast(new, variable.dtype))
 
 
-def batch_norm(fused, **kwargs):
-    """The normalisation of this family: ours, or Keras's own where `fused` is False."""
+def batch_norm(fused: bool, **kwargs: Any) -> Any:
+    """The family's normalisation: this module's, or Keras's where `fused` is False."""
     cls = BatchNormalization if fused else keras.layers.BatchNormalization
     return cls(momentum=0.9, epsilon=1e-5, **kwargs)

@@ -1,14 +1,15 @@
-"""The pieces of TensorFlow Addons that a recipe may name, and what took their place.
+"""The pieces of TensorFlow Addons that a recipe may name, and what replaces them.
 
-They work on the stack of the extra "addons" alone, and go with `old_keras`.
+They work only on the stack of the extra "addons", and go with `legacy.keras2`.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import typing
 import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from keras_resnet.errors import AddonsError
 
@@ -47,12 +48,12 @@ OPTIMIZERS = {
 _WRAPPERS = ("tfa.Lookahead", "tfa.MovingAverage", "tfa.SWA")
 _WITHOUT_DECAY = ("tfa.LazyAdam", "tfa.Yogi")
 _DECAY_ALL = ("tfa.AdaBelief", "tfa.NovoGrad", "tfa.RectifiedAdam")
-# of layers' variables those of rank 1, by their TensorFlow names
+# the variables of rank 1 that layers have, by their TensorFlow names
 _VECTORS = [r"(^|/)(gamma|beta|bias)(:0)?$"]
 
 
-def check(field, name) -> None:
-    """Refuses a `tfa.` name where Addons is not, or has no such piece.
+def check(field: str, name: Any) -> None:
+    """Refuses a `tfa.` name that is unknown, or where Addons is not installed.
 
     Raises:
         AddonsError: one line, with what takes its place.
@@ -65,21 +66,27 @@ def check(field, name) -> None:
 
 
 def optimizer(
-    name, rate, momentum, nesterov, weight_decay, decay, ema
+    name: str,
+    rate: Any,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    decay: str,
+    ema: float,
 ) -> AddonsOptimizer:
-    """A rule of Addons, its arguments those of a recipe, as Addons means them.
+    """A rule of Addons, whose arguments are a recipe's in the sense of Addons.
 
     Args:
         name: of OPTIMIZERS. A wrapper is around SGD, or SGDW where there is a decay.
         rate: a number or a schedule.
         momentum, nesterov: of SGD and SGDW.
-        weight_decay: SGDW and AdamW take so much of a weight each step, whatever the
-            rate; the others have it in the direction.
+        weight_decay: SGDW and AdamW subtract this part of a weight at each step,
+            whatever the rate; the other rules add it to the direction.
         decay: "kernels", or "all" variables.
         ema: MovingAverage's `average_decay`, which is dynamic.
 
     Raises:
-        AddonsError: Addons does not import; a decay that the rule cannot.
+        AddonsError: Addons cannot be imported, or the rule has no such decay.
     """
     tfa = _load("optimizer", name)
     excluded = {"exclude_from_weight_decay": _VECTORS} if decay == "kernels" else {}
@@ -115,49 +122,49 @@ def optimizer(
 
 
 class _Above:
-    """A class that is put above another."""
+    """A class that is put before one of Keras 2's among the bases."""
 
-    if typing.TYPE_CHECKING:
+    if TYPE_CHECKING:
 
-        def __getattr__(self, name) -> typing.Any: ...
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class AddonsOptimizer(_Above):
     """What this package asks of an optimizer, above one of Keras 2's legacy class."""
 
     @property
-    def _rule(self):
-        """What a wrapper is around, or this itself."""
+    def _rule(self) -> Any:
+        """The rule that a wrapper is around, or this one."""
         return getattr(self, "_optimizer", self)
 
     @property
-    def learning_rate(self):
-        """Of this step."""
+    def learning_rate(self) -> Any:
+        """The rate of this step."""
         rate = self._rule._get_hyper("learning_rate")
         return rate(self.iterations) if callable(rate) else rate
 
     @property
-    def variables(self):
-        """A list, which is its own answer when it is called, as Keras 2 does."""
+    def variables(self) -> _Called:
+        """A list that may also be called, as Keras 2 does."""
         return _Called(self.weights)
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> None:
         """Makes the slots of the variables."""
         self._create_all_weights(variables)
         self._learning = {id(variable) for variable in variables}
         if hasattr(self._rule, "_set_decay_var_list"):  # a wrapper never calls it
             self._rule._set_decay_var_list(variables)
 
-    def decays(self, variable) -> bool:
+    def decays(self, variable: Any) -> bool:
         """Whether a decay by name reaches the variable."""
         asked = getattr(self._rule, "_do_use_weight_decay", lambda variable: False)
         return bool(asked(variable))
 
-    def rate_of(self, variable) -> float:
-        """Times the schedule's: Addons knows one rate."""
+    def rate_of(self, variable: Any) -> float:
+        """The factor of the schedule's rate: Addons has one rate for all."""
         return 1.0
 
-    def with_loss_scale(self):
+    def with_loss_scale(self) -> Any:
         """The same rule within Keras 2's loss scale for float16."""
         import tensorflow as tf
 
@@ -167,8 +174,8 @@ class AddonsOptimizer(_Above):
 
 
 class _Averaging(AddonsOptimizer):
-    def averages(self, weights):
-        """The average of each weight; of what is not trained, itself."""
+    def averages(self, weights: Sequence[Any]) -> list[Any]:
+        """The average of each weight that is trained, and the others themselves."""
         return [
             self.get_slot(weight, "average") if id(weight) in self._learning else weight
             for weight in weights
@@ -177,26 +184,26 @@ class _Averaging(AddonsOptimizer):
 
 class _Scaled(_Above):
     @property
-    def variables(self):
+    def variables(self) -> _Called:
         scale = self._loss_scale
         return _Called(
             [*self._optimizer.variables, scale.current_loss_scale, scale.counter]
         )
 
     @property
-    def dynamic_scale(self):
+    def dynamic_scale(self) -> Any:
         return self.loss_scale
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> None:
         self._optimizer.build(variables)
 
 
 class _Called(list):
-    def __call__(self):
+    def __call__(self) -> _Called:
         return self
 
 
-def adjust_hsv(images, factors):
+def adjust_hsv(images: Any, factors: Any) -> Any:
     """`tfa.image.adjust_hsv_in_yiq` of each picture.
 
     Args:
@@ -212,22 +219,22 @@ def adjust_hsv(images, factors):
 
     adjust = _load("colours", YIQ).image.adjust_hsv_in_yiq
 
-    def one(each):
+    def one(each: Any) -> Any:
         image, (hue, saturation, value) = each[0], tf.unstack(each[1])
         return adjust(image, math.pi * (hue - 1), saturation, value)
 
     return tf.map_fn(one, (images, factors), fn_output_signature=tf.float32)
 
 
-def _load(field, name):
+def _load(field: str, name: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it has ended, at every import
+            warnings.simplefilter("ignore")  # Addons warns that it has ended
             return importlib.import_module(_MODULE)
     except ImportError as error:
         raise _gone(field, name) from error
 
 
-def _gone(field, name):
+def _gone(field: str, name: str) -> AddonsError:
     instead = {**COLOURS, **OPTIMIZERS}[name]
     return AddonsError(f"{field}={name}: {_ENDED}; here: {instead}")

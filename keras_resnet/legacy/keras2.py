@@ -1,10 +1,13 @@
 """Keras 2.15 by the names of Keras 3 that this package uses, and no others.
 
-TensorFlow Addons needs it, and TensorFlow 2.15, and at most Python 3.11. It goes with
-that Python on 2027-10-31, and `keras_resnet.backend` with it.
+TensorFlow Addons needs it, with TensorFlow 2.15 and Python 3.11 at most. Support ends
+with that Python on 2027-10-31, and then `keras_resnet.backend` goes too.
 """
 
+from __future__ import annotations
+
 from types import SimpleNamespace
+from typing import Any
 
 import keras as keras2
 import tensorflow as tf
@@ -13,21 +16,23 @@ from keras.src.mixed_precision.loss_scale_optimizer import LossScaleOptimizerV3
 
 
 class _Names:
-    """A module, some of its names others."""
+    """A module, with some of its names replaced."""
 
-    def __init__(self, module, **names):
+    def __init__(self, module: Any, **names: Any) -> None:
         self._module = module
         self.__dict__.update(names)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: Any) -> Any:
         return getattr(self._module, name)
 
 
-def _full_like(x, value):
+def _full_like(x: Any, value: Any) -> Any:
     return tf.fill(tf.shape(x), tf.constant(value, x.dtype))
 
 
-def _batch_normalization(x, mean, variance, axis, offset, scale, epsilon):
+def _batch_normalization(
+    x: Any, mean: Any, variance: Any, axis: Any, offset: Any, scale: Any, epsilon: Any
+) -> Any:
     shape = [1] * len(x.shape)
     shape[axis] = -1
     mean, variance, offset, scale = (
@@ -37,13 +42,13 @@ def _batch_normalization(x, mean, variance, axis, offset, scale, epsilon):
     return tf.nn.batch_normalization(x, mean, variance, offset, scale, epsilon)
 
 
-def _moments(x, axes, synchronized=False):
+def _moments(x: Any, axes: Any, synchronized: bool = False) -> Any:
     if synchronized:
         raise NotImplementedError("synchronized=True: needs Keras 3")
     return tf.nn.moments(x, axes)
 
 
-def _result_type(*dtypes):
+def _result_type(*dtypes: Any) -> Any:
     wide = any(tf.as_dtype(dtype) == tf.float64 for dtype in dtypes)
     return "float64" if wide else "float32"
 
@@ -84,46 +89,61 @@ ops = SimpleNamespace(
 )
 
 
-def native(variable):
-    """TensorFlow's variable: here they are that."""
+def native(variable: Any) -> Any:
+    """TensorFlow's variable, which in Keras 2 a variable is."""
     return variable
 
 
 class _Changes:
-    """What is above Keras 2's own Model: Keras 3's signatures, and variables' paths."""
+    """Put before Keras 2's Model: Keras 3's signatures, and the variables' paths."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if isinstance(self, functional.Functional):
             _name_variables(self)
 
-    def compile(self, *args, auto_scale_loss=False, jit_compile="auto", **kwargs):
-        del auto_scale_loss  # here it is for the optimizer to say
+    def compile(
+        self,
+        *args: Any,
+        auto_scale_loss: bool = False,
+        jit_compile: Any = "auto",
+        **kwargs: Any,
+    ) -> None:
+        del auto_scale_loss  # in Keras 2 the optimizer decides
         jit_compile = None if jit_compile == "auto" else jit_compile
         super().compile(*args, jit_compile=jit_compile, **kwargs)
         # in place of Keras 2's, which is of the compiled loss alone; as an attribute
         # of the usual kind its variables would be the model's
         self.__dict__["mean_loss"] = keras2.metrics.Mean(name="loss")
 
-    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any,
+        y: Any,
+        y_pred: Any,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
         return super().compute_loss(x, y, y_pred, sample_weight)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Any:
         y, y_pred = tf.convert_to_tensor(y), tf.convert_to_tensor(y_pred)
         if not self.compiled_loss.built:  # or its means would have no variables yet
             self.compiled_loss.build(y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> Any:
         with tf.GradientTape() as tape:
             step = self._measured(data, training=True)
         self.optimizer.minimize(step.loss, self.trainable_variables, tape=tape)
         return self.compute_metrics(*step.of)
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> Any:
         return self.compute_metrics(*self._measured(data, training=False).of)
 
-    def _measured(self, data, training):
+    def _measured(self, data: Any, training: Any) -> Any:
         x, y, sample_weight = keras2.utils.unpack_x_y_sample_weight(data)
         y_pred = self(x, training=training)
         loss = self.compute_loss(x, y, y_pred, sample_weight, training=training)
@@ -131,22 +151,22 @@ class _Changes:
         return SimpleNamespace(loss=loss, of=(x, y, y_pred, sample_weight))
 
     @property
-    def metrics(self):
+    def metrics(self) -> Any:
         if not hasattr(self, "mean_loss"):
             return super().metrics
         return [self.mean_loss, *(m for m in super().metrics if m.name != "loss")]
 
     @property
-    def metrics_variables(self):
+    def metrics_variables(self) -> Any:
         return [variable for metric in self.metrics for variable in metric.variables]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         if isinstance(self, functional.Functional):  # of another constructor it is {}
             return functional.get_network_config(self, config={"name": self.name})
         return super().get_config()
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Any, custom_objects: Any = None) -> Any:
         network = {"name", "layers", "input_layers", "output_layers", "trainable"}
         if "layers" not in config:
             return super().from_config(config, custom_objects)
@@ -159,10 +179,10 @@ class _Changes:
         return model
 
 
-def _name_variables(model):
+def _name_variables(model: Any) -> None:
     """Gives each variable its `path`, such as stage1_block0/conv1/norm/gamma."""
 
-    def walk(layer, prefix):
+    def walk(layer: Any, prefix: Any) -> None:
         for variable in (*layer._trainable_weights, *layer._non_trainable_weights):
             leaf = variable.name.rpartition("/")[2].partition(":")[0]
             variable.path = f"{prefix}{leaf}"
@@ -173,19 +193,21 @@ def _name_variables(model):
 
 
 class _Model:
-    """The base of a class of models, for each another: Keras makes it a Functional."""
+    """The base of a class of models; each gets its own, since Keras 2 changes it."""
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return keras2.Model(*args, **kwargs)
 
-    def __mro_entries__(self, bases):
+    def __mro_entries__(self, bases: Any) -> Any:
         return _Changes, type("Model", (keras2.Model,), {})
 
 
 class _Optimizer(keras2.optimizers.Optimizer):
-    """An update rule's base, that calls `update_step` as Keras 3 does."""
+    """The base of an update rule, which calls `update_step` as Keras 3 does."""
 
-    def __init__(self, learning_rate, gradient_accumulation_steps=None, **kwargs):
+    def __init__(
+        self, learning_rate: Any, gradient_accumulation_steps: Any = None, **kwargs: Any
+    ) -> None:
         if gradient_accumulation_steps:
             raise ValueError(
                 f"gradient_accumulation_steps={gradient_accumulation_steps}: needs "
@@ -195,81 +217,85 @@ class _Optimizer(keras2.optimizers.Optimizer):
         self._learning_rate = self._build_learning_rate(learning_rate)
 
     @property
-    def built(self):
+    def built(self) -> bool:
         return getattr(self, "_built", False)
 
-    def build(self, variables):
+    def build(self, variables: Any) -> None:
         super().build(variables)
         self._trainable_variables = list(variables)
         self._built = True
         self.build = lambda variables: None  # Keras 2 would at every step
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> Any:
         if callable(self._learning_rate):
             return self._learning_rate(self.iterations)
         return self._learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, rate):
+    def learning_rate(self, rate: Any) -> None:
         keras2.optimizers.Optimizer.learning_rate.fset(self, rate)
 
-    def apply(self, gradients, variables):
+    def apply(self, gradients: Any, variables: Any) -> Any:
         super().apply_gradients(zip(gradients, variables), **self._options)
 
-    def apply_gradients(self, gradients_and_variables, **options):
+    def apply_gradients(self, gradients_and_variables: Any, **options: Any) -> Any:
         self._options = options
         self.apply(*zip(*gradients_and_variables))
         return self.iterations
 
-    def add_variable_from_reference(self, variable, name, **kwargs):
+    def add_variable_from_reference(
+        self, variable: Any, name: Any, **kwargs: Any
+    ) -> Any:
         return super().add_variable_from_reference(variable, name, **kwargs)
 
-    def _get_variable_index(self, variable):
+    def _get_variable_index(self, variable: Any) -> Any:
         return self._index_dict[self._var_key(variable)]
 
-    def _update_step(self, gradient, variable):
+    def _update_step(self, gradient: Any, variable: Any) -> Any:
         rate = self._learning_rate
         rate = self._current_learning_rate if callable(rate) else rate
         self.update_step(gradient, variable, rate)
 
-    def assign(self, variable, value):
+    def assign(self, variable: Any, value: Any) -> None:
         variable.assign(value)
 
-    def assign_sub(self, variable, value):
+    def assign_sub(self, variable: Any, value: Any) -> None:
         variable.assign_sub(value)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         rate = self._serialize_hyperparameter(self._learning_rate)
         return {**super().get_config(), "learning_rate": rate}
 
 
 class _Lamb(_Optimizer):
-    """What Keras 3's Lamb keeps; the rule itself is `optimizers.Lamb`'s."""
+    """The slots of Keras 3's Lamb; the rule itself is in `optimizers.Lamb`."""
 
-    def __init__(self, learning_rate, beta_1, beta_2, epsilon, **kwargs):
+    def __init__(
+        self, learning_rate: Any, beta_1: Any, beta_2: Any, epsilon: Any, **kwargs: Any
+    ) -> None:
         super().__init__(learning_rate, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
-    def build(self, variables):
+    def build(self, variables: Any) -> None:
         super().build(variables)
         self._momentums, self._velocities = (
             [self.add_variable_from_reference(v, name) for v in variables]
             for name in ("momentum", "velocity")
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("beta_1", "beta_2", "epsilon")}
         return {**super().get_config(), **own}
 
 
 class _LossScaleOptimizer(LossScaleOptimizerV3):
     @property
-    def dynamic_scale(self):
+    def dynamic_scale(self) -> Any:
         return self._loss_scale.current_loss_scale
 
     @property
-    def variables(self):
+    def variables(self) -> Any:
         scale = self._loss_scale
         return [*super().variables, scale.current_loss_scale, scale.counter]
 

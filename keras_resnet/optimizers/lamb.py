@@ -1,5 +1,9 @@
 """LAMB as the large-batch recipes ran it: the decay is inside the trust ratio."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from keras_resnet.backend import keras, ops
 from keras_resnet.optimizers.policy import Policy
 
@@ -14,8 +18,8 @@ class Lamb(Policy, keras.optimizers.Lamb):
         u <- u * |w| / |u|                            (where neither norm is 0)
         w <- w - rate * u
 
-    for gradients g of which the global norm was cut to `global_clipnorm`. Keras's own
-    decays apart from the trust ratio, and adapts biases too. ResNet strikes back (arXiv
+    for gradients g whose global norm was clipped to `global_clipnorm`. Keras's own
+    decays outside the trust ratio, and adapts biases too. "ResNet strikes back" (arXiv
     2110.00476) trained with this form.
 
     Args:
@@ -24,22 +28,22 @@ class Lamb(Policy, keras.optimizers.Lamb):
         weight_decay: times w, in the direction.
         decay: "kernels" decays, and adapts, variables of rank above 1; "all" every one.
         rates: as `CoupledSGD`'s.
-        global_clipnorm: of all gradients together; None leaves them.
+        global_clipnorm: of all gradients together; None does not clip.
     """
 
     def __init__(
         self,
-        learning_rate=0.001,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-6,
-        weight_decay=0.0,
-        decay="kernels",
-        rates=None,
-        global_clipnorm=1.0,
-        name="lamb",
-        **kwargs,
-    ):
+        learning_rate: Any = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        weight_decay: float = 0.0,
+        decay: str = "kernels",
+        rates: dict[str, float] | None = None,
+        global_clipnorm: float | None = 1.0,
+        name: str = "lamb",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             beta_1=beta_1,
@@ -51,10 +55,10 @@ class Lamb(Policy, keras.optimizers.Lamb):
         )
         self._set_policy(weight_decay, decay, rates)
 
-    def update_step(self, gradient, variable, learning_rate):
-        kind = variable.dtype
-        rate = ops.cast(learning_rate, kind) * self.rate_of(variable)
-        gradient = ops.cast(gradient, kind)
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        dtype = variable.dtype
+        rate = ops.cast(learning_rate, dtype) * self.rate_of(variable)
+        gradient = ops.cast(gradient, dtype)
         weight = ops.convert_to_tensor(variable)
         index = self._get_variable_index(variable)
         moments = []
@@ -64,7 +68,7 @@ class Lamb(Policy, keras.optimizers.Lamb):
         ):
             moment = beta * ops.convert_to_tensor(slot) + (1 - beta) * value
             self.assign(slot, moment)
-            step = ops.cast(self.iterations + 1, kind)
+            step = ops.cast(self.iterations + 1, dtype)
             # not ops.cast(beta), which rounds to float32 on its way to float64
             moments.append(moment / (1 - ops.power(ops.full_like(step, beta), step)))
         direction = moments[0] / (ops.sqrt(moments[1]) + self.epsilon)
@@ -77,5 +81,5 @@ class Lamb(Policy, keras.optimizers.Lamb):
             direction = ratio * direction
         self.assign_sub(variable, rate * direction)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._policy_config()}

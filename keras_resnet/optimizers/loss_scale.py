@@ -1,5 +1,9 @@
 """The loss scale that float16 needs, attached wherever a layer computes in it."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from keras_resnet.backend import keras, ops
 
 
@@ -7,13 +11,13 @@ from keras_resnet.backend import keras, ops
 class LossScale(keras.optimizers.LossScaleOptimizer):
     """Keras's dynamic loss scaling, also right on several replicas.
 
-    A step of which any gradient is not finite, on any replica, is left out, and the
-    scale halves; after `dynamic_growth_steps` finite ones it doubles. On TensorFlow
-    Keras looks at the first replica alone, though gradients are summed later, so that
-    an overflow elsewhere reaches the weights.
+    A step with a gradient that is not finite, on any replica, is skipped, and the scale
+    halves; after `dynamic_growth_steps` finite ones it doubles. On TensorFlow Keras
+    checks the first replica alone, though gradients are summed later, so that an
+    overflow on another one reaches the weights.
     """
 
-    def check_finite(self, grads):
+    def check_finite(self, grads: Any) -> Any:
         finite = super().check_finite(grads)
         if keras.backend.backend() != "tensorflow":
             return finite
@@ -26,11 +30,11 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
         return replica.all_reduce(tf.distribute.ReduceOp.SUM, overflows) == 0
 
 
-def attach_loss_scale(optimizer, model):
+def attach_loss_scale(optimizer: Any, model: keras.Model) -> Any:
     """The optimizer, in a LossScale where any layer of the model computes in float16.
 
-    Keras asks the model's own policy only, which does not know of layers that were
-    reloaded under another, or that are inside of a wrapper.
+    Keras asks only the model's own policy, which says nothing of layers that were
+    reloaded under another one, or that a wrapper contains.
 
     Args:
         optimizer: what `keras.optimizers.get` takes; None stays None.
@@ -44,5 +48,5 @@ def attach_loss_scale(optimizer, model):
     half = any(layer.compute_dtype == "float16" for layer in model._flatten_layers())
     if not half:
         return optimizer
-    scaled = getattr(optimizer, "with_loss_scale", None)  # of a rule of another kind
+    scaled = getattr(optimizer, "with_loss_scale", None)  # TensorFlow Addons' rules
     return scaled() if scaled else LossScale(optimizer)
