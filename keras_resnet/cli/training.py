@@ -25,7 +25,7 @@ from keras_resnet.recipes import RECIPES
 from keras_resnet.runs.status import status
 from keras_resnet.train.build import audit as audited
 from keras_resnet.train.build import build
-from keras_resnet.train.objective import rate_curve
+from keras_resnet.train.curves import rate_curve
 from keras_resnet.train.progress import TrainingBar
 
 _COLUMN = 26  # characters that a recipe takes in a table
