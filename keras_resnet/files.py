@@ -14,11 +14,13 @@ import os
 import platform
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
-PARTIAL = ".partial."  # begins the name of what is not whole yet
+PARTIAL = ".partial."  # begins the name of a file that is not complete yet
 
-# what a network, FUSE or Windows-backed file system answers that has no such call
+# errors of network, FUSE or Windows-backed file systems that have no such call
 _REFUSALS = {
     errno.EINVAL,
     errno.ENOLCK,
@@ -29,7 +31,7 @@ _REFUSALS = {
 
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden path beside `path`, which takes its place when all went well.
 
     It is another one at each call, so that processes and threads may write one file at
@@ -60,7 +62,7 @@ def unique(path: Path) -> Path:
     return path.with_name(f"{PARTIAL}{token}.{path.name}")
 
 
-def _remove_leftovers(path):
+def _remove_leftovers(path: Path) -> None:
     """Removes what processes of this machine left of `path` when they were killed."""
     pattern = f"{PARTIAL}{_host()}-*-*.{glob.escape(path.name)}"
     for leftover in path.parent.glob(pattern):
@@ -69,12 +71,12 @@ def _remove_leftovers(path):
                 leftover.unlink()
 
 
-def _host():
+def _host() -> str:
     """This machine in few letters: a process's number says nothing on another."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
-def _is_running(process):
+def _is_running(process: int) -> bool:
     if os.name == "nt":  # where this would interrupt it
         return True
     try:
@@ -86,14 +88,14 @@ def _is_running(process):
     return True
 
 
-def flush(stream) -> None:
+def flush(stream: IO[Any]) -> None:
     """Writes a file object's buffer, and the system's, to the disk."""
     stream.flush()
     with _tolerated("flush files to the disk", "a power failure may lose the newest"):
         os.fsync(stream.fileno())
 
 
-def sync(path) -> None:
+def sync(path: str | os.PathLike[str]) -> None:
     """Flushes a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -103,7 +105,7 @@ def sync(path) -> None:
         os.close(descriptor)
 
 
-def lock(file, operation: int) -> bool:
+def lock(file: IO[Any] | int, operation: int) -> bool:
     """Takes `fcntl.flock` of an open file, which any death of the process frees.
 
     Returns:
@@ -121,7 +123,7 @@ def lock(file, operation: int) -> bool:
 
 
 @contextlib.contextmanager
-def _tolerated(what, consequence):
+def _tolerated(what: str, consequence: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -131,5 +133,5 @@ def _tolerated(what, consequence):
 
 
 @functools.cache
-def _print_once(line):
+def _print_once(line: str) -> None:
     print(line, file=sys.stderr)

@@ -1,11 +1,13 @@
-"""What a string names -> a model, or what is known of it without building it."""
+"""A model by its name or file, or its description, without building it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from keras_resnet.complexity import complexity
 from keras_resnet.config import VARIANTS
@@ -19,19 +21,19 @@ from keras_resnet.weights import is_tag, load_weights, locate, read_info
 _MOST_BLOCKS = 1000  # in a file's description; ResNet-200 has 66
 
 
-def open_model(name) -> ResNet:
+def open_model(name: str | os.PathLike[str]) -> ResNet:
     """The model of a run directory, a .keras file of ours, or "variant[:weights]".
 
-    A file is read as data: the net is built from what it says of itself, by this
-    package alone, and its tensors are loaded.
+    A file is read as data: this package alone builds the net that its description
+    names, and loads its tensors.
 
-    With "variant:weights" the net has the classes and overrides that a file of ours
-    says.
+    With "variant:weights" the net has the classes and overrides in the description of
+    a file that this package wrote.
 
     Raises:
         ModelError: there is no such thing to open.
-        WeightsError: a file that is damaged, does not fit or says what it must not; it
-            is a ModelError too where that is what the file says of its net.
+        WeightsError: a file is damaged, does not fit or describes no net; in the last
+            case it is a ModelError too.
     """
     path = _keras_file(name)
     if path is not None:
@@ -52,11 +54,11 @@ def open_model(name) -> ResNet:
     return create(variant, weights=file, classes=info.classes or 1000, **overrides)
 
 
-def read_model_info(name) -> ModelInfo:
-    """What is known of a model that `open_model` would open, without building it.
+def read_model_info(name: str | os.PathLike[str]) -> ModelInfo:
+    """The description of the model that `open_model` would open, without building it.
 
-    Of weights that are yet to be fetched that is their variant alone, with ImageNet's
-    classes, of unknown names.
+    For weights that are yet to be fetched it is their variant alone, with ImageNet's
+    classes, whose names are unknown.
 
     Raises:
         ModelError: there is nothing to open, or a net without weights.
@@ -74,15 +76,15 @@ def read_model_info(name) -> ModelInfo:
     return info or ModelInfo(variant, VARIANTS[variant])
 
 
-def net_fields(weights) -> dict:
-    """The recipe fields of the net that weights are of, if they say which.
+def net_fields(weights: str | os.PathLike[str]) -> dict[str, Any]:
+    """The recipe fields of the net that weights are of, if their file describes it.
 
     Args:
         weights: a run directory, a weights file, or a released tag.
 
     Returns:
         {"model": a variant, "overrides": of it}, without mean and standard deviation,
-        which training takes from the weights anyway; {} where nothing is said.
+        which training takes from the weights anyway; {} without a description.
     """
     if is_tag(weights):
         return {}
@@ -99,7 +101,7 @@ def net_fields(weights) -> dict:
     return {"model": info.variant, "overrides": json.loads(json.dumps(overrides))}
 
 
-def _keras_file(name) -> Path | None:
+def _keras_file(name: str | os.PathLike[str]) -> Path | None:
     """The .keras file that a run directory's or a file's name means."""
     path = Path(name)
     if path.is_dir():
@@ -113,7 +115,7 @@ def _keras_file(name) -> Path | None:
     return path
 
 
-def _variant(name) -> tuple[str, str]:
+def _variant(name: str | os.PathLike[str]) -> tuple[str, str]:
     """(variant, weights or "") of "variant[:weights]"."""
     variant, _, weights = str(name).partition(":")
     if variant not in VARIANTS:
@@ -124,7 +126,7 @@ def _variant(name) -> tuple[str, str]:
     return variant, weights
 
 
-def _open_keras(path) -> ResNet:
+def _open_keras(path: Path) -> ResNet:
     info = _info_of(path)
     _check_size(path, info)
     try:
@@ -137,8 +139,8 @@ def _open_keras(path) -> ResNet:
     return model
 
 
-def _info_of(path) -> ModelInfo:
-    """The info of a .keras file, which is to have one."""
+def _info_of(path: Path) -> ModelInfo:
+    """The info of a .keras file, which must have one."""
     try:
         info = read_info(path)
     except WeightsError as error:
@@ -148,8 +150,8 @@ def _info_of(path) -> ModelInfo:
     return info
 
 
-def _check_size(path, info):
-    """Refuses a net that the file's size does not bear out, before memory is taken."""
+def _check_size(path: str | os.PathLike[str], info: ModelInfo) -> None:
+    """Refuses a net that the file is too small for, before memory is taken."""
     deep = sum(info.config.depths) > _MOST_BLOCKS
     classes = info.classes if info.include_top else 0
     parameters = 0 if deep else complexity(info.config, classes=classes)[0]
@@ -159,5 +161,5 @@ def _check_size(path, info):
         raise _no_net(path, f"{sizes}, classes={info.classes}")
 
 
-def _no_net(path, reason):
+def _no_net(path: str | os.PathLike[str], reason: object) -> DescriptionError:
     return DescriptionError(f"{path}: describes no net of ours ({reason})")

@@ -452,7 +452,7 @@ HDF5 = {
         "has another name",
     ),
     "groups 100 deep": (hdf5_file(nest), "nests too deep"),
-    "strings": (hdf5_file(link("x", "text")), "no array|of dtype"),
+    "strings": (hdf5_file(link("x", "text")), "not an array|of dtype"),
     "references": (
         hdf5_file(
             lambda file: file.create_dataset("x", data=file.ref, dtype=h5py.ref_dtype)
@@ -461,8 +461,8 @@ HDF5 = {
     ),
     "records": (hdf5_file(link("x", np.zeros(2, "f4,f4"))), "of dtype"),
     "complex numbers": (hdf5_file(link("x", np.zeros(2, "c8"))), "of dtype"),
-    "a named type": (hdf5_file(link("x", np.dtype("f4"))), "no array"),
-    "no data": (hdf5_file(link("x", h5py.Empty("f4"))), "no array"),
+    "a named type": (hdf5_file(link("x", np.dtype("f4"))), "not an array"),
+    "no data": (hdf5_file(link("x", h5py.Empty("f4"))), "not an array"),
     "a file cut short": (
         lambda path: (
             hdf5_file(link("x", np.zeros(1000)))(path),
@@ -564,14 +564,14 @@ NPZ = {
     "a shape that is a call": (lying(shape="exit()"), "not as numpy writes it"),
     "a header with more": (lying(more="'x': 1"), "not as numpy writes it"),
     "a header 50,000 deep": (lying(shape="(" * 50_000), "not as numpy writes it"),
-    "a header of version 3": (lying(version=3), "no .npy file"),
+    "a header of version 3": (lying(version=3), "not a .npy file"),
     "a header of 2**32 bytes": (
         npz(("x", b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}")),
         "not as numpy writes it",
     ),
     "records": (lying(descr="[('a', '<f4')]"), "not as numpy writes it"),
     "strings": (lying(descr="'<U1'"), "dtype '<U1'"),
-    "no array": (npz(("x", b"")), "no .npy file"),
+    "no array": (npz(("x", b"")), "not a .npy file"),
     "an array twice": (npz(("x", npy(ONES)), ("x", npy(ONES))), "twice"),
     "a name with ..": (npz(("../x", npy(ONES))), "leads out"),
     "a wrong checksum": (

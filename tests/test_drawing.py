@@ -14,7 +14,7 @@ from keras_resnet.evaluate.figures import confusion_map
 from keras_resnet.opening import open_model
 from keras_resnet.runs import layout
 from keras_resnet.train import finish
-from keras_resnet.train.objective import rate_curve
+from keras_resnet.train.curves import rate_curve
 
 NAMES = ("$0.1_$", "caf\udce9", "plain")  # the second a folder of a Latin-1 disk
 PNG = b"\x89PNG"

@@ -8,11 +8,11 @@ from keras_resnet.errors import RecipeError
 from keras_resnet.optimizers import CoupledSGD, Lamb
 from keras_resnet.recipe import Recipe
 from keras_resnet.recipes import RECIPES
+from keras_resnet.train.callbacks import plateau_drops
 from keras_resnet.train.objective import (
     BinaryCrossentropy,
     loss,
     optimizer,
-    plateau_drops,
     schedule,
 )
 

@@ -22,7 +22,7 @@ from keras_resnet.opening import net_fields, open_model, read_model_info
 from keras_resnet.recipe import Recipe
 from keras_resnet.train.build import resolve
 from keras_resnet.weights import DIALECTS, cache_folder, convert, locate, read_info
-from keras_resnet.weights.translate import to_ours, to_theirs
+from keras_resnet.weights.translate import from_native, to_native
 
 
 def net(variant="resnet18d", **arguments):
@@ -74,10 +74,10 @@ def test_every_variant_goes_out_and_comes_back_bit_for_bit(variant, dialect):
         for path, shape in variable_shapes(config.replace(depths=(2, 1, 1, 1))).items()
     }
     config = config.replace(depths=(2, 1, 1, 1))
-    theirs = to_theirs(ours, config, dialect)
+    theirs = from_native(ours, config, dialect)
     assert len(theirs) == len(ours)
-    again = to_ours(theirs, config, variable_shapes(config))
-    assert again.dialect == dialect
+    again = to_native(theirs, config, variable_shapes(config))
+    assert again.report.dialect == dialect
     assert_same(again.values, ours)
 
 
@@ -209,11 +209,11 @@ def test_every_scheme_is_recognised_by_its_names(dialect, number):
     theirs = {}
     for path, shape in model_shapes.items():
         if name := scheme.name(path, config):
-            theirs[name] = scheme.to_theirs(np.ones(shape, np.float32))
+            theirs[name] = scheme.from_native(np.ones(shape, np.float32))
     headless = scheme.head is None
-    translated = to_ours(theirs, config, model_shapes, strict=not headless)
-    assert translated.dialect == dialect
-    assert set(translated.initial) == (
+    translated = to_native(theirs, config, model_shapes, strict=not headless)
+    assert translated.report.dialect == dialect
+    assert set(translated.report.initial) == (
         {"head/kernel", "head/bias"} if headless else set()
     )
     assert len(translated.values) == len(theirs)
@@ -233,15 +233,15 @@ def test_scopes_and_wrappers_around_names_are_seen_through():
         },
     ):
         config = VARIANTS["resnet50d"]
-        translated = to_ours(wrapped, config, variable_shapes(config))
-        assert translated.dialect == "slim"
+        translated = to_native(wrapped, config, variable_shapes(config))
+        assert translated.report.dialect == "slim"
         assert len(translated.values) == 277
     truth = checkpoint("timm/resnet18d")
     wrapped = {f"module.{name}": value for name, value in truth.items()}
     wrapped["module.bn1.num_batches_tracked"] = np.array(3)
     config = VARIANTS["resnet18d"]
-    translated = to_ours(wrapped, config, variable_shapes(config))
-    assert translated.ignored == ("module.bn1.num_batches_tracked",)
+    translated = to_native(wrapped, config, variable_shapes(config))
+    assert translated.report.ignored == ("module.bn1.num_batches_tracked",)
     np.testing.assert_array_equal(translated.values["head/bias"], truth["fc.bias"])
 
 
@@ -264,10 +264,10 @@ def test_wrong_variant_is_told_the_right_one(source, dialect, target, named):
         path: np.ones(shape, np.float32)
         for path, shape in variable_shapes(config).items()
     }
-    theirs = to_theirs(ours, config, dialect)
+    theirs = from_native(ours, config, dialect)
     target_config = VARIANTS[target]
     with pytest.raises(WeightsError, match=named):
-        to_ours(theirs, target_config, variable_shapes(target_config))
+        to_native(theirs, target_config, variable_shapes(target_config))
 
 
 def test_every_missing_unexpected_and_misshaped_tensor_is_listed():

@@ -78,12 +78,12 @@ import sys, numpy as np
 from safetensors.numpy import save_file
 from keras_resnet import VARIANTS
 from keras_resnet.complexity import variable_shapes
-from keras_resnet.weights.translate import to_theirs
+from keras_resnet.weights.translate import from_native
 config = VARIANTS["resnet50d"]
 random = np.random.default_rng(0)
 shapes = variable_shapes(config)
 ours = {p: random.random(shape, np.float32) + 0.5 for p, shape in shapes.items()}
-theirs = to_theirs(ours, config, "timm")
+theirs = from_native(ours, config, "timm")
 save_file(theirs, sys.argv[1])
 np.savez(sys.argv[2], **theirs)
 """

@@ -32,7 +32,7 @@ _COLUMN = 26  # characters that a recipe takes in a table
 def recipes_command(show, output, as_json):
     """The recipes side by side; or all of one, and its rate curve as a PNG."""
     if show:
-        from keras_resnet.train.objective import rate_curve
+        from keras_resnet.train.curves import rate_curve
 
         chosen = chosen_recipe(show, {})
         Path(output).write_bytes(rate_curve(chosen))

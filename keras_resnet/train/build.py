@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from keras_resnet.backend import keras
-from keras_resnet.config import VARIANTS
+from keras_resnet.config import VARIANTS, ResNetConfig
 from keras_resnet.errors import RecipeError, WeightsError
 from keras_resnet.info import ModelInfo, Protocol
 from keras_resnet.layers import BatchNormalization
@@ -106,8 +107,7 @@ def resolve(recipe: Recipe) -> Recipe:
     return _with_protocol(recipe, read_info(_locate(recipe)))
 
 
-def _with_protocol(recipe, info):
-    """The recipe with the protocol of its weights' `info`, where it names none."""
+def _with_protocol(recipe: Recipe, info: ModelInfo | None) -> Recipe:
     protocol = Protocol() if info is None else info.protocol
     return recipe.replace(
         test_size=recipe.test_size or protocol.size,
@@ -116,12 +116,12 @@ def _with_protocol(recipe, info):
     )
 
 
-def _locate(recipe):
+def _locate(recipe: Recipe) -> str:
     return locate(recipe.weights, recipe.model)
 
 
-def _check_together(recipe, config):
-    """What the recipe's fields mean for its net."""
+def _check_together(recipe: Recipe, config: ResNetConfig) -> None:
+    """Refuses fields of the recipe that its net cannot have."""
     stages = 1 + len(config.depths)
     if len(recipe.stage_rates) not in (0, stages):
         raise RecipeError(
@@ -154,14 +154,14 @@ def describe_precision(recipe: Recipe) -> str:
     return f"{recipe.model}, {recipe.name}: {precision_policy(recipe)}{auto}"
 
 
-def audit(model) -> list[dict]:
+def audit(model: Trainable) -> list[dict[str, Any]]:
     """What the optimizer of a compiled model does to each variable of its net.
 
     Returns:
         [{"variable": path, "shape": [...], "decays": whether weight decay is applied,
         "rate": times the schedule's, 0 where it is frozen}, ...].
     """
-    rule = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    rule: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     learns = {id(variable) for variable in model.trainable_variables}
     return [
         {
@@ -188,7 +188,7 @@ def on_gpu() -> bool:
     return any("cuda" in d or "gpu" in d for d in keras.distribution.list_devices())
 
 
-def _cpu_multiplies_bfloat16():
+def _cpu_multiplies_bfloat16() -> bool:
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:  # not Linux
@@ -196,7 +196,7 @@ def _cpu_multiplies_bfloat16():
     return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
 
 
-def _config(recipe):
+def _config(recipe: Recipe) -> ResNetConfig:
     if recipe.model not in VARIANTS:
         raise RecipeError(f"model={recipe.model!r}: must be a name of list_models()")
     try:
@@ -205,12 +205,12 @@ def _config(recipe):
         raise RecipeError(f"overrides={recipe.overrides}: {error}") from error
 
 
-def _check_teacher(recipe, class_names):
+def _check_teacher(recipe: Recipe, class_names: Sequence[str]) -> None:
     info = read_model_info(recipe.teacher)
     classes, names = info.classes, info.class_names
     if names is not None and tuple(names) != tuple(class_names):
-        theirs, ours = set(names) - {*class_names}, {*class_names} - {*names}
-        differing = ", ".join(sorted(theirs | ours)[:5]) or "in another order"
+        differing = ", ".join(sorted({*names} ^ {*class_names})[:5])
+        differing = differing or "in another order"
         raise RecipeError(
             f"teacher={recipe.teacher!r}: its classes are not the data's ({differing});"
             " train it on this data"
@@ -222,7 +222,7 @@ def _check_teacher(recipe, class_names):
         )
 
 
-def _distiller(net, recipe, ema):
+def _distiller(net: Any, recipe: Recipe, ema: float) -> Trainable:
     try:
         teacher = rebuild(
             open_model(recipe.teacher),
@@ -241,8 +241,14 @@ def _distiller(net, recipe, ema):
         raise RecipeError(f"teacher={recipe.teacher!r}: {error}") from error
 
 
-def _net(recipe, class_names, file, theirs):
-    config = configure(recipe.model, recipe.overrides, theirs)
+def _net(
+    recipe: Recipe,
+    class_names: tuple[str, ...],
+    file: str | None,
+    described: ModelInfo | None,
+) -> Any:
+    """A net of fresh weights, or of those in `file`, whose description may be known."""
+    config = configure(recipe.model, recipe.overrides, described)
     info = ModelInfo(
         variant=recipe.model,
         config=config,
@@ -260,27 +266,27 @@ def _net(recipe, class_names, file, theirs):
         except WeightsError as error:
             _check_net(recipe, error)
             raise
-        names = theirs and theirs.class_names
+        names = described and described.class_names
         if names and names != class_names and not report.initial:
             head.set_weights(fresh)  # as many classes, but others
     net.info = info.replace(class_names=class_names, protocol=recipe.protocol)
     return net
 
 
-def _check_net(recipe, error):
+def _check_net(recipe: Recipe, error: WeightsError) -> None:
     """Names the net that the weights are of, where that is why they do not fit."""
-    theirs = net_fields(recipe.weights)
-    ours = {k: v for k, v in recipe.overrides.items() if k not in ("mean", "std")}
-    if theirs and theirs != {"model": recipe.model, "overrides": ours}:
+    fields = net_fields(recipe.weights)
+    overrides = {k: v for k, v in recipe.overrides.items() if k not in ("mean", "std")}
+    if fields and fields != {"model": recipe.model, "overrides": overrides}:
         raise WeightsError(
-            f"weights={recipe.weights!r}: are of model={theirs['model']!r} with "
-            f"overrides={theirs['overrides']}, not of model={recipe.model!r} with "
-            f"overrides={ours}; give theirs"
+            f"weights={recipe.weights!r}: are of model={fields['model']!r} with "
+            f"overrides={fields['overrides']}, not of model={recipe.model!r} with "
+            f"overrides={overrides}; give theirs"
         ) from error
 
 
-def _initialize(net, kind):
-    """Draws the kernels anew; "he" is what the layers draw by themselves."""
+def _initialize(net: Any, kind: str) -> None:
+    """Draws the kernels again; "he" is the layers' own initializer."""
     if kind == "he":
         return
     for variable in net.trainable_variables:
@@ -290,7 +296,7 @@ def _initialize(net, kind):
             variable.assign(draw(variable.shape, dtype=variable.dtype))
 
 
-def _freeze(net, recipe):
+def _freeze(net: Any, recipe: Recipe) -> None:
     for part, rate in zip(parts(recipe.stage_rates), recipe.stage_rates):
         for layer in net.layers:
             if rate == 0 and (layer.name == part or layer.name.startswith(f"{part}_")):

@@ -1,42 +1,43 @@
-"""What a run does beside its steps: logs, slows down, and stops in time."""
+"""What a run does besides its steps: log, lower the rate, and stop in time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from keras_resnet.backend import keras
-from keras_resnet.drawing import png
 from keras_resnet.errors import RunError
 from keras_resnet.runs import layout
 from keras_resnet.runs.saver import loss_scale, pace
-from keras_resnet.train.objective import plateau_drops
 
 STREAK = 20  # batches without a finite loss, or halvings of the loss scale
-_LOOK = 10  # batches between looks, each of which waits for the device
+_LOOK = 10  # batches between checks, each of which waits for the device
 
 
 class Events(keras.callbacks.Callback):
-    """The same for TensorBoard, by epochs, with no need for that package here.
+    """The history for TensorBoard, by epochs, without that package.
 
-    A file that cannot be written on stops no run; its checkpoints do that.
+    A file that cannot be written does not stop the run; its checkpoints do that.
     """
 
-    def __init__(self, run):
+    def __init__(self, run: Path) -> None:
         super().__init__()
         self.folder = run / layout.TENSORBOARD
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
         # TensorFlow's own writer of events takes no path that is not UTF-8
         self.writer = tf.io.TFRecordWriter(os.fsencode(self.folder / name))
         self._write(file_version="brain.Event:2")
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         scalars = {**logs, "rate": self.model.optimizer.learning_rate}
         values = [
             tf.compat.v1.Summary.Value(tag=_tag(name), simple_value=float(value))
@@ -44,18 +45,18 @@ class Events(keras.callbacks.Callback):
         ]
         self._write(summary=tf.compat.v1.Summary(value=values), step=epoch + 1)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         with contextlib.suppress(tf.errors.OpError):
             self.writer.close()
 
-    def _write(self, **fields):
+    def _write(self, **fields: Any) -> None:
         event = tf.compat.v1.Event(wall_time=time.time(), **fields)
         with contextlib.suppress(tf.errors.OpError):
             self.writer.write(event.SerializeToString())
             self.writer.flush()
 
 
-def _tag(name):
+def _tag(name: str) -> str:
     """TensorBoard draws names of one group together: loss/train, loss/validation."""
     kind = "validation" if name.startswith("val_") else "train"
     return f"{name.removeprefix('val_')}/{kind}"
@@ -67,27 +68,46 @@ class Plateau(keras.callbacks.Callback):
     It counts the history, which a resumed run has as well.
     """
 
-    def __init__(self, rate, patience, history):
+    def __init__(
+        self, rate: float, patience: int, history: list[dict[str, Any]]
+    ) -> None:
         super().__init__()
         self.rate, self.patience, self.history = rate, patience, history
 
-    def on_epoch_end(self, epoch, logs=None):  # before the checkpoint
+    def on_epoch_end(
+        self, epoch: int, logs: Any = None
+    ) -> None:  # before the checkpoint
         accuracies = [row["val_top1"] for row in self.history] + [logs["val_top1"]]
         drops = plateau_drops(accuracies, self.patience)
         self.model.optimizer.learning_rate = self.rate / 10**drops
 
 
-class Watch(keras.callbacks.Callback):
-    """Stops a run whose steps are no longer finite, with what there is to know."""
+def plateau_drops(accuracies: Iterable[float], patience: int) -> int:
+    """How often the rate was divided: after `patience` epochs without a new best."""
+    best, waited, drops = float("-inf"), 0, 0
+    for accuracy in accuracies:
+        if accuracy > best:
+            best, waited = accuracy, 0
+            continue
+        waited += 1
+        if waited == patience:
+            waited, drops = 0, drops + 1
+    return drops
 
-    def __init__(self, run):
+
+class Watch(keras.callbacks.Callback):
+    """Stops a run whose steps are no longer finite, with rate and loss scale."""
+
+    def __init__(self, run: Path) -> None:
         super().__init__()
         self.run = run
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.before = epoch * self.params["steps"]
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         if (batch + 1) % _LOOK and batch + 1 < self.params["steps"]:
             return
         optimizer = self.model.optimizer
@@ -107,24 +127,3 @@ class Watch(keras.callbacks.Callback):
             f"{pace(optimizer)}. The last checkpoint is kept; try a smaller "
             "base_rate, a longer warm-up, or precision=float32, in another directory"
         )
-
-
-def curves(title, history) -> bytes:
-    """Loss, top-1 and rate over the epochs, as PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 4), layout="constrained")
-    panels = {"loss": "loss, nats", "top1": "top-1", "rate": "learning rate"}
-    for place, (key, said) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(1, len(panels), place)
-        for kind, prefix in (("training", ""), ("validation", "val_")):
-            rows = [row for row in history if prefix + key in row]
-            epochs = [row["epoch"] for row in rows]
-            if rows:
-                axes.plot(epochs, [row[prefix + key] for row in rows], label=kind)
-        axes.set(title=said, xlabel="epoch")
-        axes.grid(alpha=0.3)
-        if key != "rate":
-            axes.legend()
-    figure.suptitle(title)
-    return png(figure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from keras_resnet.backend import keras, ops
@@ -12,13 +14,13 @@ WEIGHTINGS = {"paper": (1.0, 1.0), "gluon": (0.5, 0.5)}
 
 
 def distill(
-    student,
-    teacher,
-    temperature=20.0,
-    weighting="paper",
-    teacher_size=None,
-    ema=0.0,
-):
+    student: Any,
+    teacher: Any,
+    temperature: float = 20.0,
+    weighting: str | tuple[float, float] = "paper",
+    teacher_size: int | None = None,
+    ema: float = 0.0,
+) -> Distiller:
     """A model for `compile` and `fit` that trains `student` by labels and `teacher`.
 
     hard * loss(labels, z) + soft * T^2 * CE(softmax(r / T), softmax(z / T)), for the
@@ -47,7 +49,9 @@ def distill(
     """
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: must be above 0")
-    weights = WEIGHTINGS.get(weighting, weighting) if weighting else weighting
+    weights: Any = weighting
+    if isinstance(weighting, str):
+        weights = WEIGHTINGS.get(weighting, weighting)
     if (
         isinstance(weights, str)
         or len(weights) != 2
@@ -63,11 +67,11 @@ def distill(
                 f"{role}: {model.name} has no fixed graph; wrap it, as "
                 "keras.Model(x, model(x)) of x = keras.Input(shape)"
             )
-    theirs, ours = teacher.output_shape[-1], student.output_shape[-1]
-    if theirs != ours:
+    taught, classes = teacher.output_shape[-1], student.output_shape[-1]
+    if taught != classes:
         raise ValueError(
-            f"teacher: {teacher.name} has {theirs} classes, the student {ours}; train "
-            "a teacher on the same classes"
+            f"teacher: {teacher.name} has {taught} classes, the student {classes}; "
+            "train a teacher on the same classes"
         )
     normalises = [
         info.include_preprocessing
@@ -88,22 +92,29 @@ def distill(
     # of pictures; what else a net may take has no size to change
     pictures = len(teacher.input_shape) == 4
     fixed = teacher.input_shape[1:3] if pictures else (None, None)
-    if teacher_size is None and None not in fixed:
-        teacher_size = fixed
-    elif teacher_size is not None:
-        teacher_size = (teacher_size, teacher_size)
-        if None not in fixed and tuple(fixed) != teacher_size:
+    size: Any = None if teacher_size is None else (teacher_size, teacher_size)
+    if None not in fixed:
+        if size not in (None, tuple(fixed)):
             raise ValueError(
-                f"teacher_size={teacher_size[0]}: {teacher.name} takes {fixed} pixels "
+                f"teacher_size={teacher_size}: {teacher.name} takes {fixed} pixels "
                 "only; leave it out"
             )
-    return Distiller(student, teacher, temperature, weights, teacher_size, ema)
+        size = fixed
+    return Distiller(student, teacher, temperature, weights, size, ema)
 
 
 class Distiller(Trainable):
     """What `distill` makes."""
 
-    def __init__(self, student, teacher, temperature, weights, teacher_size, ema):
+    def __init__(
+        self,
+        student: Any,
+        teacher: Any,
+        temperature: float,
+        weights: tuple[float, float],
+        teacher_size: tuple[int, int] | None,
+        ema: float,
+    ) -> None:
         super().__init__(student, ema)
         teacher.trainable = False
         self.teacher = teacher
@@ -113,8 +124,13 @@ class Distiller(Trainable):
         self.soft_loss = keras.losses.CategoricalCrossentropy(from_logits=True)
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not training:
             return loss
@@ -129,7 +145,7 @@ class Distiller(Trainable):
         soft = ops.cast(soft, loss.dtype) * self.temperature**2
         return self.hard * loss + (1 - self.hard) * penalty + self.soft * soft
 
-    def _answers(self, images, dtype):
+    def _answers(self, images: Any, dtype: Any) -> Any:
         """The teacher's logits."""
         if self.teacher_size and tuple(images.shape[1:3]) != self.teacher_size:
             images = _resize(images, self.teacher_size)
@@ -137,7 +153,7 @@ class Distiller(Trainable):
         return ops.stop_gradient(ops.cast(logits, dtype))
 
 
-def _resize(images, size):
+def _resize(images: Any, size: tuple[int, int]) -> Any:
     """[B, H, W, C] -> float32 [B, h, w, C]: bilinear, antialiased, as two products.
 
     The values of `ops.image.resize`, whose operation on TensorFlow XLA cannot compile.
@@ -148,8 +164,8 @@ def _resize(images, size):
     return ops.einsum("wj,bhjc->bhwc", _weights(width, size[1]), images)
 
 
-def _weights(before, after):
-    """What each pixel of the resized axis takes of those before; rows add to 1."""
+def _weights(before: Any, after: int) -> Any:
+    """The weights of the pixels before in each resized one; rows add to 1."""
     scale = ops.cast(before, "float32") / after
     stretch = ops.maximum(scale, 1.0)  # antialias: the filter spans source pixels
     centres = (ops.cast(ops.arange(after), "float32")[:, None] + 0.5) * scale
@@ -158,7 +174,7 @@ def _weights(before, after):
     return weights / ops.sum(weights, -1, keepdims=True)
 
 
-def _gives_probabilities(model):
+def _gives_probabilities(model: Any) -> bool:
     """Whether its answers to noise are positive and add up to 1."""
     shape = [side or 64 for side in model.input_shape[1:]]
     noise = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype("float32")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from keras_resnet.drawing import attempted
 from keras_resnet.files import atomic_write, write_whole
@@ -14,11 +16,13 @@ from keras_resnet.runs import layout
 from keras_resnet.runs.checkpoints import Damaged, path_of, read
 from keras_resnet.runs.history import best_place, is_stalled
 from keras_resnet.runs.saver import saved_weights
-from keras_resnet.train.callbacks import curves
+from keras_resnet.train.curves import curves
 from keras_resnet.train.trainable import Trainable
 
 
-def write_models(model: Trainable, recipe: Recipe, run: Path, history: list) -> None:
+def write_models(
+    model: Trainable, recipe: Recipe, run: Path, history: list[dict[str, Any]]
+) -> None:
     """Writes the models, of how many epochs they are, and the curves."""
     if model.averages:
         _save(model.net, model.averages, run / layout.AVERAGE)
@@ -38,7 +42,9 @@ def write_models(model: Trainable, recipe: Recipe, run: Path, history: list) -> 
         write_whole(run / layout.CURVES, curves(title, history))
 
 
-def _save_best(model, recipe, run, history):
+def _save_best(
+    model: Trainable, recipe: Recipe, run: Path, history: list[dict[str, Any]]
+) -> None:
     """Writes the model of the best epoch, of which there is a checkpoint."""
     place = best_place(history, recipe.monitor)
     assert place is not None
@@ -51,7 +57,7 @@ def _save_best(model, recipe, run, history):
     _save(model.net, saved_weights(model, checkpoint, average), run / layout.BEST)
 
 
-def _save(net, weights, path):
+def _save(net: Any, weights: Iterable[Any], path: Path) -> None:
     """Writes a model of the net with a softmax, and these weights."""
     final = assemble(net.info.replace(classifier_activation="softmax"))
     assign(final, dict(zip((variable.path for variable in net.weights), weights)))

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
-from keras_resnet.runs.checkpoints import Place
+from keras_resnet.runs.checkpoints import Checkpoint, Place
 from keras_resnet.runs.history import is_stalled, write_history
 from keras_resnet.runs.saver import ResumableCallbacks, Saver, StopEvaluating, restore
 from keras_resnet.train.build import Setup
 from keras_resnet.train.callbacks import Events, Plateau, Watch
 from keras_resnet.train.objective import schedule
+from keras_resnet.train.trainable import Trainable
 
 
-def train_epochs(setup: Setup, source, saver: Saver, checkpoint, more) -> None:
+def train_epochs(
+    setup: Setup,
+    source: Any,
+    saver: Saver,
+    checkpoint: Checkpoint | None,
+    more: Sequence[Any],
+) -> None:
     """Trains what is left of the run: the rest of an epoch, then whole ones.
 
     Args:
@@ -33,11 +43,13 @@ def train_epochs(setup: Setup, source, saver: Saver, checkpoint, more) -> None:
     history, parts = saver.history, recipe.accumulate
     if history:
         write_history(saver.run, history)  # it may have been killed before
-    plateau = recipe.schedule == "plateau"
+    plateau = []
+    if recipe.schedule == "plateau":
+        plateau = [Plateau(schedule(recipe, steps), recipe.patience, history)]
     size = recipe.eval_batch_size or recipe.batch_size // parts
     validation = pictures.eval_batches(source, recipe, batch_size=size)
 
-    def measure_average():
+    def measure_average() -> dict[str, float]:
         if recipe.monitor != "val_ema_top1":
             return {}
         with model.with_averages():
@@ -53,10 +65,7 @@ def train_epochs(setup: Setup, source, saver: Saver, checkpoint, more) -> None:
     callbacks = ResumableCallbacks(
         [
             Watch(saver.run),
-            *[
-                Plateau(schedule(recipe, steps), recipe.patience, history)
-                for _ in range(plateau)
-            ],
+            *plateau,
             saver,
             Events(saver.run),
             *more,
@@ -75,7 +84,7 @@ def train_epochs(setup: Setup, source, saver: Saver, checkpoint, more) -> None:
         if epoch % recipe.validate_every == 0 or epoch == recipe.epochs
     ]
 
-    def train_to(epoch):
+    def train_to(epoch: int) -> None:
         batches = pictures.train_batches(source, recipe, start.epoch, start.batch)
         model.fit(
             _in_parts(batches, parts),
@@ -90,7 +99,7 @@ def train_epochs(setup: Setup, source, saver: Saver, checkpoint, more) -> None:
         )
 
     with pictures.blame_pictures(source):
-        if start.batch == steps:
+        if checkpoint and start.batch == steps:
             due = validation if start.epoch + 1 in validated else None
             logs = checkpoint.facts["logs"]
             _end_epoch(model, saver, callbacks, start.epoch, logs, due)
@@ -104,8 +113,15 @@ def train_epochs(setup: Setup, source, saver: Saver, checkpoint, more) -> None:
         callbacks.close()
 
 
-def _end_epoch(model, saver, callbacks, epoch, logs, validation):
-    """What `fit` does after an epoch's last batch; with validation if it is due."""
+def _end_epoch(
+    model: Trainable,
+    saver: Saver,
+    callbacks: ResumableCallbacks,
+    epoch: int,
+    logs: dict[str, float],
+    validation: Any,
+) -> None:
+    """Ends an epoch as `fit` does, with validation if it is due."""
     callbacks.metrics = {}
     callbacks.on_train_begin()
     callbacks.on_epoch_begin(epoch)
@@ -118,8 +134,8 @@ def _end_epoch(model, saver, callbacks, epoch, logs, validation):
     callbacks.on_epoch_end(epoch, logs)
 
 
-def _in_parts(batches, count):
-    """Each batch as so many smaller ones."""
+def _in_parts(batches: Any, count: int) -> Any:
+    """Each batch as `count` smaller ones."""
     if count == 1:
         return batches
     return batches.flat_map(

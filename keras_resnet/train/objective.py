@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from keras_resnet.backend import keras, ops
-from keras_resnet.drawing import png
 from keras_resnet.errors import RecipeError
 from keras_resnet.legacy import addons
 from keras_resnet.optimizers import CoupledSGD, Lamb, WarmupCosine, WarmupSteps
 from keras_resnet.recipe import Recipe
 
 
-def optimizer(recipe: Recipe, steps_per_epoch: int):
+def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """The recipe's update rule on its schedule, in steps: a CoupledSGD or a Lamb.
 
-    Or, on the stack of the extra "addons", a rule of Addons.
+    With the extra "addons" it may be an optimizer of TensorFlow Addons.
     """
     if recipe.optimizer in addons.OPTIMIZERS:
         return _addons_optimizer(recipe, steps_per_epoch)
@@ -38,7 +36,9 @@ def optimizer(recipe: Recipe, steps_per_epoch: int):
     return CoupledSGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **options)
 
 
-def _addons_optimizer(recipe, steps_per_epoch):
+def _addons_optimizer(
+    recipe: Recipe, steps_per_epoch: int
+) -> keras.optimizers.Optimizer:
     if recipe.accumulate > 1 or {*recipe.stage_rates} - {0, 1}:
         raise RecipeError(
             f"accumulate={recipe.accumulate}, stage_rates={recipe.stage_rates}: must "
@@ -55,7 +55,7 @@ def _addons_optimizer(recipe, steps_per_epoch):
     )
 
 
-def schedule(recipe: Recipe, steps_per_epoch: int):
+def schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
     """The rate of each step, from 0; of "plateau" the first rate, a number."""
     rate = recipe.base_rate * recipe.batch_size / 256
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
@@ -73,38 +73,8 @@ def schedule(recipe: Recipe, steps_per_epoch: int):
     return WarmupCosine(rate, warmup, total, recipe.final_rate)
 
 
-def rate_curve(recipe: Recipe) -> bytes:
-    """The rate over the epochs, as PNG."""
-    from matplotlib.figure import Figure
-
-    steps = 100  # an epoch: the curve's shape does not depend on the data's size
-    rate = schedule(recipe, steps)
-    places = np.arange(recipe.epochs * steps)
-    rates = ops.convert_to_numpy(rate(places)) if callable(rate) else rate + 0 * places
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(places / steps, rates)
-    until = ", until a plateau" if recipe.schedule == "plateau" else ""
-    axes.set(title=f"{recipe.name}{until}", xlabel="epoch", ylabel="learning rate")
-    axes.grid(alpha=0.3)
-    return png(figure)
-
-
-def plateau_drops(accuracies, patience) -> int:
-    """How often the rate was divided: after `patience` epochs without a new best."""
-    best, waited, drops = float("-inf"), 0, 0
-    for accuracy in accuracies:
-        if accuracy > best:
-            best, waited = accuracy, 0
-            continue
-        waited += 1
-        if waited == patience:
-            waited, drops = 0, drops + 1
-    return drops
-
-
-def parts(rates) -> list[str]:
-    """What each of `stage_rates` is of: the stem, then the stages."""
+def parts(rates: Sequence[float] | range) -> list[str]:
+    """The parts that `stage_rates` are of: the stem, then the stages."""
     return ["stem", *(f"stage{number}" for number in range(1, len(rates)))]
 
 
@@ -130,9 +100,9 @@ def loss(recipe: Recipe, classes: int) -> keras.losses.Loss:
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class CategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
-    """Keras's, which says what labels must be where it is given class numbers."""
+    """Keras's, with an error that says what labels must be, for class numbers."""
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         _check_labels(y_true, y_pred)
         return super().call(y_true, y_pred)
 
@@ -149,12 +119,14 @@ class BinaryCrossentropy(keras.losses.Loss):
         label_smoothing: e; 1 becomes 1 - e + e / K, and 0 becomes e / K.
     """
 
-    def __init__(self, threshold=0.0, label_smoothing=0.0, **kwargs):
+    def __init__(
+        self, threshold: float = 0.0, label_smoothing: float = 0.0, **kwargs: Any
+    ) -> None:
         super().__init__(name=kwargs.pop("name", "binary_crossentropy"), **kwargs)
         self.threshold = threshold
         self.label_smoothing = label_smoothing
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Any, y_pred: Any) -> Any:
         _check_labels(y_true, y_pred)
         labels = ops.cast(y_true, y_pred.dtype)
         if self.threshold:
@@ -167,7 +139,7 @@ class BinaryCrossentropy(keras.losses.Loss):
         )
         return ops.mean(losses, -1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "threshold": self.threshold,
@@ -175,7 +147,7 @@ class BinaryCrossentropy(keras.losses.Loss):
         }
 
 
-def _check_labels(labels, logits):
+def _check_labels(labels: Any, logits: Any) -> None:
     ranks = len(labels.shape), len(logits.shape)
     if ranks[0] != ranks[1] or labels.shape[-1] != logits.shape[-1]:  # might broadcast
         raise ValueError(

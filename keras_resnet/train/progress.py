@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from typing import Any
 
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +18,7 @@ from rich.progress import (
 
 from keras_resnet.backend import keras
 from keras_resnet.drawing import drawable
+from keras_resnet.recipe import Recipe
 from keras_resnet.train.build import describe_precision, on_gpu
 
 _SECONDS = 0.5  # between looks at the rate, each of which waits for the device
@@ -33,7 +36,7 @@ class TrainingBar(keras.callbacks.Callback):
         err: another for the bar, which goes at the end.
     """
 
-    def __init__(self, recipe, out, err):
+    def __init__(self, recipe: Recipe, out: Console, err: Console) -> None:
         super().__init__()
         self.recipe, self.out = recipe, out
         self.bar = Progress(
@@ -46,7 +49,7 @@ class TrainingBar(keras.callbacks.Callback):
             transient=True,
         )
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.out.print(drawable(describe_precision(self.recipe)), markup=False)
         self.steps = self.params["steps"]
         total = self.steps * self.recipe.epochs
@@ -54,12 +57,12 @@ class TrainingBar(keras.callbacks.Callback):
         self.looked, self.seen = time.monotonic(), 0
         self.bar.start()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
         text = f"epoch {epoch + 1}/{self.recipe.epochs}"
         self.bar.update(self.task, description=text, completed=epoch * self.steps)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.seen += self.recipe.batch_size // self.recipe.accumulate
         seconds = time.monotonic() - self.looked
         on_terminal = self.bar.console.is_terminal
@@ -79,7 +82,7 @@ class TrainingBar(keras.callbacks.Callback):
             self.looked, self.seen = time.monotonic(), 0
         self.bar.update(self.task, completed=self.epoch * self.steps + batch + 1)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         line = (
             f"epoch {epoch + 1:3d}: loss {logs['loss']:.4f}, top-1 {logs['top1']:.2%}"
         )
@@ -90,12 +93,12 @@ class TrainingBar(keras.callbacks.Callback):
         self.bar.console.print(line)
         self.looked, self.seen = time.monotonic(), 0  # validation is no training
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.bar.stop()  # before the lines that follow
 
 
-def _memory():
-    """The most that the device, else the process, has held."""
+def _memory() -> str:
+    """The peak memory of the device, or else of the process."""
     if keras.backend.backend() == "tensorflow" and on_gpu():
         import tensorflow as tf
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +30,7 @@ class Trainable(keras.Model):
         bad_steps: variable, the batches since the loss was finite last.
     """
 
-    def __init__(self, net, ema=0.0, name=None):
+    def __init__(self, net: Any, ema: float = 0.0, name: str | None = None) -> None:
         if not 0 <= ema < 1:
             raise ValueError(f"ema={ema}: must be in [0, 1)")
         super().__init__(name=name or net.name, dtype="float32", autocast=False)
@@ -52,21 +54,32 @@ class Trainable(keras.Model):
             self.averages.append(average)
 
     @property
-    def state(self):
+    def state(self) -> list[Any]:
         """Every variable that training changes, but the optimizer's."""
         return [*self.net.variables, *self.averages, self.averaged, self.bad_steps]
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.net(inputs, training=training)
 
-    def compile(self, optimizer="sgd", *args, auto_scale_loss=True, **kwargs):
+    def compile(
+        self,
+        optimizer: Any = "sgd",
+        *args: Any,
+        auto_scale_loss: bool = True,
+        **kwargs: Any,
+    ) -> None:
         if auto_scale_loss:
             optimizer = attach_loss_scale(optimizer, self.net)
         super().compile(optimizer, *args, auto_scale_loss=False, **kwargs)
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if training:
             streak = ops.convert_to_tensor(self.bad_steps) + 1
@@ -75,7 +88,7 @@ class Trainable(keras.Model):
             )
         return loss
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> Any:
         result = super().train_step(*args)
         if not self.ema:
             return result
@@ -93,7 +106,7 @@ class Trainable(keras.Model):
         others = [scope.get_current_value(v) for v in self.non_trainable_variables]
         return logs, (trainable, others, optimizer, metrics)
 
-    def _average(self):
+    def _average(self) -> None:
         updates = ops.cast(self.optimizer.iterations, "int32")
         step = ops.cast(updates, "float32") - 1
         keep = ops.minimum(self.ema, (1 + step) / (10 + step))
@@ -106,7 +119,7 @@ class Trainable(keras.Model):
             average.assign(old + share * (new - old))
 
     @contextlib.contextmanager
-    def with_averages(self):
+    def with_averages(self) -> Iterator[None]:
         """The net has the weights of its moving average meanwhile."""
         # through NumPy: JAX would share the buffers
         kept, averages = (
@@ -119,19 +132,19 @@ class Trainable(keras.Model):
         finally:
             _assign(self.net.weights, kept)
 
-    def save(self, filepath, *args, **kwargs):
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """Saves the net."""
         return self.net.save(filepath, *args, **kwargs)
 
-    def save_weights(self, filepath, *args, **kwargs):
+    def save_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """Saves the net's weights."""
         return self.net.save_weights(filepath, *args, **kwargs)
 
-    def load_weights(self, filepath, *args, **kwargs):
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """Loads the net's weights."""
         return self.net.load_weights(filepath, *args, **kwargs)
 
 
-def _assign(variables, values):
+def _assign(variables: Iterable[Any], values: Iterable[Any]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +27,7 @@ from keras_resnet.runs import layout
 from keras_resnet.runs.checkpoints import newest, places
 from keras_resnet.runs.process import Interrupted, locked, stoppable
 from keras_resnet.runs.saver import Saver, Saving
-from keras_resnet.train.build import build, describe_precision, precision_policy
+from keras_resnet.train.build import Setup, build, describe_precision, precision_policy
 from keras_resnet.train.finish import write_models
 from keras_resnet.train.loop import train_epochs
 
@@ -34,14 +36,14 @@ __all__ = ["Interrupted", "fit", "is_finished"]
 
 def fit(
     recipe: Recipe,
-    data,
-    run,
+    data: Any,
+    run: str | os.PathLike[str],
     progress: keras.callbacks.Callback | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     checkpoint_steps: int = 0,
     checkpoint_seconds: float = 600.0,
     keep: int = 2,
-):
+) -> Any:
     """Trains a recipe on data into a run directory; the same call again resumes.
 
     The directory gets recipe.json and data.json; checkpoints/ by time, by steps, after
@@ -128,8 +130,8 @@ def fit(
         # of fewer epochs: its models stay till the end
         if before := layout.finished(run):
             write_whole(run / layout.FINISHED, json.dumps(before))
-        for name, said in reversed(_identity(recipe, source).items()):  # recipe last
-            write_whole(run / name, json.dumps(said, indent=1))
+        for name, content in reversed(_identity(recipe, source).items()):
+            write_whole(run / name, json.dumps(content, indent=1))  # recipe last
         if progress is None:
             print(describe_precision(setup.recipe))
         every = [*callbacks, *([] if progress is None else [progress])]
@@ -142,7 +144,7 @@ def fit(
     return open_model(run)
 
 
-def is_finished(recipe, data, run) -> bool:
+def is_finished(recipe: Recipe, data: Any, run: str | os.PathLike[str]) -> bool:
     """Whether `run` holds this very run, complete; RunError where it holds another."""
     run = Path(run)
     if run.exists() and not run.is_dir():
@@ -178,7 +180,7 @@ def is_finished(recipe, data, run) -> bool:
     return done is not None and done["of"] >= recipe.epochs
 
 
-def _say_early(run):
+def _say_early(run: Path) -> None:
     done = layout.finished(run)
     if done and done["stopped"]:
         print(
@@ -188,8 +190,8 @@ def _say_early(run):
         )
 
 
-def _identity(recipe, source):
-    """{file: what it says} of the files that tell one run from another."""
+def _identity(recipe: Recipe, source: Any) -> dict[str, dict[str, Any]]:
+    """{name: content} of the files that tell one run from another."""
     data = {
         "path": source.path,
         "data_hash": source.fingerprint,
@@ -199,8 +201,8 @@ def _identity(recipe, source):
     return {layout.RECIPE: recipe.to_dict(), layout.DATA: data}
 
 
-def _facts(recipe, source, setup):
-    """What stands in every checkpoint beside the state: what it is of."""
+def _facts(recipe: Recipe, source: Any, setup: Setup) -> dict[str, Any]:
+    """What every checkpoint holds besides the state: what it is of."""
     from keras_resnet import __version__
 
     return {
@@ -219,18 +221,18 @@ def _facts(recipe, source, setup):
     }
 
 
-def _other_versions(theirs, ours):
-    """Which of them differ, in words, or ''."""
-    theirs, ours = theirs["versions"], ours["versions"]
+def _other_versions(written: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """The versions in two checkpoints' facts that differ, in words, or ''."""
+    before, now = written["versions"], here["versions"]
     return ", ".join(
-        f"{name} {theirs.get(name)} (here {said})"
-        for name, said in ours.items()
-        if theirs.get(name) != said
+        f"{name} {before.get(name)} (here {version})"
+        for name, version in now.items()
+        if before.get(name) != version
     )
 
 
 @contextlib.contextmanager
-def _memory_named(recipe):
+def _memory_named(recipe: Recipe) -> Iterator[None]:
     """Turns a lack of memory into an error that says what takes less."""
     try:
         yield

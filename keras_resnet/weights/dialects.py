@@ -1,9 +1,9 @@
-"""What each framework calls our variables, and how it lays them out.
+"""What each framework calls a net's variables, and which layouts it gives them.
 
-A dialect is a table of names, one template for each kind of module. Our own paths are
-`stem/conv1/conv/kernel`, `stage1_block0/conv1/norm/gamma`,
+A dialect is a table of names, one template for each kind of module. A path of this
+package is `stem/conv1/conv/kernel`, `stage1_block0/conv1/norm/gamma`,
 `stage1_block0/shortcut/projection/conv/kernel`, `stage1_block0/attention/fc1/kernel`
-and `head/kernel`.
+or `head/kernel`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,12 +20,12 @@ from keras_resnet.config import ResNetConfig
 
 @dataclass(frozen=True)
 class Dialect:
-    """One framework's names; in a pair the convolution comes first, then its norm."""
+    """One framework's names; a pair is of a convolution and its normalisation."""
 
     stem: tuple[str, str]
     block: tuple[str, str]
     shortcut: tuple[str, str]
-    head: tuple[str, str] | None  # kernel and bias; None: no such file has them
+    head: tuple[str, str] | None  # kernel and bias; None: its files have no head
     kernel: str  # what follows a convolution's name
     norm: tuple[str, str, str, str]  # gamma, beta, moving mean, moving variance
     attention: tuple[str, str] | None = None  # kernel and bias
@@ -32,7 +33,7 @@ class Dialect:
     dense_transposed: bool = True  # dense kernels [classes, channels]
 
     def name(self, path: str, config: ResNetConfig) -> str | None:
-        """The dialect's name of our variable; None where it has none."""
+        """The dialect's name of the variable at a path; None where it has none."""
         module, _, leaf = path.rpartition("/")
         pair = ("kernel", "bias")
         if module == "head":
@@ -48,24 +49,25 @@ class Dialect:
             if self.attention is None:
                 return None
             return self.attention[pair.index(leaf)].format(**fields)
-        kind = {"stem": self.stem}.get(where) or {
+        conv, norm = {
+            "stem": self.stem,
             "conv": self.block,
             "shortcut": self.shortcut,
-        }[what]
+        }["stem" if where == "stem" else what]
         if part == "conv":
-            return kind[0].format(**fields) + self.kernel
-        return kind[1].format(**fields) + self.norm[_NORM.index(leaf)]
+            return conv.format(**fields) + self.kernel
+        return norm.format(**fields) + self.norm[_NORM.index(leaf)]
 
-    def to_ours(self, value: np.ndarray) -> np.ndarray:
-        """Their kernel in our layout: HWIO, [size, I, O] or [channels, classes]."""
+    def to_native(self, value: np.ndarray) -> np.ndarray:
+        """A kernel in Keras's layout: HWIO, [size, I, O] or [channels, classes]."""
         return value.transpose(self._axes(value.ndim))
 
-    def to_theirs(self, value: np.ndarray) -> np.ndarray:
-        """The opposite."""
+    def from_native(self, value: np.ndarray) -> np.ndarray:
+        """The opposite: a kernel in the dialect's layout."""
         return value.transpose(np.argsort(self._axes(value.ndim)))
 
-    def _axes(self, rank):
-        """Which of their axes each of ours is."""
+    def _axes(self, rank: int) -> tuple[int, ...]:
+        """The dialect's axis for each axis of Keras's layout."""
         if self.torch_layout and rank in (3, 4):
             return (2, 3, 1, 0) if rank == 4 else (2, 1, 0)
         if self.dense_transposed and rank == 2:
@@ -73,24 +75,22 @@ class Dialect:
         return tuple(range(rank))
 
 
-class Own:
-    """Our own paths and layouts, as a .safetensors file of ours has them."""
+class Native:
+    """The paths and layouts of this package, which its .safetensors files have too."""
 
     def name(self, path: str, config: ResNetConfig) -> str | None:
         """The path itself."""
         return path
 
-    def to_ours(self, value: np.ndarray) -> np.ndarray:
+    def to_native(self, value: np.ndarray) -> np.ndarray:
         """The value itself."""
         return value
 
-    def to_theirs(self, value: np.ndarray) -> np.ndarray:
-        """The value itself."""
-        return value
+    from_native = to_native
 
 
-class KerasFile(Own):
-    """Where Keras keeps our variables in a .weights.h5, and so in a .keras."""
+class KerasFile(Native):
+    """Where Keras keeps the variables in a .weights.h5, and so in a .keras."""
 
     def name(self, path: str, config: ResNetConfig) -> str | None:
         """As layers/bottleneck_block_3/conv1/norm/vars/0: counted by class of layer."""
@@ -113,8 +113,8 @@ class KerasFile(Own):
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
-def _fields(where, number, part, config) -> dict:
-    """What a template can say of a module."""
+def _fields(where: str, number: str, part: str, config: ResNetConfig) -> dict[str, Any]:
+    """The fields that a template may have."""
     if where == "stem":
         k = int(number)
         deep = config.stem != "conv7"
@@ -125,7 +125,7 @@ def _fields(where, number, part, config) -> dict:
             "torch_conv": f"conv1.{3 * k - 3}" if deep else "conv1",
             "torch_norm": f"conv1.{3 * k - 2}" if deep and k < 3 else "bn1",
         }
-    stage, index = (int(part) for part in re.findall(r"\d+", where))
+    stage, index = map(int, re.findall(r"\d+", where))
     letter = chr(ord("a") + index)
     deep_stage = stage == 3 and config.depths[2] > 10 and index > 0
     pool = int(config.shortcut == "avg_pool")  # torch's Sequential keeps the pool first
@@ -192,7 +192,7 @@ _PADDLE_DETECTION = dataclasses.replace(
 def _numbered(dialect: Dialect) -> Dialect:
     """With res4a, res4b1, res4b2, ... in the long stage of deep nets."""
 
-    def renamed(pair):
+    def renamed(pair: tuple[str, str]) -> Any:
         return tuple(name.replace("{letter}", "{letter_or_number}") for name in pair)
 
     return dataclasses.replace(
@@ -200,8 +200,8 @@ def _numbered(dialect: Dialect) -> Dialect:
     )
 
 
-# a dialect's schemes: those that its framework has used in the course of time
-DIALECTS: dict[str, tuple[Dialect | Own, ...]] = {
+# a dialect's schemes are those that its framework has used over the years
+DIALECTS: dict[str, tuple[Dialect | Native, ...]] = {
     "timm": (_TIMM,),
     "torchvision": (_TIMM,),  # timm kept its names
     "gluon": (
@@ -241,5 +241,5 @@ DIALECTS: dict[str, tuple[Dialect | Own, ...]] = {
             dense_transposed=False,
         ),
     ),
-    "keras_resnet": (Own(), KerasFile()),
+    "keras_resnet": (Native(), KerasFile()),
 }

@@ -1,4 +1,4 @@
-"""Files that we write: whole or not at all, with what a model knows beside."""
+"""Weights files that this package writes, with the description of their model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +21,16 @@ _INFO = "keras_resnet"  # the metadata or attribute that holds a ModelInfo as JS
 
 
 def write(
-    path, tensors: Mapping[str, np.ndarray], info: ModelInfo | None = None
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    info: ModelInfo | None = None,
 ) -> None:
     """Writes {name: array} as .safetensors, with `info`, or as .npz, without it."""
     path = Path(path)
     if path.suffix == ".safetensors":
         from safetensors.numpy import save_file
 
-        metadata = {_INFO: _as_json(info)} if info else None
+        metadata = {_INFO: _to_json(info)} if info else None
         with atomic_write(path) as partial:
             save_file(dict(tensors), partial, metadata=metadata)
     elif path.suffix == ".npz":
@@ -37,57 +40,52 @@ def write(
         raise WeightsError(f"{path}: must end in .safetensors, .npz or .weights.h5")
 
 
-def stamp(path, info: ModelInfo) -> None:
-    """Adds `info` to a .weights.h5 that Keras wrote; Keras does not mind."""
+def stamp(path: str | os.PathLike[str], info: ModelInfo) -> None:
+    """Adds `info` to a .weights.h5 that Keras wrote, and that Keras reads as before."""
     import h5py
 
     with h5py.File(path, "a") as file:
-        file.attrs[_INFO] = _as_json(info)
+        file.attrs[_INFO] = _to_json(info)
 
 
-def _as_json(info):
+def _to_json(info: ModelInfo) -> str:
     return json.dumps(dataclasses.asdict(info))
 
 
-def read_info(path) -> ModelInfo | None:
-    """What a .safetensors, .weights.h5 or .keras of ours says of its model.
+def read_info(path: str | os.PathLike[str]) -> ModelInfo | None:
+    """The ModelInfo in a .safetensors, .weights.h5 or .keras file of this package.
 
     Returns:
-        None for files of others; and for a damaged one, of which reading its tensors
-        says what is wrong.
+        None for any other file; and for a damaged one, since reading its tensors says
+        what is wrong.
 
     Raises:
-        WeightsError: what the file says is no ModelInfo.
+        WeightsError: what the file holds is not a ModelInfo.
     """
     path = os.fspath(path)
     reader = next((_READERS[end] for end in _READERS if path.endswith(end)), None)
     if reader is None:
         return None
     try:
-        info = _text_of(path, reader)
-        if info is not None:
-            info = parse(info)
+        text = reader(path)
+    except Exception:  # a damaged file, for which the libraries raise what they like
+        return None
+    try:
+        info = None if text is None else parse(text)
         if reader is _in_archive:
-            info = _of_model(info)
+            info = _nested(info, "config", "info")
         return None if info is None else ModelInfo.from_json(info)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: describes no net of ours ({error})") from error
 
 
-def _text_of(path, reader):
-    try:
-        return reader(path)
-    except Exception:  # damaged, of which the libraries raise what they like
-        return None
+def _nested(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
-def _of_model(config):
-    """What the config.json of a .keras file says of the whole model."""
-    inner = config.get("config") if isinstance(config, dict) else None
-    return inner.get("info") if isinstance(inner, dict) else None
-
-
-def _in_hdf5(path):
+def _in_hdf5(path: str) -> str | None:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -95,11 +93,11 @@ def _in_hdf5(path):
             return None
         attribute = file.attrs.get_id(_INFO)
         if attribute.shape != () or attribute.get_storage_size() > MAX_TEXT:
-            return ""  # which is no JSON
+            return ""  # which is not JSON
         return str(file.attrs[_INFO])
 
 
-def _in_archive(path):
+def _in_archive(path: str) -> bytes | None:
     with open(path, "rb") as file:
         archive = Archive(file)
         if "config.json" not in archive.members:
@@ -107,12 +105,8 @@ def _in_archive(path):
         return archive.read("config.json", MAX_TEXT).tobytes()
 
 
-def _in_safetensors(path):
-    return safetensors_file.metadata(path, _INFO)
-
-
 _READERS = {
-    ".safetensors": _in_safetensors,
+    ".safetensors": lambda path: safetensors_file.metadata(path, _INFO),
     ".weights.h5": _in_hdf5,
     ".keras": _in_archive,
 }

@@ -1,4 +1,4 @@
-"""The checkpoints that others released for VARIANTS: whence, how tested, how good.
+"""The checkpoints that others released for VARIANTS: origin, test protocol, accuracy.
 
 released.csv has a row for each, from timm's results-imagenet.csv and default_cfgs
 (aa4b585) and PaddleClas's model table and MODEL_URLS (d178931). The licence is the one
@@ -65,7 +65,7 @@ def released() -> dict[str, dict[str, Released]]:
     return table
 
 
-def is_tag(name) -> bool:
+def is_tag(name: object) -> bool:
     """Whether a name is "imagenet" or a tag of any variant: never a file or folder."""
     return name == "imagenet" or any(name in tags for tags in released().values())
 
@@ -73,8 +73,8 @@ def is_tag(name) -> bool:
 def find(variant: str, tag: str) -> Released:
     """The checkpoint of a variant by its tag.
 
-    "imagenet" is the one of highest top-1 among those whose licence allows commercial
-    use and that are on the Hugging Face hub; if none is, then among those elsewhere.
+    "imagenet" has the highest top-1 of those whose licence allows commercial use and
+    that are on the Hugging Face hub; if there are none, of those elsewhere.
 
     Raises:
         WeightsError: naming the tags that the variant has.
@@ -90,7 +90,7 @@ def find(variant: str, tag: str) -> Released:
     raise WeightsError(f"weights={tag!r}: {variant} has {known}")
 
 
-def _numbers(text):
+def _numbers(text: str) -> tuple[float, ...]:
     return tuple(map(float, text.split()))
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors <-> ours: every name accounted for, or one error."""
+"""A checkpoint's tensors <-> this package's: every name accounted for, or one error."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from keras_resnet.complexity import variable_shapes
 from keras_resnet.config import VARIANTS, ResNetConfig
 from keras_resnet.errors import WeightsError
-from keras_resnet.weights.dialects import DIALECTS, Dialect, Own
+from keras_resnet.weights.dialects import DIALECTS, Dialect, Native
 
-OURS = "keras_resnet"  # our own dialect
+NATIVE = "keras_resnet"  # the dialect of this package
 HEAD = ("head/kernel", "head/bias")
 # what frameworks keep beside the weights, and no net of this family computes with
 _BOOKKEEPING = re.compile(
@@ -25,28 +25,44 @@ _LISTED = 20  # names of one kind in a message
 
 
 @dataclass(frozen=True)
-class Translation:
-    """A checkpoint in our names and layouts, each tensor when it is asked for."""
+class LoadReport:
+    """What `load_weights` did; print it."""
 
     dialect: str
-    names: dict[str, str]  # our path -> the source's name
-    ignored: tuple[str, ...]  # names of the source that are no part of the net
-    initial: tuple[str, ...]  # our paths that the source does not fill
+    loaded: tuple[str, ...]  # the source's names
+    ignored: tuple[str, ...]  # the source's names that are no part of the net
+    initial: tuple[str, ...]  # the model's paths that kept their initial values
+
+    def __str__(self) -> str:
+        text = f"{self.dialect}: {len(self.loaded)} tensors loaded"
+        if self.ignored:
+            text += f"; ignored: {', '.join(self.ignored)}"
+        if self.initial:
+            text += f"; left at initial values: {', '.join(self.initial)}"
+        return text
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A checkpoint in this package's names and layouts, each tensor read on demand."""
+
+    report: LoadReport
+    names: dict[str, str]  # path -> the source's name
     tensors: Mapping[str, np.ndarray]
-    scheme: Dialect | Own
+    scheme: Dialect | Native
 
     def value(self, path: str) -> np.ndarray:
-        """One of our variables' value."""
+        """The value of the variable at a path."""
         tensor = np.asarray(self.tensors[self.names[path]])
-        return _ours(self.scheme, path, tensor)
+        return _to_native(self.scheme, path, tensor)
 
     @property
     def values(self) -> dict[str, np.ndarray]:
-        """{our path: value} of all."""
+        """{path: value} of all."""
         return {path: self.value(path) for path in self.names}
 
 
-def to_ours(
+def to_native(
     tensors: Mapping[str, np.ndarray],
     config: ResNetConfig,
     shapes: Mapping[str, tuple[int, ...]],
@@ -59,32 +75,31 @@ def to_ours(
         tensors: {name: array} of the source.
         config: of the net.
         shapes: {path: shape} of the net's weights.
-        dialect: a name of DIALECTS, "keras_resnet", or "auto".
+        dialect: a name of DIALECTS, or "auto".
         strict: False leaves the head out where the source has none, or another.
 
     Raises:
         WeightsError: listing every missing, unexpected and misshaped tensor, and the
-            variant that the source is of, where there is one.
+            variant that the source fits, where there is one.
     """
-    names = {_without_scope(name): name for name in tensors}
+    names: dict[str | None, str] = {_without_scope(name): name for name in tensors}
     dialect, scheme = _recognise(names, config, shapes, dialect)
     table = {path: scheme.name(path, config) for path in shapes}
     source = {path: names[name] for path, name in table.items() if name in names}
-    ours = {
-        path: _shape(scheme, path, tensors[name].shape) for path, name in source.items()
+    found = {
+        path: _native_shape(scheme, path, tensors[name].shape)
+        for path, name in source.items()
     }
     missing = [path for path in shapes if path not in source]
-    misshaped = [path for path in source if ours[path] != tuple(shapes[path])]
+    misshaped = [path for path in source if found[path] != tuple(shapes[path])]
     used = dict(source)
     initial: tuple[str, ...] = ()
     if not strict and set(HEAD) & {*missing, *misshaped}:
         initial = tuple(path for path in HEAD if path in shapes)
         used = {path: name for path, name in source.items() if path not in HEAD}
-        missing, misshaped = (
-            [path for path in paths if path not in HEAD]
-            for paths in (missing, misshaped)
-        )
-    # a net without a head has no use for the file's
+        missing = [path for path in missing if path not in HEAD]
+        misshaped = [path for path in misshaped if path not in HEAD]
+    # a net without a head ignores the source's
     heads = {names.get(scheme.name(path, config)) for path in HEAD}
     extra = [name for name in tensors if name not in source.values()]
     ignored = tuple(n for n in extra if n in heads or _BOOKKEEPING.fullmatch(n))
@@ -93,8 +108,8 @@ def to_ours(
         problems = {
             "missing": [table[path] or path for path in missing],
             "unexpected": unexpected,
-            "misshaped, in our layout": [
-                f"{table[path]} {ours[path]}, not {tuple(shapes[path])}"
+            "misshaped, in Keras's layout": [
+                f"{table[path]} {found[path]}, not {tuple(shapes[path])}"
                 for path in misshaped
             ],
         }
@@ -104,70 +119,82 @@ def to_ours(
             fitting = _fitting_variants(scheme, tensors, names)
             remedy = f"it is of {' or '.join(fitting)}" if fitting else ""
         raise WeightsError(_message(dialect, problems, remedy))
-    return Translation(dialect, used, ignored, initial, tensors, scheme)
+    report = LoadReport(dialect, tuple(used.values()), ignored, initial)
+    return Translation(report, used, tensors, scheme)
 
 
-def to_theirs(
+def from_native(
     values: Mapping[str, np.ndarray], config: ResNetConfig, dialect: str
 ) -> dict[str, np.ndarray]:
     """The opposite: {name: array} in a dialect's names and layout, its newest scheme.
 
     Raises:
+        ValueError: an unknown dialect.
         WeightsError: where the dialect has no name for a variable, such as attention's
             or the biases of folded batch normalisation.
     """
-    if dialect != OURS and config.fused_batch_norm is None:
+    _check_dialect(dialect)
+    if dialect != NATIVE and config.fused_batch_norm is None:
         raise WeightsError(
             f"dialect={dialect!r}: has no names for a net of folded batch "
-            f"normalisation; save the net before folding, or in {OURS}"
+            f"normalisation; save the net before folding, or in {NATIVE}"
         )
     scheme = DIALECTS[dialect][0]
-    theirs = {}
+    tensors = {}
     for path, value in values.items():
         name = scheme.name(path, config)
         if name is None:
             raise WeightsError(f"{dialect} has no name for {path}")
-        theirs[name] = np.ascontiguousarray(scheme.to_theirs(value))
-    return theirs
+        tensors[name] = np.ascontiguousarray(scheme.from_native(value))
+    return tensors
 
 
-def _ours(scheme, path, value):
+def _to_native(scheme: Dialect | Native, path: str, value: np.ndarray) -> np.ndarray:
     if path == HEAD[0] and value.ndim == 4 and value.shape[:2] == (1, 1):
         return value[0, 0]  # slim.conv2d as the classifier
-    return scheme.to_ours(value)
+    return scheme.to_native(value)
 
 
-def _shape(scheme, path, shape):
-    """The shape in our layout of a tensor of theirs, of which only that is known."""
-    return _ours(scheme, path, np.broadcast_to(np.float32(0), shape)).shape
+def _native_shape(
+    scheme: Dialect | Native, path: str, shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape in Keras's layout of a tensor of which only the shape is known."""
+    return _to_native(scheme, path, np.broadcast_to(np.float32(0), shape)).shape
 
 
-def _without_scope(name):
+def _without_scope(name: str) -> str:
     """Without DataParallel's prefix; TF-slim's without the net's scopes and ":0"."""
     match = re.fullmatch(r"(?:.*/)?((?:C\d|logits)/.*?)(?::0)?", name)
     return match[1] if match else name.removeprefix("module.")
 
 
-def _recognise(names, config, shapes, dialect):
-    """The dialect, and of its schemes the one, whose names the source has most of."""
-    if dialect not in ("auto", *DIALECTS):
-        raise ValueError(
-            f"dialect={dialect!r}: must be one of auto, {', '.join(DIALECTS)}"
-        )
+def _check_dialect(dialect: str, *others: str) -> None:
+    known = (*others, *DIALECTS)
+    if dialect not in known:
+        raise ValueError(f"dialect={dialect!r}: must be one of {', '.join(known)}")
+
+
+def _recognise(
+    names: Mapping[str | None, str],
+    config: ResNetConfig,
+    shapes: Mapping[str, tuple[int, ...]],
+    dialect: str,
+) -> tuple[str, Dialect | Native]:
+    """The dialect, and of its schemes the one, with most names of the source."""
+    _check_dialect(dialect, "auto")
     candidates = [
         (key, scheme)
         for key, schemes in DIALECTS.items()
         for scheme in schemes
         if dialect in ("auto", key)
     ]
+    return max(
+        candidates,
+        key=lambda pair: sum(pair[1].name(path, config) in names for path in shapes),
+    )
 
-    def overlap(candidate):
-        return sum(candidate[1].name(path, config) in names for path in shapes)
 
-    return max(candidates, key=overlap)
-
-
-def _message(dialect, problems, remedy):
+def _message(dialect: str, problems: Mapping[str, list[str]], remedy: str) -> str:
     lines = [f"this {dialect} checkpoint does not fit the net:"]
     for what, items in problems.items():
         if items:
@@ -176,16 +203,20 @@ def _message(dialect, problems, remedy):
     return "\n  ".join([*lines, remedy] if remedy else lines)
 
 
-def _fitting_variants(scheme, tensors, names):
-    """Variants whose every tensor but the head's is in the source, and shaped so."""
+def _fitting_variants(
+    scheme: Dialect | Native,
+    tensors: Mapping[str, np.ndarray],
+    names: Mapping[str | None, str],
+) -> list[str]:
+    """The variants of which the source has all tensors, head aside, in their shapes."""
     fitting = []
-    present = {name for name in names if not _BOOKKEEPING.fullmatch(name)}
+    present = {name for name in names if not _BOOKKEEPING.fullmatch(str(name))}
     for variant, config in VARIANTS.items():
         shapes = variable_shapes(config, classes=0)
         table = {scheme.name(path, config): path for path in shapes}
         heads = {scheme.name(path, config) for path in HEAD}
         if table.keys() == present - heads and all(
-            _shape(scheme, path, tensors[names[name]].shape) == shapes[path]
+            _native_shape(scheme, path, tensors[names[name]].shape) == shapes[path]
             for name, path in table.items()
         ):
             fitting.append(variant)

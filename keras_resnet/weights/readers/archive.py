@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,23 +19,23 @@ def allowance(size: int) -> int:
 
 
 class Archive:
-    """The members of a zip file, each read whole into memory and checked by its CRC.
+    """The members of a zip file, each read into memory at once and checked by its CRC.
 
     Args:
         file: a seekable binary file, which stays open as long as this is used.
 
     Raises:
-        WeightsError: for a name that stands twice or leads out of the archive, for
+        WeightsError: for a name that occurs twice or leads out of the archive, for
             members that overlap, are encrypted, or compressed by anything but deflate,
             and for members that would unfold to more than `allowance` of the file.
-        zipfile.BadZipFile: for what is no zip file.
+        zipfile.BadZipFile: for what is not a zip file.
     """
 
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO) -> None:
         size = file.seek(0, 2)
-        sips = _Sips(file)
-        self._zip = zipfile.ZipFile(sips)
-        sips.limit = size
+        limited: Any = _LimitedFile(file)
+        self._zip = zipfile.ZipFile(limited)
+        limited.limit = size
         self.members: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
             self._add(info)
@@ -44,7 +45,7 @@ class Archive:
         if (declared := sum(info.file_size for info in infos)) > allowance(size):
             raise WeightsError(f"a zip of {size} bytes declares {declared} unpacked")
 
-    def _add(self, info):
+    def _add(self, info: zipfile.ZipInfo) -> None:
         name = info.filename
         if name in self.members:
             raise WeightsError(f"the zip holds {name!r} twice")
@@ -62,8 +63,8 @@ class Archive:
         """One member, by its exact name, as uint8 [size].
 
         Raises:
-            WeightsError: when it is not there, is larger than `limit` bytes, or ends
-                before its declared size.
+            WeightsError: when there is none, it is larger than `limit` bytes, or it
+                ends before its declared size.
             zipfile.BadZipFile: when its bytes do not have its CRC.
         """
         if name not in self.members:
@@ -82,15 +83,15 @@ class Archive:
         return data
 
 
-class _Sips:
-    """A file with a limit on one read, as zipfile reads a directory in one."""
+class _LimitedFile:
+    """A file with a limit on each read, since zipfile reads a directory in one."""
 
-    def __init__(self, file):
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.limit = _MAX_DIRECTORY
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
-    def read(self, count=-1):
+    def read(self, count: int = -1) -> bytes:
         data = self._file.read(min(count, self.limit + 1) if count >= 0 else self.limit)
         if len(data) > self.limit:
             raise WeightsError(f"the zip's directory has {count} bytes")

@@ -1,12 +1,11 @@
-"""Which kind of weights file a path is, told by its first bytes."""
+"""Which format a weights file has, recognised by its first bytes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any, BinaryIO, TypeVar
 
 from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers import (
@@ -22,6 +21,7 @@ from keras_resnet.weights.readers.archive import Archive
 from keras_resnet.weights.readers.stream import Stream
 
 _LEGACY_TORCH = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # its magic number, pickled
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,16 @@ class Format:
     """One kind of file."""
 
     title: str
-    read: Callable[[str], dict[str, np.ndarray]]  # of its path
+    read: Callable[[str], dict[str, Any]]  # path -> {name: array, or one on disk}
     remedy: str  # the call that writes a good one
-    on_disk: Callable[[str], dict] | None = None  # `read`, but each when asked for
 
 
 def recognise(path: str) -> Format:
     """The format of a file, or of the TensorFlow checkpoint whose prefix the path is.
 
     Raises:
-        WeightsError: for a missing file and for a format that is not read, with what to
-            do about it.
+        WeightsError: for a missing file and for a format that cannot be read, with what
+            to do about it.
         zipfile.BadZipFile: for a damaged zip.
     """
     if not os.path.isfile(path):
@@ -53,7 +52,7 @@ def recognise(path: str) -> Format:
         head = file.read(32)
         if head.startswith(b"PK\x03\x04"):
             return _recognise_zip(Archive(file).members)
-    if head[4:9] == b"\0\0\0\0{":  # before the others: a length may look like a magic
+    if head[4:9] == b"\0\0\0\0{":  # first, since a length may look like a magic number
         return _SAFETENSORS
     if head.startswith(hdf5.MAGIC):
         return _HDF5
@@ -66,7 +65,7 @@ def recognise(path: str) -> Format:
         )
     if head[:1] == b"\x80":
         return _PADDLE
-    if path.endswith(".safetensors"):  # for the reason why it is none
+    if path.endswith(".safetensors"):  # whose reader says what is wrong
         return _SAFETENSORS
     raise WeightsError(
         f"it begins with {head[:16]!r}, as no known weights file does: give one of "
@@ -74,7 +73,7 @@ def recognise(path: str) -> Format:
     )
 
 
-def _recognise_zip(members):
+def _recognise_zip(members: Iterable[str]) -> Format:
     if any(map(torch_zip.is_pickle, members)):
         return _TORCH
     if hdf5.MEMBER in members:
@@ -84,10 +83,12 @@ def _recognise_zip(members):
     raise WeightsError("a zip that holds weights of neither torch, numpy nor Keras")
 
 
-def _opened(reader, wrap):
+def _opened(
+    reader: Callable[[_T], dict[str, Any]], wrap: Callable[[BinaryIO], _T]
+) -> Callable[[str], dict[str, Any]]:
     """The `reader` of what `wrap` makes of an open file, as a function of the path."""
 
-    def read(path):
+    def read(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             return reader(wrap(file))
 
@@ -95,10 +96,7 @@ def _opened(reader, wrap):
 
 
 _SAFETENSORS = Format(
-    "safetensors",
-    safetensors_file.read,
-    "safetensors.numpy.save_file(tensors, path)",
-    safetensors_file.on_disk,
+    "safetensors", safetensors_file.read, "safetensors.numpy.save_file(tensors, path)"
 )
 _TORCH = Format(
     "a torch zip",

@@ -1,19 +1,22 @@
 """An HDF5 file as Keras writes it: a tree of groups, with plain arrays for leaves.
 
-HDF5 can do more, and what it can do opens other files, loads plugins or fills memory:
-links by name, data outside of the file, virtual data, filters. None of it is allowed.
+What else HDF5 has can open other files, load plugins or fill memory: links by name,
+data outside of the file, virtual data, filters. None of it is allowed.
 """
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
 from keras_resnet.errors import WeightsError
-from keras_resnet.weights.readers.stream import bfloat16, elements, plain
+from keras_resnet.weights.readers.archive import Archive
+from keras_resnet.weights.readers.stream import elements, plain, widened
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 MEMBER = "model.weights.h5"  # of a .keras file
@@ -22,14 +25,11 @@ _MAX_DEPTH = 32
 _MAX_OBJECTS = 100_000
 
 
-def read(file) -> dict[str, np.ndarray]:
+def read(file: BinaryIO) -> dict[str, np.ndarray]:
     """The arrays by their paths, such as "layers/stem/vars/0"; bfloat16 as float32.
 
-    Args:
-        file: a seekable binary file.
-
     Raises:
-        WeightsError: for what is not a plain array that lies in the file.
+        WeightsError: for anything but a plain array that lies in the file.
         OSError, RuntimeError, KeyError: for a damaged file.
     """
     size = file.seek(0, os.SEEK_END)
@@ -40,16 +40,19 @@ def read(file) -> dict[str, np.ndarray]:
         return {path: _array(data) for path, data in tensors.items()}
 
 
-def read_archive(archive) -> dict[str, np.ndarray]:
-    """The same of the one member of a .keras Archive that holds weights.
+def read_archive(archive: Archive) -> dict[str, np.ndarray]:
+    """The same of the one member of a .keras file that holds weights.
 
-    Its config.json, which could name any layer, and its assets are not looked at.
+    Its config.json, which could name any layer, and its assets are not read.
     """
-    return read(io.BytesIO(archive.read(MEMBER)))
+    content: Any = archive.read(MEMBER)
+    return read(io.BytesIO(content))
 
 
-def _walk(group, prefix, seen, depth):
-    """(path, dataset) of each checked leaf; `seen` are the objects met so far."""
+def _walk(
+    group: Any, prefix: str, seen: set[int], depth: int
+) -> Iterator[tuple[str, Any]]:
+    """(path, dataset) of each checked leaf; `seen` are addresses of objects."""
     if depth > _MAX_DEPTH or len(seen) + len(group) > _MAX_OBJECTS:
         raise WeightsError(f"group {prefix!r} nests too deep or holds too much")
     for name in group:
@@ -67,14 +70,14 @@ def _walk(group, prefix, seen, depth):
             yield path, item
 
 
-def _address(item):
+def _address(item: Any) -> int:
     return h5py.h5o.get_info(item.id).addr
 
 
-def _check(path, data):
-    """That a leaf is an array, and all of it in the file."""
+def _check(path: str, data: Any) -> None:
+    """Refuses a leaf that is not an array, or not all of it in the file."""
     if not isinstance(data, h5py.Dataset) or data.shape is None:
-        raise WeightsError(f"{path!r} is no array")
+        raise WeightsError(f"{path!r} is not an array")
     if data.dtype.str != _BFLOAT16:
         try:
             plain(data.dtype.str)
@@ -95,8 +98,8 @@ def _check(path, data):
         )
 
 
-def _array(data):
+def _array(data: Any) -> np.ndarray:
     values = np.empty(data.shape, data.dtype)
     if values.size:
         data.read_direct(values)
-    return bfloat16(values) if data.dtype.str == _BFLOAT16 else values
+    return widened(values) if data.dtype.str == _BFLOAT16 else values

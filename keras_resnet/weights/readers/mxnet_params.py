@@ -1,7 +1,7 @@
 """What mxnet's save_parameters, and its symbol API, write: a list of arrays and names.
 
 Little endian: u64 0x112, u64 0, u64 n, n arrays, u64 n, n names (u64 length, UTF-8).
-An array is a header that has grown with the years, a context, a dtype and its values.
+An array is a header that has grown over the years, a context, a dtype and its values.
 """
 
 from __future__ import annotations
@@ -9,29 +9,21 @@ from __future__ import annotations
 import numpy as np
 
 from keras_resnet.errors import WeightsError
-from keras_resnet.weights.readers.stream import bfloat16
+from keras_resnet.weights.readers.stream import Stream
 
 MAGIC = (0x112).to_bytes(8, "little")
 _MAX_ARRAYS = 100_000
 _MAX_NAME = 4096  # bytes
 
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
-_BFLOAT16 = 12
 _DTYPES = {
     **dict(enumerate(["<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8", "?"])),
-    8: "<i2",
-    9: "<u2",
-    10: "<u4",
-    11: "<u8",
-    _BFLOAT16: "<u2",
+    **dict(enumerate(["<i2", "<u2", "<u4", "<u8", "bfloat16"], start=8)),
 }
 
 
-def read(stream) -> dict[str, np.ndarray]:
+def read(stream: Stream) -> dict[str, np.ndarray]:
     """The named arrays, without the "arg:" and "aux:" of the symbol API.
-
-    Args:
-        stream: a Stream.
 
     Raises:
         WeightsError: for a count, shape, dtype or name that the file does not bear out.
@@ -45,7 +37,7 @@ def read(stream) -> dict[str, np.ndarray]:
     (names,) = stream.unpack("<Q")
     if names != count:
         raise WeightsError(f"it has {count} arrays and {names} names")
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for array in arrays:
         name = _name(stream)
         if name in tensors:
@@ -56,7 +48,7 @@ def read(stream) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _name(stream):
+def _name(stream: Stream) -> str:
     (length,) = stream.unpack("<Q")
     if length > _MAX_NAME:
         raise WeightsError(f"a name of {length} bytes is declared")
@@ -64,16 +56,15 @@ def _name(stream):
     return name.removeprefix("arg:").removeprefix("aux:")
 
 
-def _array(stream):
+def _array(stream: Stream) -> np.ndarray:
     shape = _shape(stream)
     _, _, code = stream.unpack("<iii")  # device, its number, dtype
     if code not in _DTYPES:
         raise WeightsError(f"it holds an array of unknown dtype {code}")
-    values = stream.array(_DTYPES[code], shape)
-    return bfloat16(values) if code == _BFLOAT16 else values
+    return stream.array(_DTYPES[code], shape)
 
 
-def _shape(stream):
+def _shape(stream: Stream) -> tuple[int, ...]:
     """The shape from a header of any age; one with a magic number has 64-bit sizes."""
     (magic,) = stream.unpack("<I")
     if magic not in (_V1, _V2, _V3):
@@ -84,7 +75,7 @@ def _shape(stream):
     return stream.unpack(f"<{_rank(rank, least=int(magic != _V3))}q")
 
 
-def _rank(rank, least=1):
+def _rank(rank: int, least: int = 1) -> int:
     """The rank; 0 is a scalar since V3, and was an array not yet made before."""
     if not least <= rank <= 32:
         raise WeightsError(f"it holds an array of {rank} axes")

@@ -7,7 +7,8 @@ import re
 import numpy as np
 
 from keras_resnet.errors import WeightsError
-from keras_resnet.weights.readers.stream import bfloat16, elements, plain
+from keras_resnet.weights.readers.archive import Archive
+from keras_resnet.weights.readers.stream import elements, plain, widened
 
 # ml_dtypes' bfloat16, which numpy writes as two opaque bytes
 _BFLOAT16 = ("<V2", "|V2")
@@ -18,15 +19,12 @@ _HEADER = re.compile(
 )
 
 
-def read(archive) -> dict[str, np.ndarray]:
+def read(archive: Archive) -> dict[str, np.ndarray]:
     """The arrays by their members' names without ".npy".
 
-    Args:
-        archive: an Archive.
-
     Raises:
-        WeightsError: for a member that is no array of numbers, or whose header and size
-            differ.
+        WeightsError: for a member that is not an array of numbers, or whose header and
+            size differ.
     """
     tensors = {}
     for member in archive.members:
@@ -38,12 +36,12 @@ def read(archive) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _array(data):
+def _array(data: np.ndarray) -> np.ndarray:
     """The array in the bytes of a .npy file, as a view of them unless of bfloat16."""
     start = data[:12].tobytes()
     length = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4}.get(start[:8])
     if length is None:
-        raise WeightsError("it is no .npy file of version 1 or 2")
+        raise WeightsError("it is not a .npy file of version 1 or 2")
     begin = 8 + length
     end = begin + int.from_bytes(start[8:begin], "little")
     header = _HEADER.fullmatch(
@@ -59,5 +57,5 @@ def _array(data):
             f"shape {shape} of {dtype.str} is declared, {len(data) - end} bytes follow"
         )
     values = np.frombuffer(data[end:], dtype)
-    values = bfloat16(values) if half else values
+    values = widened(values) if half else values
     return values.reshape(shape, order="F" if header[2] == "True" else "C")

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers import pickles, state_dicts
-from keras_resnet.weights.readers.stream import elements, plain
+from keras_resnet.weights.readers.stream import Stream, elements, plain
 
 _NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own names of the same tensors
 
 
-def read(stream) -> dict[str, np.ndarray]:
+def read(stream: Stream) -> dict[str, np.ndarray]:
     """The arrays of {name: array} or {name: (Paddle's own name, array)}.
-
-    Args:
-        stream: a Stream.
 
     Returns:
         {name: array}; arrays may be read-only.
 
     Raises:
-        WeightsError: for a pickle that is not of arrays alone.
+        WeightsError: for a pickle of anything but arrays.
     """
     value = pickles.load(stream, _NAMES)
     if isinstance(value, dict):
@@ -29,7 +28,7 @@ def read(stream) -> dict[str, np.ndarray]:
     return state_dicts.find(value, _array)
 
 
-def _array(entry):
+def _array(entry: Any) -> Any:
     if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
         entry = entry[1]
     return entry.values if isinstance(entry, _NDArray) else entry
@@ -38,10 +37,10 @@ def _array(entry):
 class _DType(pickles.Built):
     """numpy.dtype(code), whose byte order is its state."""
 
-    def __init__(self, code, *_):
+    def __init__(self, code: Any, *_: Any) -> None:
         self.code, self.order = code, "="
 
-    def build(self, state):
+    def build(self, state: Any) -> None:
         if (
             not isinstance(state, tuple)
             or len(state) < 5
@@ -51,7 +50,7 @@ class _DType(pickles.Built):
             raise WeightsError("an array's dtype is not a plain one")
         self.order = state[1]
 
-    def plain(self):
+    def plain(self) -> np.dtype:
         if not isinstance(self.code, str):
             raise WeightsError("an array's dtype has no name")
         return plain(self.order + self.code.lstrip("<>|="))
@@ -62,17 +61,17 @@ class _NDArray(pickles.Built):
 
     values: np.ndarray | None = None
 
-    def build(self, state):
+    def build(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
             raise WeightsError("an array's state is not as numpy writes it")
         _, shape, dtype, fortran, data = state
         if isinstance(data, str):  # of Python 2, whose strings are bytes
             data = data.encode("latin-1")
-        self.values = _values(data, dtype, shape, "F" if fortran is True else "C")
+        self.values = _values(data, dtype, shape, fortran is True)
         self.nbytes = self.values.nbytes
 
 
-def _values(data, dtype, shape, order):
+def _values(data: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
     if not isinstance(dtype, _DType) or not isinstance(data, bytes | bytearray):
         raise WeightsError("an array is not of numbers")
     count, kind = elements(shape), dtype.plain()
@@ -80,34 +79,30 @@ def _values(data, dtype, shape, order):
         raise WeightsError(
             f"an array of shape {shape} and dtype {kind.str} has {len(data)} bytes"
         )
-    return np.frombuffer(data, kind).reshape(shape, order=order)
+    return np.frombuffer(data, kind).reshape(shape, order="F" if fortran else "C")
 
 
-def _from_buffer(data, dtype, shape, order):
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _NDArray:
     """How numpy writes a contiguous array in protocol 5."""
     array = _NDArray()
-    array.values = _values(data, dtype, shape, "F" if order == "F" else "C")
+    array.values = _values(data, dtype, shape, order == "F")
     return array
 
 
-def _reconstruct(kind, *_):
+def _reconstruct(kind: Any, *_: Any) -> _NDArray:
     if kind is not _NDARRAY:
         raise WeightsError("an array is of a class of its own")
     return _NDArray()
 
 
-def _encode(text, encoding):
-    """How Python writes bytes in protocol 2, unless there are none."""
+def _encode(text: Any, encoding: Any) -> bytes:
+    """How Python writes bytes in protocol 2, unless they are empty."""
     if not isinstance(text, str) or encoding != "latin1":
         raise WeightsError("bytes are not written as Python writes them")
     return text.encode("latin-1")
 
 
-def _no_bytes():
-    return b""
-
-
-def _tuple(values):
+def _tuple(values: Any) -> tuple[Any, ...]:
     if not isinstance(values, tuple):
         raise WeightsError("a tuple is not made of one")
     return values
@@ -118,10 +113,11 @@ _NAMES: dict = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): pickles.Call(_DType),
     ("_codecs", "encode"): pickles.Call(_encode),
-    ("__builtin__", "bytes"): pickles.Call(_no_bytes),
+    # `bytes` itself would take a size of the pickle
+    ("__builtin__", "bytes"): pickles.Call(lambda: b""),
     ("builtins", "tuple"): pickles.Call(_tuple),
     ("__builtin__", "tuple"): pickles.Call(_tuple),
 }
-for _core in ("numpy.core", "numpy._core"):  # until and since numpy 2
+for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
     _NAMES[f"{_core}.multiarray", "_reconstruct"] = pickles.Call(_reconstruct)
     _NAMES[f"{_core}.numeric", "_frombuffer"] = pickles.Call(_from_buffer)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
 
 from keras_resnet.errors import WeightsError
-from keras_resnet.weights.readers.stream import Stream, bfloat16
+from keras_resnet.weights.readers.stream import Stream
 
 _MAX_HEADER = 2**21  # bytes; a ResNet-200 has 0.1 MB
 
@@ -16,7 +18,7 @@ _DTYPES = {
     **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
     **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
     **{f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
-    "BF16": "<u2",
+    "BF16": "bfloat16",
     "BOOL": "?",
 }
 
@@ -24,44 +26,27 @@ _DTYPES = {
 class OnDisk:
     """A tensor that is read when numpy asks for it, so that not all are in memory."""
 
-    def __init__(self, path, start, entry, name):
+    def __init__(self, path: str, start: int, entry: dict[str, Any], name: str) -> None:
         if entry["dtype"] not in _DTYPES:
             raise WeightsError(f"tensor {name!r} is of dtype {entry['dtype']}")
-        self._path, self._start, self._name = path, start, entry["dtype"]
+        self._path, self._dtype = path, _DTYPES[entry["dtype"]]
+        self._start = start + entry["data_offsets"][0]
         self.shape = tuple(entry["shape"])
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         with open(self._path, "rb") as file:
             stream = Stream(file)
             stream.skip(self._start)
-            values = stream.array(_DTYPES[self._name], self.shape)
-        values = bfloat16(values) if self._name == "BF16" else values
+            values = stream.array(self._dtype, self.shape)
         return values if dtype is None else values.astype(dtype)
 
 
-def read(path) -> dict[str, np.ndarray]:
-    """The tensors, bfloat16 as float32: `on_disk`, read."""
-    return {name: np.asarray(tensor) for name, tensor in on_disk(path).items()}
-
-
-def metadata(path, key: str) -> str | None:
-    """A text of the file's metadata, of at most 2 MB; None where that key is missing.
-
-    Raises:
-        WeightsError: a header that is too large, or holds a name twice.
-        AttributeError, TypeError, ValueError: for other damage.
-    """
-    with open(path, "rb") as file:
-        text = _header(Stream(file)).get("__metadata__", {}).get(key)
-    return None if text is None else str(text)
-
-
-def on_disk(path) -> dict[str, OnDisk]:
-    """The tensors of a checked file, not read yet.
+def read(path: str) -> dict[str, OnDisk]:
+    """The tensors of a checked file, each left on disk until it is needed.
 
     The library refuses gaps, overlaps, and sizes that shapes do not bear out. It passes
-    two tensors of one name and outsize headers. Its own arrays are not used: they are
-    copies out of a file that it maps, which takes twice the memory.
+    two tensors of one name and outsize headers, which are refused here. Its arrays are
+    not used: they are copies out of a file that it maps, which takes twice the memory.
 
     Raises:
         WeightsError: for those, and for numbers that numpy has not.
@@ -73,22 +58,31 @@ def on_disk(path) -> dict[str, OnDisk]:
         with safe_open(path, "np") as checked:
             names = checked.offset_keys()
         start = stream.tell()
-    return {
-        name: OnDisk(path, start + header[name]["data_offsets"][0], header[name], name)
-        for name in names
-    }
+    return {name: OnDisk(path, start, header[name], name) for name in names}
 
 
-def _header(stream):
+def metadata(path: str | os.PathLike[str], key: str) -> str | None:
+    """A text of the file's metadata, of at most 2 MB; None where that key is missing.
+
+    Raises:
+        WeightsError: a header that is too large, or holds a name twice.
+        AttributeError, TypeError, ValueError: for other damage.
+    """
+    with open(path, "rb") as file:
+        text = _header(Stream(file)).get("__metadata__", {}).get(key)
+    return None if text is None else str(text)
+
+
+def _header(stream: Stream) -> dict[str, Any]:
     (length,) = stream.unpack("<Q")
     if length > _MAX_HEADER:
         raise WeightsError(f"a header of {length} bytes is declared")
-    return json.loads(stream.read(length), object_pairs_hook=_once)
+    return json.loads(stream.read(length), object_pairs_hook=_without_repeats)
 
 
-def _once(pairs):
-    """A JSON object, of which each key is to stand once."""
-    entries = {}
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys must differ."""
+    entries: dict[str, Any] = {}
     for key, value in pairs:
         if key in entries:
             raise WeightsError(f"its header holds {key!r} twice")

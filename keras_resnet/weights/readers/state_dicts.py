@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from keras_resnet.errors import WeightsError
@@ -10,12 +13,14 @@ from keras_resnet.errors import WeightsError
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
-def find(value, array=lambda entry: entry) -> dict[str, np.ndarray]:
+def find(
+    value: Any, array: Callable[[Any], Any] = lambda entry: entry
+) -> dict[str, np.ndarray]:
     """The arrays of a loaded pickle: a state dict, or the one in a training checkpoint.
 
     Args:
-        value: what `load` returned.
-        array: the ndarray that an entry of the state dict stands for, else anything.
+        value: what `pickles.load` returned.
+        array: entry of the state dict -> the ndarray that it stands for, else anything.
 
     Raises:
         WeightsError: unless all keys are strings and all entries arrays.

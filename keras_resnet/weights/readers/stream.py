@@ -1,4 +1,4 @@
-"""A binary file that never hands out, or makes room for, more than it holds."""
+"""A binary file that never returns, or allocates memory for, more than it holds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import os
 import re
 import struct
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,8 +24,8 @@ class Stream:
         WeightsError: from every method that is asked for more than is left.
     """
 
-    def __init__(self, file):
-        self._file = file
+    def __init__(self, file: BinaryIO) -> None:
+        self._file: Any = file
         self.left = file.seek(0, os.SEEK_END)
         self._end = self.left
         file.seek(0)
@@ -51,19 +52,24 @@ class Stream:
         self.left -= len(line)
         return line
 
-    def unpack(self, layout: str) -> tuple:
+    def unpack(self, layout: str) -> tuple[Any, ...]:
         """The next values of a `struct` layout."""
         return struct.unpack(layout, self.read(struct.calcsize(layout)))
 
-    def array(self, dtype, shape: tuple[int, ...]) -> np.ndarray:
-        """The next bytes as an array, read straight into its memory."""
-        dtype = np.dtype(dtype)
+    def array(self, code: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The next bytes as an array, read straight into its memory.
+
+        Args:
+            code: of a numpy dtype, or "bfloat16", which becomes float32.
+            shape: of the array.
+        """
+        dtype = np.dtype("<u2" if code == "bfloat16" else code)
         self._take(elements(shape) * dtype.itemsize)
         array = np.empty(shape, dtype)
         self._file.readinto(array.reshape(-1).view(np.uint8))
-        return array
+        return widened(array) if code == "bfloat16" else array
 
-    def _take(self, count):
+    def _take(self, count: int) -> None:
         if not 0 <= count <= self.left:
             raise WeightsError(
                 f"{count} bytes are declared at {self.tell()}, of {self.left} left"
@@ -71,8 +77,8 @@ class Stream:
         self.left -= count
 
 
-def elements(shape) -> int:
-    """How many values a tuple of sizes means.
+def elements(shape: Any) -> int:
+    """How many values an array of this shape has.
 
     Raises:
         WeightsError: unless it is a tuple of at most 32 integers of at least 0 whose
@@ -99,6 +105,6 @@ def plain(code: str) -> np.dtype:
     return np.dtype(code)
 
 
-def bfloat16(raw: np.ndarray) -> np.ndarray:
-    """The float32 whose upper halves are the given 16-bit patterns."""
-    return (raw.view("<u2").astype("<u4") << 16).view("<f4")
+def widened(bfloat16: np.ndarray) -> np.ndarray:
+    """bfloat16, as any dtype of 16 bits holds its patterns, as float32."""
+    return (bfloat16.view("<u2").astype("<u4") << 16).view("<f4")

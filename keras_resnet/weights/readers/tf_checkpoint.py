@@ -1,7 +1,7 @@
 """A TensorFlow checkpoint, read by TensorFlow in a process of its own.
 
-TensorFlow's parsers are C++ and its authors say to treat its files as programs: what
-goes wrong there ends the other process, which has limits on time and memory.
+TensorFlow's parsers are written in C++, and its authors say to treat its files as
+programs: a crash there ends that process alone, which has limits on time and memory.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _PROGRAM = Path(__file__).with_name("tf_checkpoint_process.py")
 _TIMEOUT = 300  # s; TensorFlow itself takes 5 to 20 to start
 
 
-def read(prefix) -> dict[str, np.ndarray]:
+def read(prefix: str) -> dict[str, np.ndarray]:
     """The variables of the checkpoint of a prefix, bfloat16 as float32.
 
     Raises:
-        WeightsError: with what the other process said, or how it ended.
+        WeightsError: with that process's own message, or its exit code.
     """
     prefix = os.path.abspath(prefix)  # TensorFlow would open "gs://..." too
     with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +38,7 @@ def read(prefix) -> dict[str, np.ndarray]:
     return {name: tensors[str(index)] for index, name in enumerate(names)}
 
 
-def _run(prefix, out):
+def _run(prefix: str, out: Path) -> None:
     environment = {
         **os.environ,
         "CUDA_VISIBLE_DEVICES": "-1",  # reading takes no GPU from a training run
@@ -58,5 +58,5 @@ def _run(prefix, out):
     except subprocess.TimeoutExpired as error:
         raise WeightsError(f"TensorFlow did not read it within {_TIMEOUT} s") from error
     if done.returncode:
-        said = done.stdout.decode(errors="replace") or f"exit code {done.returncode}"
-        raise WeightsError(f"TensorFlow cannot read it: {said}")
+        reason = done.stdout.decode(errors="replace") or f"exit code {done.returncode}"
+        raise WeightsError(f"TensorFlow cannot read it: {reason}")

@@ -1,8 +1,8 @@
 """A program: every variable of a TensorFlow checkpoint into an .npz, within limits.
 
 `python tf_checkpoint_process.py PREFIX OUT.npz` writes the variables as arrays "0",
-"1", ... and their names, joined by zeros, as bytes in the array "names". When it
-cannot, it prints why and ends with 1.
+"1", ... and their names, joined by zeros, as bytes in the array "names". Where it
+cannot, it prints why and exits with 1.
 """
 
 import importlib
@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,23 +18,23 @@ _SPARE = 2**31  # bytes of memory over what TensorFlow has after its start
 _BOOKKEEPING = "_CHECKPOINTABLE_OBJECT_GRAPH"  # of tf.train.Checkpoint; not a tensor
 
 
-def main(prefix, out):
-    # by name: the package itself never imports TensorFlow
+def main(prefix: str, out: str) -> None:
+    # by name, since the package of readers never imports TensorFlow
     tensorflow = importlib.import_module("tensorflow")
     from keras_resnet.memory import limit_memory
 
-    prefix = Path(prefix)
+    path = Path(prefix)
     stored = sum(
         shard.stat().st_size
-        for shard in prefix.parent.iterdir()
-        if shard.name.startswith(f"{prefix.name}.data-")
+        for shard in path.parent.iterdir()
+        if shard.name.startswith(f"{path.name}.data-")
     )
     limit_memory(_SPARE + 4 * stored)
-    dump(tensorflow, str(prefix), out, stored)
+    dump(tensorflow, prefix, out, stored)
 
 
-def dump(tensorflow, prefix, out, stored):
-    """Reads a checkpoint whose shards have `stored` bytes; sizes first."""
+def dump(tensorflow: Any, prefix: str, out: str | Path, stored: int) -> None:
+    """Writes the .npz of a checkpoint whose shards have `stored` bytes."""
     reader = tensorflow.train.load_checkpoint(prefix)
     dtypes = reader.get_variable_to_dtype_map()
     dtypes.pop(_BOOKKEEPING, None)
@@ -47,14 +48,14 @@ def dump(tensorflow, prefix, out, stored):
         declared += math.prod(shape) * dtypes[name].size
     if declared > stored:
         raise ValueError(f"{declared} bytes are declared, its shards have {stored}")
-    arrays = {
+    arrays: dict[str, Any] = {
         str(index): _plain(reader.get_tensor(name)) for index, name in enumerate(names)
     }
     arrays["names"] = np.frombuffer("\0".join(names).encode(), np.uint8)
     np.savez(out, **arrays)
 
 
-def _plain(value):
+def _plain(value: Any) -> np.ndarray:
     value = np.asarray(value)
     return value.astype(np.float32) if value.dtype.name == "bfloat16" else value
 

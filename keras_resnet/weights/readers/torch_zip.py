@@ -1,16 +1,18 @@
-"""What torch.save writes since 1.6: a zip of a pickle and of each storage's bytes."""
+"""What torch.save writes since torch 1.6: a zip of a pickle and the storages' bytes."""
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers import pickles, state_dicts
-from keras_resnet.weights.readers.stream import Stream, bfloat16, elements
+from keras_resnet.weights.readers.archive import Archive
+from keras_resnet.weights.readers.stream import Stream, elements, widened
 
 PICKLE = "data.pkl"
 _MAX_PICKLE = 2**24  # bytes; a ResNet-200 with its optimizer has 0.3 MB
@@ -42,18 +44,15 @@ class _Storage:
     values: np.ndarray
 
 
-def read(archive) -> dict[str, np.ndarray]:
+def read(archive: Archive) -> dict[str, np.ndarray]:
     """The tensors of a state dict, or of the one in a training checkpoint.
-
-    Args:
-        archive: an Archive.
 
     Returns:
         {name: array}; arrays are read-only views of the storages, as strided.
 
     Raises:
-        WeightsError: for a pickle that is not of tensors alone, and for a tensor that
-            does not lie within its storage.
+        WeightsError: for a pickle of anything but tensors, and a tensor that does not
+            lie within its storage.
     """
     roots = [name.removesuffix(PICKLE) for name in archive.members if is_pickle(name)]
     if len(roots) != 1 or any("/code/" in name for name in archive.members):
@@ -64,7 +63,7 @@ def read(archive) -> dict[str, np.ndarray]:
         raise WeightsError("it was saved on a big-endian machine")
     storages: dict[str, _Storage] = {}
 
-    def storage(identity):
+    def storage(identity: Any) -> _Storage:
         dtype, key, count = _identity(identity)
         if key not in storages:
             storages[key] = _storage(archive, f"{root}data/{key}", dtype, count)
@@ -72,8 +71,8 @@ def read(archive) -> dict[str, np.ndarray]:
             raise WeightsError(f"storage {key!r} is declared in two ways")
         return storages[key]
 
-    text = io.BytesIO(archive.read(root + PICKLE, _MAX_PICKLE))
-    return state_dicts.find(pickles.load(Stream(text), _NAMES, storage))
+    text: Any = archive.read(root + PICKLE, _MAX_PICKLE)
+    return state_dicts.find(pickles.load(Stream(io.BytesIO(text)), _NAMES, storage))
 
 
 def is_pickle(name: str) -> bool:
@@ -81,22 +80,22 @@ def is_pickle(name: str) -> bool:
     return name.count("/") == 1 and name.endswith(f"/{PICKLE}")
 
 
-def _identity(identity):
+def _identity(identity: Any) -> tuple[_DType, str, int]:
     """(dtype, key, number of values) of a persistent id."""
-    if not isinstance(identity, tuple) or len(identity) != 5:
-        raise WeightsError("a tensor's storage is not named as torch names it")
-    kind, dtype, key, _, count = identity
-    if (
-        kind != "storage"
-        or not isinstance(dtype, _DType)
-        or not isinstance(key, str)
-        or type(count) is not int
-    ):
-        raise WeightsError("a tensor's storage is not named as torch names it")
-    return dtype, key, count
+    if isinstance(identity, tuple) and len(identity) == 5:
+        kind, dtype, key, _, count = identity
+        if (
+            isinstance(kind, str)
+            and kind == "storage"
+            and isinstance(dtype, _DType)
+            and isinstance(key, str)
+            and type(count) is int
+        ):
+            return dtype, key, count
+    raise WeightsError("a tensor's storage is not named as torch names it")
 
 
-def _storage(archive, member, dtype, count):
+def _storage(archive: Archive, member: str, dtype: _DType, count: int) -> _Storage:
     raw = archive.read(member)
     half = dtype.name == "bfloat16"
     itemsize = 2 if half else np.dtype(dtype.name).itemsize
@@ -104,11 +103,19 @@ def _storage(archive, member, dtype, count):
         raise WeightsError(
             f"{member!r} has {len(raw)} bytes, not {count} values of {dtype.name}"
         )
-    return _Storage(dtype, bfloat16(raw) if half else raw.view(dtype.name))
+    return _Storage(dtype, widened(raw) if half else raw.view(dtype.name))
 
 
-def _tensor(storage, offset, size, stride, gradient=None, hooks=None, flags=None):
-    """A tensor as torch rebuilds it: a window into its storage."""
+def _tensor(
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    gradient: Any = None,
+    hooks: Any = None,
+    flags: Any = None,
+) -> np.ndarray:
+    """A tensor as torch rebuilds it: a view of its storage."""
     if not isinstance(storage, _Storage) or type(offset) is not int:
         raise WeightsError("a tensor has no storage")
     if flags:
@@ -130,7 +137,7 @@ def _tensor(storage, offset, size, stride, gradient=None, hooks=None, flags=None
     return as_strided(values[offset:], size, steps, writeable=False)
 
 
-def _parameter(tensor, *_):
+def _parameter(tensor: Any, *_: Any) -> np.ndarray:
     if not isinstance(tensor, np.ndarray):
         raise WeightsError("a parameter has no tensor")
     return tensor

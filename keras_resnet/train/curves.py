@@ -1,0 +1,51 @@
+"""Pictures of a training: the rate that a recipe plans, and what a run has come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_resnet.backend import ops
+from keras_resnet.drawing import png
+from keras_resnet.recipe import Recipe
+from keras_resnet.train.objective import schedule
+
+
+def rate_curve(recipe: Recipe) -> bytes:
+    """The rate over the epochs, as PNG."""
+    from matplotlib.figure import Figure
+
+    steps = 100  # an epoch: the curve's shape does not depend on the data's size
+    rate = schedule(recipe, steps)
+    places = np.arange(recipe.epochs * steps)
+    rates = ops.convert_to_numpy(rate(places)) if callable(rate) else rate + 0 * places
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(places / steps, rates)
+    until = ", until a plateau" if recipe.schedule == "plateau" else ""
+    axes.set(title=f"{recipe.name}{until}", xlabel="epoch", ylabel="learning rate")
+    axes.grid(alpha=0.3)
+    return png(figure)
+
+
+def curves(title: str, history: Sequence[dict[str, Any]]) -> bytes:
+    """Loss, top-1 and rate over the epochs, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    panels = {"loss": "loss, nats", "top1": "top-1", "rate": "learning rate"}
+    for place, (key, label) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        for kind, prefix in (("training", ""), ("validation", "val_")):
+            rows = [row for row in history if prefix + key in row]
+            epochs = [row["epoch"] for row in rows]
+            if rows:
+                axes.plot(epochs, [row[prefix + key] for row in rows], label=kind)
+        axes.set(title=label, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        if key != "rate":
+            axes.legend()
+    figure.suptitle(title)
+    return png(figure)
