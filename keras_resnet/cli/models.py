@@ -30,7 +30,9 @@ from keras_resnet.complexity import complexity
 from keras_resnet.drawing import attempted
 from keras_resnet.evaluate.measures import confusion_map, to_json, worst_classes
 from keras_resnet.evaluate.views import LARGEST, SCALES
-from keras_resnet.export.engines import FORMATS, open_any, read_description
+from keras_resnet.export.description import read_description
+from keras_resnet.export.engines import open_any
+from keras_resnet.export.formats import FORMATS
 from keras_resnet.files import write_whole
 from keras_resnet.opening import open_model
 from keras_resnet.runs import layout
