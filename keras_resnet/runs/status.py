@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from keras_resnet.runs import checkpoints
-from keras_resnet.runs.checkpoints import (Damaged)
 from keras_resnet.errors import RunError
+from keras_resnet.recipe import Recipe
+from keras_resnet.runs import checkpoints, layout
+from keras_resnet.runs.checkpoints import Damaged
 from keras_resnet.runs.history import best_place
 from keras_resnet.runs.process import holder
-from keras_resnet.recipe import Recipe
-from keras_resnet.runs import layout
 
 
 def status(run) -> dict:
