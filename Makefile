@@ -16,7 +16,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 1
 ONEDNN_TESTS = tests/test_export.py tests/test_formats.py tests/test_savedmodel.py \
 	tests/test_signatures.py tests/test_tf_serving.py
 
-.PHONY: demo test test-without-onednn test-slow test-browser addons test-addons test-addons-short check format clean
+.PHONY: demo test test-without-onednn test-slow test-browser addons test-addons test-addons-short check format release-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/keras-resnet demo
@@ -49,6 +49,14 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# the wheel alone, in an environment of its own, must do the main job
+release-check: $(VENV)/.dev
+	rm -rf dist .venv-release
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet -c constraints.txt "$$(ls dist/*.whl)[demo]"
+	cd "$$(mktemp -d)" && "$(CURDIR)/.venv-release/bin/keras-resnet" demo
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -67,4 +75,4 @@ $(OLD_VENV)/.made: setup.cfg constraints-addons.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLD_VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLD_VENV) .venv-release build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

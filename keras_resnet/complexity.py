@@ -8,6 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from keras_resnet.config import ResNetConfig, python_scalar
+from keras_resnet.plan import (
+    BlockPlan,
+    eca_kernel_size,
+    grouped_width,
+    plan_blocks,
+    plan_stem,
+    se_width,
+)
 
 
 @dataclass(frozen=True)
@@ -74,63 +82,40 @@ def _kernels(config, size, classes) -> Iterator[_Kernel]:
 
 def _walk(config, size, classes) -> Iterator[_Kernel]:
     side, channels = -(-size // 2), len(config.mean)
-    for number, (kernel, filters) in enumerate(_stem(config), start=1):
-        yield _conv(f"stem/conv{number}", kernel, channels, filters, side)
+    stem = plan_stem(config)
+    for number, filters in enumerate(stem.filters, start=1):
+        yield _conv(f"stem/conv{number}", stem.kernel_size, channels, filters, side)
         channels = filters
     side = -(-side // 2)
-    net_stride = 4
-    for stage, depth in enumerate(config.depths):
-        filters = config.width * 2**stage
-        for index in range(depth):
-            stride = 2 if stage and not index else 1
-            if net_stride * stride > config.output_stride:
-                stride = 1  # it dilates instead
-            net_stride *= stride
-            project = config.project_always or (
-                config.first_stage_projection and stage == index == 0
-            )
-            name = f"stage{stage + 1}_block{index}"
-            yield from _block(name, config, channels, filters, side, stride, project)
-            side = -(-side // stride)
-            channels = _outputs(config, filters)
+    for block in plan_blocks(config):
+        yield from _block(block, config, side)
+        side, channels = -(-side // block.stride), block.outputs
     if classes:
         yield _Kernel("head", (channels, classes), 1, "bias")
 
 
-def _stem(config):
-    """(kernel size, filters) of its convolutions, the first of which has stride 2."""
-    if config.stem == "conv7":
-        return [(7, config.width)]
-    width = config.stem_width or max(config.width // 2, 1)
-    first = 3 * (width // 4) if config.stem == "deep_tiered" else width
-    return [(3, first), (3, width), (3, 2 * width)]
-
-
-def _block(name, config, channels, filters, side, stride, project) -> Iterator[_Kernel]:
-    outputs, after = _outputs(config, filters), -(-side // stride)
+def _block(block: BlockPlan, config, side) -> Iterator[_Kernel]:
+    name, filters, outputs = block.name, block.filters, block.outputs
+    after = -(-side // block.stride)
     if config.block == "basic":
-        yield _conv(f"{name}/conv1", 3, channels, filters, after)
+        yield _conv(f"{name}/conv1", 3, block.inputs, filters, after)
         yield _conv(f"{name}/conv2", 3, filters, filters, after)
     else:
-        inner = filters * config.group_width // 64 * config.groups
+        inner = grouped_width(filters, config.groups, config.group_width)
         first = after if config.stride_on_first else side
-        yield _conv(f"{name}/conv1", 1, channels, inner, first)
+        yield _conv(f"{name}/conv1", 1, block.inputs, inner, first)
         yield _conv(f"{name}/conv2", 3, inner, inner, after, config.groups)
         yield _conv(f"{name}/conv3", 1, inner, outputs, after)
     if config.attention == "se":
-        inner = max(8, (outputs // 16 + 4) // 8 * 8)
+        inner = se_width(outputs, 1 / 16)
         yield _Kernel(f"{name}/attention/fc1", (1, 1, outputs, inner), 1, "bias")
         yield _Kernel(f"{name}/attention/fc2", (1, 1, inner, outputs), 1, "bias")
     if config.attention == "eca":
-        odd = max(3, int((math.log2(outputs) + 1) / 2) | 1)  # upwards
-        yield _Kernel(f"{name}/attention/conv", (odd, 1, 1), outputs, "")
-    changes = stride > 1 or channels != outputs
-    if (changes or project) and config.shortcut != "zero_pad":
-        yield _conv(f"{name}/shortcut/projection", 1, channels, outputs, after)
-
-
-def _outputs(config, filters):
-    return filters if config.block == "basic" else 4 * filters
+        size = eca_kernel_size(outputs)
+        yield _Kernel(f"{name}/attention/conv", (size, 1, 1), outputs, "")
+    is_identity = block.stride == 1 and block.inputs == outputs and not block.project
+    if not is_identity and config.shortcut != "zero_pad":
+        yield _conv(f"{name}/shortcut/projection", 1, block.inputs, outputs, after)
 
 
 def _conv(module, kernel, inputs, outputs, side, groups=1) -> _Kernel:

@@ -15,7 +15,8 @@ from keras_resnet import data as pictures
 from keras_resnet import evaluate, export, train
 from keras_resnet.backend import keras
 from keras_resnet.errors import DemoError
-from keras_resnet.evaluate.measures import confusion_map, to_json
+from keras_resnet.evaluate.figures import confusion_map
+from keras_resnet.evaluate.measures import to_json
 from keras_resnet.export.npz import read_npz, write_npz
 from keras_resnet.files import write_whole
 from keras_resnet.model import rebuild

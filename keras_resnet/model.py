@@ -15,6 +15,7 @@ from keras_resnet.info import ModelInfo
 from keras_resnet.layers.blocks import BLOCKS
 from keras_resnet.layers.stems import ConvStem, DeepStem
 from keras_resnet.optimizers import attach_loss_scale
+from keras_resnet.plan import BlockPlan, plan_blocks, plan_stem
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -104,8 +105,8 @@ def _assemble(info, name, images):
             name="preprocessing",
         )(x)
     x = _stem(config)(x)
-    for block in _blocks(config):
-        x = block(x)
+    for block in plan_blocks(config):
+        x = _block(block, config)(x)
     if info.include_top:
         x = layers.GlobalAveragePooling2D(dtype=wide, name="pool")(x)
         if config.dropout:
@@ -231,48 +232,30 @@ _POOLING = {
 
 
 def _stem(config):
-    stem_width = config.stem_width or max(config.width // 2, 1)
+    filters = plan_stem(config).filters
+    options = {"fused_batch_norm": config.fused_batch_norm, "name": "stem"}
     if config.stem == "conv7":
-        return ConvStem(
-            config.width, fused_batch_norm=config.fused_batch_norm, name="stem"
-        )
-    return DeepStem(
-        stem_width,
-        tiered=config.stem == "deep_tiered",
+        return ConvStem(filters[0], **options)
+    return DeepStem(filters[1], tiered=config.stem == "deep_tiered", **options)
+
+
+def _block(block: BlockPlan, config):
+    return BLOCKS[config.block](
+        block.filters,
+        stride=block.stride,
+        dilation=block.dilation,
+        first_dilation=block.first_dilation,
+        groups=config.groups,
+        group_width=config.group_width,
+        shortcut=config.shortcut,
+        project=block.project,
+        stride_on_first=config.stride_on_first,
+        attention=config.attention,
+        zero_gamma=config.zero_gamma,
+        drop_path=block.drop_path,
         fused_batch_norm=config.fused_batch_norm,
-        name="stem",
+        name=block.name,
     )
-
-
-def _blocks(config):
-    """Every block, in order."""
-    total = sum(config.depths)
-    count, net_stride, dilation = 0, 4, 1
-    for stage, depth in enumerate(config.depths, start=1):
-        stride, first_dilation = (1 if stage == 1 else 2), dilation
-        if net_stride * stride > config.output_stride:
-            dilation, stride = dilation * stride, 1
-        net_stride *= stride
-        for index in range(depth):
-            first = index == 0
-            yield BLOCKS[config.block](
-                config.width * 2 ** (stage - 1),
-                stride=stride if first else 1,
-                dilation=dilation,
-                first_dilation=first_dilation if first else None,
-                groups=config.groups,
-                group_width=config.group_width,
-                shortcut=config.shortcut,
-                project=config.project_always
-                or (config.first_stage_projection and stage == 1 and first),
-                stride_on_first=config.stride_on_first,
-                attention=config.attention,
-                zero_gamma=config.zero_gamma,
-                drop_path=config.drop_path * count / max(total - 1, 1),
-                fused_batch_norm=config.fused_batch_norm,
-                name=f"stage{stage}_block{index}",
-            )
-            count += 1
 
 
 def _compute_dtype():

@@ -18,6 +18,22 @@ from keras_resnet.info import Protocol
 from keras_resnet.legacy import addons
 
 
+def _field(group: str, default: Any, help: str, **limits: Any) -> Any:
+    """A field of Recipe with what it is for, and the values that it may have.
+
+    Args:
+        group: the heading under which `keras-resnet train --help` lists it.
+        default: of the field.
+        help: a sentence for a person.
+        **limits: `choices`, or `low` and `high`, of which `above` and `below` say that
+            the value must not equal them; `example` of a list or a mapping.
+    """
+    metadata = {"group": group, "help": help, **limits}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that a training run depends on but its data.
@@ -25,71 +41,319 @@ class Recipe:
     Section numbers are arXiv 1812.01187's. Zero switches a trick off.
     """
 
-    name: str = "bag-of-tricks"
-    # the net
-    model: str = "resnet50d"  # a name of list_models()
-    overrides: dict[str, Any] = field(default_factory=dict)  # fields of ResNetConfig
-    weights: str = ""  # to start from: a tag, hf://owner/name, a file; "": none
-    initializer: str = "he"  # timm's; "xavier": 2.1; "msra-prelu": GluonCV's script
-    precision: str = "auto"  # half where the machine is fast at it; or a dtype policy
-    # what is trained
-    stage_rates: tuple[float, ...] = ()  # of stem and stages, times the rate; 0: frozen
-    freeze_statistics: bool = False  # normalise by the moving ones, and keep them
-    # training pictures (2.1)
-    train_size: int = 224  # pixels
-    train_interpolation: str = "bilinear"  # or "bicubic"
-    train_antialias: bool = False  # as Pillow; the paper's OpenCV has none
-    min_area: float = 0.08  # of the picture, the smallest random crop; 1: no crop
-    max_aspect: float = 4 / 3  # width over height of that crop, and its inverse
-    scales: tuple[int, ...] = ()  # (256, 480): the short sides of arXiv 1409.1556
-    flip: float = 0.5  # probability
-    colour: float = 0.4  # colour factors from 1 - it to 1 + it
-    colours: str = "hue-saturation-brightness"  # or "brightness-contrast-saturation"
-    lighting: float = 0.1  # standard deviation of the PCA noise's coefficients
-    mixup: float = 0.2  # alpha of Beta(alpha, alpha) (5.4)
+    name: str = _field("run", "bag-of-tricks", "Name of the recipe, for titles.")
+    model: str = _field("net", "resnet50d", "Variant, a name of `keras-resnet list`.")
+    overrides: dict[str, Any] = _field(
+        "net",
+        {},
+        "Fields of ResNetConfig that differ from the variant's.",
+        example="{width: 32, drop_path: 0.1}",
+    )
+    weights: str = _field(
+        "net",
+        "",
+        "Weights to start from: a released tag, hf://owner/name, a run directory or a "
+        "file.",
+    )
+    initializer: str = _field(
+        "net",
+        "he",
+        "How kernels are drawn: timm's (he), the paper's of section 2.1 (xavier), or "
+        "the one of GluonCV's script (msra-prelu).",
+        choices=("he", "xavier", "msra-prelu"),
+    )
+    precision: str = _field(
+        "net",
+        "auto",
+        "Dtype policy; auto takes half precision where the machine is fast at it.",
+        choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
+    )
+    stage_rates: tuple[float, ...] = _field(
+        "optimisation",
+        (),
+        "Factors of the learning rate for the stem and each stage; 0 freezes one.",
+        example="[0, 0, 0.1, 0.1, 1]",
+    )
+    freeze_statistics: bool = _field(
+        "optimisation",
+        False,
+        "Normalise by the moving statistics, and leave them as they are.",
+    )
+    train_size: int = _field(
+        "augmentation", 224, "Side of training pictures, in pixels (2.1).", low=1
+    )
+    train_interpolation: str = _field(
+        "augmentation",
+        "bilinear",
+        "Interpolation of training pictures.",
+        choices=("bilinear", "bicubic"),
+    )
+    train_antialias: bool = _field(
+        "augmentation",
+        False,
+        "Antialias when shrinking, as Pillow does and the paper's OpenCV does not.",
+    )
+    min_area: float = _field(
+        "augmentation",
+        0.08,
+        "Smallest share of the picture that a random crop takes; 1 takes no crop.",
+        low=0,
+        high=1,
+        above=True,
+    )
+    max_aspect: float = _field(
+        "augmentation",
+        4 / 3,
+        "Largest width over height of that crop, and of its inverse.",
+        low=1,
+    )
+    scales: tuple[int, ...] = _field(
+        "augmentation",
+        (),
+        "Least and most pixels of the short side before the crop (arXiv 1409.1556).",
+        example="[256, 480]",
+    )
+    flip: float = _field(
+        "augmentation", 0.5, "Probability of a horizontal flip.", low=0, high=1
+    )
+    colour: float = _field(
+        "augmentation",
+        0.4,
+        "Colour factors are drawn from 1 - this to 1 + this.",
+        low=0,
+        high=1,
+    )
+    colours: str = _field(
+        "augmentation",
+        "hue-saturation-brightness",
+        "Which colour factors are drawn.",
+        choices=("hue-saturation-brightness", "brightness-contrast-saturation"),
+    )
+    lighting: float = _field(
+        "augmentation",
+        0.1,
+        "Standard deviation of the coefficients of the PCA noise.",
+        low=0,
+    )
+    mixup: float = _field(
+        "augmentation", 0.2, "Alpha of mixup's Beta(alpha, alpha) (5.4).", low=0
+    )
     # above the paper
-    rand_augment: float = 0.0  # magnitude, to 10 (arXiv 1909.13719, timm's "inc1" set)
-    rand_augment_ops: int = 2  # operations a picture
-    rand_augment_std: float = 0.5  # standard deviation of the magnitude
-    erasing: float = 0.0  # probability of a rectangle of noise (arXiv 1708.04896)
-    cutmix: float = 0.0  # alpha (arXiv 1905.04899); with mixup, half of the batches
-    repeats: int = 1  # of a picture in a batch, each augmented anew (arXiv 1902.05509)
-    # evaluation pictures; where there are weights, 0 and "" mean as they want it
-    test_size: int = 224  # pixels
-    crop_pct: float = 0.875  # of the resized short side
-    interpolation: str = "bicubic"  # or "bilinear"; antialiased
-    # optimisation (2.1, 3.1, 5.1)
-    optimizer: str = "sgd"  # CoupledSGD; or "lamb" (arXiv 1904.00962); or of addons.py
-    batch_size: int = 256  # pictures a step
-    accumulate: int = 1  # parts that a batch is computed in, for less memory
-    epochs: int = 200
-    base_rate: float = 0.1  # per 256 pictures of a batch: linear scaling
-    warmup_epochs: float = 5.0  # linear, from 0
-    schedule: str = "cosine"  # or "steps", or "plateau"
-    final_rate: float = 0.0  # that the cosine ends at, whatever the batch
-    boundaries: tuple[int, ...] = ()  # epochs at which "steps" divides the rate by 10
-    patience: int = 5  # epochs without a better top-1 till "plateau" divides it by 10
-    momentum: float = 0.9  # of SGD
-    nesterov: bool = True
-    weight_decay: float = 1e-4  # times w: in SGD's gradient, in LAMB's direction
-    decay: str = "kernels"  # "all": biases, gammas and betas too
-    ema: float = 0.0  # a step's decay of the weights' moving average, as 0.9999
-    # loss (5.2, 5.3)
-    loss: str = "cross-entropy"  # or "binary-cross-entropy" (arXiv 2110.00476)
-    label_smoothing: float = 0.1  # the share that is spread
-    smoothing: str = "all-classes"  # e / K, as codes; "other-classes": e / (K - 1), 5.2
-    binary_threshold: float = 0.0  # mixed labels above it count as present; 0: as mixed
-    teacher: str = ""  # a run directory, a .keras file, or variant:weights
-    temperature: float = 0.0  # of the distillation
-    distillation: str = "paper"  # 1 and T^2; "gluon": half of each, as its script
-    teacher_size: int = 0  # pixels that the teacher sees; 0: train_size
-    # the run
-    validate_every: int = 1  # epochs
-    eval_batch_size: int = 0  # pictures at a time in validation; 0: a part of a batch
-    monitor: str = "val_top1"  # what makes an epoch the best; or "val_ema_top1"
-    early_stopping: int = 0  # epochs without a better monitor that end the run; 0: none
-    max_bad_examples: int = 0  # pictures that cannot be decoded and may be left out
-    seed: int = 0
+    rand_augment: float = _field(
+        "augmentation",
+        0.0,
+        'Magnitude of RandAugment (arXiv 1909.13719, timm\'s "inc1" operations).',
+        low=0,
+        high=10,
+    )
+    rand_augment_ops: int = _field(
+        "augmentation", 2, "Operations of RandAugment on a picture.", low=1
+    )
+    rand_augment_std: float = _field(
+        "augmentation", 0.5, "Standard deviation of that magnitude.", low=0
+    )
+    erasing: float = _field(
+        "augmentation",
+        0.0,
+        "Probability that a rectangle becomes noise (arXiv 1708.04896).",
+        low=0,
+        high=1,
+    )
+    cutmix: float = _field(
+        "augmentation",
+        0.0,
+        "Alpha of CutMix (arXiv 1905.04899); with mixup, each takes half of the "
+        "batches.",
+        low=0,
+    )
+    repeats: int = _field(
+        "data",
+        1,
+        "Times that a picture is in a batch, each augmented anew (arXiv 1902.05509).",
+        low=1,
+    )
+    test_size: int = _field(
+        "evaluation",
+        224,
+        "Side of evaluation pictures, in pixels; 0 takes the one of the weights.",
+        low=0,
+    )
+    crop_pct: float = _field(
+        "evaluation",
+        0.875,
+        "Share of the resized short side that is cropped; 0 takes the one of the "
+        "weights.",
+        low=0,
+        high=1,
+    )
+    interpolation: str = _field(
+        "evaluation",
+        "bicubic",
+        "Antialiased interpolation of evaluation pictures; empty takes the one of the "
+        "weights.",
+        choices=("bilinear", "bicubic", ""),
+    )
+    optimizer: str = _field(
+        "optimisation",
+        "sgd",
+        "CoupledSGD (sgd), or LAMB (arXiv 1904.00962); or one of TensorFlow Addons' "
+        "where that is installed, such as tfa.AdamW.",
+        choices=("sgd", "lamb"),
+    )
+    batch_size: int = _field("data", 256, "Pictures of a step.", low=1)
+    accumulate: int = _field(
+        "optimisation",
+        1,
+        "Parts in which a batch is computed, to take less memory.",
+        low=1,
+    )
+    epochs: int = _field(
+        "optimisation", 200, "Passes over the training pictures.", low=1
+    )
+    base_rate: float = _field(
+        "optimisation",
+        0.1,
+        "Learning rate for a batch of 256, to which others are scaled linearly.",
+        low=0,
+    )
+    warmup_epochs: float = _field(
+        "optimisation", 5.0, "Epochs of linear warm-up from a rate of 0.", low=0
+    )
+    schedule: str = _field(
+        "optimisation",
+        "cosine",
+        "How the rate falls: by half a cosine, at --boundaries (steps), or where top-1 "
+        "stalls (plateau).",
+        choices=("cosine", "steps", "plateau"),
+    )
+    final_rate: float = _field(
+        "optimisation",
+        0.0,
+        "Rate at which the cosine ends, whatever the batch.",
+        low=0,
+    )
+    boundaries: tuple[int, ...] = _field(
+        "optimisation",
+        (),
+        "Epochs at which the schedule steps divides the rate by 10.",
+        example="[30, 60, 80]",
+    )
+    patience: int = _field(
+        "optimisation",
+        5,
+        "Epochs without a better top-1 after which plateau divides the rate by 10.",
+        low=1,
+    )
+    momentum: float = _field(
+        "optimisation", 0.9, "Momentum of SGD.", low=0, high=1, below=True
+    )
+    nesterov: bool = _field("optimisation", True, "Nesterov's momentum in SGD.")
+    weight_decay: float = _field(
+        "regularisation",
+        1e-4,
+        "Factor of the weights in SGD's gradient, or in LAMB's direction.",
+        low=0,
+    )
+    decay: str = _field(
+        "regularisation",
+        "kernels",
+        "What decays: kernels, or all (biases, gammas and betas too).",
+        choices=("kernels", "all"),
+    )
+    ema: float = _field(
+        "optimisation",
+        0.0,
+        "Decay in a step of a moving average of the weights, such as 0.9999.",
+        low=0,
+        high=1,
+        below=True,
+    )
+    loss: str = _field(
+        "regularisation",
+        "cross-entropy",
+        "The loss; binary-cross-entropy is that of arXiv 2110.00476.",
+        choices=("cross-entropy", "binary-cross-entropy"),
+    )
+    label_smoothing: float = _field(
+        "regularisation",
+        0.1,
+        "Share of a label that is spread over the classes (5.2).",
+        low=0,
+        high=1,
+        below=True,
+    )
+    smoothing: str = _field(
+        "regularisation",
+        "all-classes",
+        "Spread it over all classes, e / K, as codes do; or over the others, "
+        "e / (K - 1), as section 5.2 does.",
+        choices=("all-classes", "other-classes"),
+    )
+    binary_threshold: float = _field(
+        "regularisation",
+        0.0,
+        "Mixed labels above it count as present in the binary loss; 0 leaves them as "
+        "they are mixed.",
+        low=0,
+        high=1,
+        below=True,
+    )
+    teacher: str = _field(
+        "regularisation",
+        "",
+        "Teacher of a distillation (5.3): a run directory, a .keras file, or "
+        "variant:weights.",
+    )
+    temperature: float = _field(
+        "regularisation",
+        0.0,
+        "Temperature of the distillation, such as 20.",
+        low=0,
+    )
+    distillation: str = _field(
+        "regularisation",
+        "paper",
+        "Weights of the two losses: 1 and T^2 (paper), or half of each as GluonCV's "
+        "script (gluon).",
+        choices=("paper", "gluon"),
+    )
+    teacher_size: int = _field(
+        "regularisation",
+        0,
+        "Side of the pictures that the teacher sees, in pixels; 0 is train_size.",
+        low=0,
+    )
+    validate_every: int = _field(
+        "evaluation", 1, "Epochs from one validation to the next.", low=1
+    )
+    eval_batch_size: int = _field(
+        "evaluation",
+        0,
+        "Pictures at a time in validation; 0 takes as many as a part of a batch.",
+        low=0,
+    )
+    monitor: str = _field(
+        "evaluation",
+        "val_top1",
+        "Measure that makes an epoch the best; val_ema_top1 is the moving average's.",
+        choices=("val_top1", "val_ema_top1"),
+    )
+    early_stopping: int = _field(
+        "run",
+        0,
+        "Epochs without a better monitor after which the run ends; 0 never ends it.",
+        low=0,
+    )
+    max_bad_examples: int = _field(
+        "data", 0, "Pictures that cannot be decoded and may be left out.", low=0
+    )
+    seed: int = _field(
+        "run",
+        0,
+        "Seed of weights, order and augmentation.",
+        low=0,
+        high=2**32 - 1,  # what NumPy's generators take
+    )
 
     def __post_init__(self):
         if self.colour == addons.YIQ:  # says what is done, and not how strongly
@@ -98,15 +362,7 @@ class Recipe:
             object.__setattr__(self, "colours", addons.YIQ)
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, _typed(f.name, getattr(self, f.name)))
-        for names, allowed in _ALLOWED.items():
-            for name in names.split():
-                _require(name, getattr(self, name), **allowed)
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if name in _OF_ADDONS and value.startswith("tfa."):
-                addons.check(name, value)
-            elif value not in choices:
-                raise RecipeError(f"{name}={value!r}: must be one of {choices}")
+            _check_limits(f.name, getattr(self, f.name), f.metadata)
         _check_together(self)
 
     @property
@@ -167,39 +423,7 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
 )
-_CHOICES = {
-    "initializer": ("he", "xavier", "msra-prelu"),
-    "precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),
-    "train_interpolation": ("bilinear", "bicubic"),
-    "interpolation": ("bilinear", "bicubic", ""),
-    "colours": ("hue-saturation-brightness", "brightness-contrast-saturation"),
-    "optimizer": ("sgd", "lamb"),
-    "schedule": ("cosine", "steps", "plateau"),
-    "decay": ("kernels", "all"),
-    "loss": ("cross-entropy", "binary-cross-entropy"),
-    "smoothing": ("all-classes", "other-classes"),
-    "distillation": ("paper", "gluon"),
-    "monitor": ("val_top1", "val_ema_top1"),
-}
 _OF_ADDONS = ("optimizer", "colours")  # may name a `tfa.` piece instead
-_ALLOWED: dict[str, dict] = {
-    "train_size batch_size accumulate epochs rand_augment_ops repeats": {"low": 1},
-    "patience validate_every": {"low": 1},
-    "min_area": {"low": 0, "high": 1, "open_low": True},
-    "max_aspect": {"low": 1},
-    "flip colour erasing crop_pct": {"low": 0, "high": 1},
-    "rand_augment": {"low": 0, "high": 10},
-    "label_smoothing momentum ema binary_threshold": {
-        "low": 0,
-        "high": 1,
-        "open_high": True,
-    },
-    "lighting mixup cutmix rand_augment_std base_rate final_rate": {"low": 0},
-    "warmup_epochs weight_decay temperature": {"low": 0},
-    "test_size teacher_size max_bad_examples": {"low": 0},
-    "eval_batch_size early_stopping": {"low": 0},
-    "seed": {"low": 0, "high": 2**32 - 1},  # what NumPy's generators take
-}
 
 
 def _typed(name, value):
@@ -225,13 +449,23 @@ def _typed(name, value):
         raise RecipeError(f"{name}={value!r}: must be as JSON has it") from error
 
 
-def _require(name, value, low, high=None, open_low=False, open_high=False):
-    below = value <= low if open_low else value < low
-    above = high is not None and (value >= high if open_high else value > high)
-    if below or above or not math.isfinite(value):
-        bracket = f"{'(' if open_low else '['}{low}, {'inf' if high is None else high}"
-        closing = ")" if open_high or high is None else "]"
-        raise RecipeError(f"{name}={value!r}: must be in {bracket}{closing}")
+def _check_limits(name, value, limits):
+    """Refuses a value that is none of a field's `choices`, or out of its range."""
+    if "choices" in limits:
+        if name in _OF_ADDONS and value.startswith("tfa."):
+            addons.check(name, value)
+        elif value not in limits["choices"]:
+            raise RecipeError(f"{name}={value!r}: must be one of {limits['choices']}")
+    if "low" not in limits:
+        return
+    low, high = limits["low"], limits.get("high", math.inf)
+    above, below = limits.get("above", False), limits.get("below", high == math.inf)
+    is_inside = (low < value if above else low <= value) and (
+        value < high if below else value <= high
+    )
+    if not is_inside:
+        interval = f"{'(' if above else '['}{low}, {high}{')' if below else ']'}"
+        raise RecipeError(f"{name}={value!r}: must be in {interval}")
 
 
 def _check_together(recipe):

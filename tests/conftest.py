@@ -1,5 +1,7 @@
 """Small real data: coloured pictures in a folder of classes, and a tiny run."""
 
+import contextlib
+import io
 import os
 import shutil
 import sys
@@ -8,10 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from keras_resnet.backend import keras
+from keras_resnet import onednn
 
 # before TensorFlow is imported: its start-up log is not what a test says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+onednn.choose()  # as the command line, whose answers are compared with ours
+
+from keras_resnet.backend import keras  # noqa: E402
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 
@@ -55,7 +60,7 @@ def write_folder(root, train=12, val=4):
 
 def load_one(encoded, recipe, seed):
     """A training picture, its crop of the same seed."""
-    from keras_resnet.data.transforms.crop import draw_crops, load_train
+    from keras_resnet.data.transforms.random_crop import draw_crops, load_train
 
     return load_train(encoded, recipe, draw_crops(recipe, 1, seed)[0], seed)
 
@@ -123,25 +128,28 @@ def peace(data, tmp_path_factory):
     return final(run)
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
+def command(*arguments, cwd):
     """Runs the command line in this process, where native logs cannot be kept off."""
+    from keras_resnet import cli
 
-    def call(*arguments, cwd):
-        from keras_resnet import cli
+    words = [str(a).replace("\0", " ") for a in arguments]
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["keras-resnet", *words])
+        patch.chdir(cwd)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                cli.main()
+            except SystemExit as exit_:
+                code = exit_.code
+    return SimpleNamespace(returncode=code, out=out.getvalue(), err=err.getvalue())
 
-        words = [str(a).replace("\0", " ") for a in arguments]
-        monkeypatch.setattr(sys, "argv", ["keras-resnet", *words])
-        monkeypatch.chdir(cwd)
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = exit_.code
-        captured = capsys.readouterr()
-        return SimpleNamespace(returncode=code, out=captured.out, err=captured.err)
 
-    return call
+@pytest.fixture
+def call():
+    """The command line, run in this process."""
+    return command
 
 
 @pytest.fixture(scope="session")

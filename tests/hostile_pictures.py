@@ -161,8 +161,7 @@ def main():
     """Decodes the files named on stdin, and answers each with a line of JSON."""
     import tensorflow as tf
 
-    from keras_resnet.data.checks.bad import first_sentence
-    from keras_resnet.data.transforms.decode import decode_image
+    from keras_resnet.data.transforms.decode import decode_image, first_sentence
 
     decode = tf.function(decode_image, input_signature=[tf.TensorSpec([], tf.string)])
     decode(encoded(scene()))

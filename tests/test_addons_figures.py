@@ -17,8 +17,9 @@ from keras import ops
 from keras.optimizers import SGD, Adam, AdamW
 from sklearn.metrics import cohen_kappa_score
 
+from keras_resnet.data.transforms.affine import FILL
 from keras_resnet.data.transforms.colour import distort
-from keras_resnet.data.transforms.randaugment import FILL, OPERATIONS
+from keras_resnet.data.transforms.randaugment import OPERATIONS
 from keras_resnet.evaluate.measures import Tally
 from keras_resnet.optimizers import CoupledSGD, Lamb
 from keras_resnet.train.trainable import Trainable

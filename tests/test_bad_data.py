@@ -44,7 +44,7 @@ def still(tiny):
 @pytest.fixture(scope="module")
 def net():
     """An untrained net of the folder's classes that answers with probabilities."""
-    tiny = {"width": 8, "depths": (1, 1, 1, 1)}
+    tiny = {"width": 8, "depths": (1,)}
     model = keras_resnet.create(
         "resnet18d", classes=3, classifier_activation="softmax", **tiny
     )

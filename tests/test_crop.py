@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats
 
 from keras_resnet import data
-from keras_resnet.data.transforms.crop import draw_crops, random_window
+from keras_resnet.data.transforms.random_crop import draw_crops, random_window
 from keras_resnet.data.transforms.resize import resize_as_pillow
 
 CROPS = sorted((GOLDENS / "pictures" / "eval").glob("*.eval_*"))

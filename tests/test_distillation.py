@@ -13,7 +13,7 @@ from keras_resnet.train.distillation import WEIGHTINGS, _resize, distill
 TEMPERATURE = 5.0
 
 
-def net(depths=(1, 1, 1, 1), classes=4, activation=None, seed=0, **options):
+def net(depths=(1, 1), classes=4, activation=None, seed=0, **options):
     keras.utils.set_random_seed(seed)
     model = keras_resnet.create(
         "resnet18d",
@@ -41,12 +41,15 @@ def batches(count, size=32, classes=4):
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("weighting", ["paper", "gluon", (0.3, 0.9)])
+@pytest.mark.parametrize(
+    "weighting",
+    ["paper", pytest.param("gluon", marks=pytest.mark.slow), (0.3, 0.9)],
+)
 def test_steps_are_those_of_a_loop_by_hand(weighting, float64):
     import tensorflow as tf
 
     hard, soft = WEIGHTINGS.get(weighting, weighting)
-    teacher = net(depths=(2, 1, 1, 1), seed=1)
+    teacher = net(depths=(2, 1), seed=1)
     student, by_hand = net(), net()
     model = distill(student, teacher, TEMPERATURE, weighting)
     model.compile(
@@ -147,7 +150,7 @@ def test_teacher_may_have_another_depth_size_and_dtype(policy):
     policy("mixed_bfloat16")
     student = net()
     policy("float32")
-    teacher = net(depths=(2, 2, 1, 1), seed=1, input_shape=(48, 48, 3))
+    teacher = net(depths=(2, 2), seed=1, input_shape=(48, 48, 3))
     model = compiled(student, teacher)
     x, y = next(batches(1))
     large = resized(x, (48, 48))
@@ -191,7 +194,7 @@ def test_step_with_a_teacher_of_another_size_compiles_under_xla():
 
 
 def test_only_the_student_is_saved(tmp_path):
-    student, teacher = net(), net(depths=(2, 2, 1, 1), seed=1)
+    student, teacher = net(), net(depths=(2, 2), seed=1)
     model = compiled(student, teacher)
     model.train_on_batch(*next(batches(1)))
     model.save(tmp_path / "student.keras")

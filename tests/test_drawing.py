@@ -10,9 +10,10 @@ from conftest import write_picture
 from matplotlib.figure import Figure
 
 from keras_resnet import data, drawing, evaluate, train
-from keras_resnet.evaluate.measures import confusion_map
+from keras_resnet.evaluate.figures import confusion_map
 from keras_resnet.opening import open_model
 from keras_resnet.runs import layout
+from keras_resnet.train import finish
 from keras_resnet.train.objective import rate_curve
 
 NAMES = ("$0.1_$", "caf\udce9", "plain")  # the second a folder of a Latin-1 disk
@@ -85,7 +86,7 @@ def test_curves_that_cannot_be_drawn_are_a_line_and_the_model_is_there(
     def curves(title, history):
         raise ValueError("\n$0.1_wd_$\n^\nParseException")
 
-    monkeypatch.setattr(train.finish, "curves", curves)
+    monkeypatch.setattr(finish, "curves", curves)
     run = tmp_path / "run"
     model = train.fit(tiny.replace(epochs=2), folder, run)
     (line,) = capsys.readouterr().err.splitlines()

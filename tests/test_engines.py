@@ -14,9 +14,9 @@ from keras_resnet.export import description, engines, formats, numbering
 from keras_resnet.opening import open_model
 
 ALL = [(kind, some) for kind, those in formats.FORMATS.items() for some in those]
-QUICK = [("onnx", "float32"), ("litert", "int8")]  # an exact one and a rounded one
-# every engine answers as the model does, which other tests assert: two are enough here
-of_two_engines = pytest.mark.parametrize(
+# that every engine answers as the model does, other tests assert: three are enough here
+QUICK = [("savedmodel", "float32"), ("openvino", "bfloat16"), ("litert", "int8")]
+of_three_engines = pytest.mark.parametrize(
     "engine",
     [
         pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow)
@@ -106,7 +106,7 @@ def predicted(trained, folder):
     return evaluate.predict(trained[1], [folder / "val"], top=2)
 
 
-@of_two_engines
+@of_three_engines
 def test_evaluation_is_that_of_the_model(engine, measured, folder):
     found = evaluate.run(engine, folder)
     assert found["examples"] == measured["examples"] == 12
@@ -128,7 +128,7 @@ def test_ten_crops_and_the_grid_are_those_of_the_model(
     assert (tmp_path / "grid.png").stat().st_size > 1000
 
 
-@of_two_engines
+@of_three_engines
 def test_prediction_is_that_of_the_model(engine, predicted, folder):
     found = evaluate.predict(engine, [folder / "val"], top=2)
     assert [row["file"] for row in found] == [row["file"] for row in predicted]

@@ -17,7 +17,9 @@ import keras_resnet
 from keras_resnet import data, evaluate
 from keras_resnet.cli import base, models
 from keras_resnet.errors import DataError, ModelError
-from keras_resnet.evaluate.measures import Tally, confusion_map, to_json, worst_classes
+from keras_resnet.evaluate import prediction
+from keras_resnet.evaluate.figures import confusion_map
+from keras_resnet.evaluate.measures import Tally, to_json, worst_classes
 from keras_resnet.model import rebuild
 
 
@@ -360,7 +362,7 @@ def test_predictions_come_a_batch_at_a_time(trained, folder, monkeypatch):
         loaded.append(path)
         return real(path, protocol)
 
-    monkeypatch.setattr(evaluate, "load_picture", load)
+    monkeypatch.setattr(prediction, "load_picture", load)
     results = evaluate.predict_each(trained[1], [folder / "train"], batch_size=5)
     for count in (5, 10, 15):
         for _ in range(5):
@@ -391,14 +393,20 @@ def test_command_predicts_past_what_is_no_picture(trained, folder, tmp_path, cal
 
 
 @pytest.fixture
-def look(call, trained, folder, tmp_path):
+def run_command(call, trained, folder, tmp_path):
     """`keras-resnet evaluate` of a copy of the trained run."""
     shutil.copytree(trained[0], tmp_path / "run")
 
-    def look(*options, data=folder):
+    def run_command(*options, data=folder):
         return call("evaluate", "run", data, *options, cwd=tmp_path)
 
-    return look
+    return run_command
+
+
+@pytest.fixture(scope="module")
+def usual(trained, folder):
+    """What `evaluate.run` says of the trained model."""
+    return evaluate.run(trained[1], folder)
 
 
 WRITTEN = ("metrics.json", "predictions.png", "confusion.png")
@@ -408,12 +416,12 @@ def written(tmp_path):
     return [name for name in WRITTEN if (tmp_path / "run" / name).exists()]
 
 
-def test_usual_evaluation_is_kept_in_the_run(look, trained, folder, tmp_path):
-    expected = evaluate.run(trained[1], folder)
+def test_usual_evaluation_is_kept_in_the_run(run_command, usual, trained, tmp_path):
+    expected = usual
     for options in ([], ["--size", trained[1].info.protocol.size]):
         for name in written(tmp_path):
             (tmp_path / "run" / name).unlink()
-        done = look("--json", *options)
+        done = run_command("--json", *options)
         assert done.returncode == 0, done.err
         assert json.loads(done.out) == expected
         assert written(tmp_path) == list(WRITTEN)
@@ -428,23 +436,27 @@ def test_usual_evaluation_is_kept_in_the_run(look, trained, folder, tmp_path):
     [
         (["--ten-crop"], {"views": "ten-crop"}),
         (["--size", "48"], {"size": 48}),
-        (["--ten-crop", "--size", "48"], {"views": "ten-crop", "size": 48}),
+        pytest.param(
+            ["--ten-crop", "--size", "48"],
+            {"views": "ten-crop", "size": 48},
+            marks=pytest.mark.slow,
+        ),
         (["--scales", "32,48"], {"scales": (32, 48)}),
         (["--split", "train"], {"split": "train"}),
     ],
 )
-def test_other_looks_are_those_of_python_and_leave_the_run_alone(
-    options, arguments, look, trained, folder, tmp_path
+def test_other_views_are_those_of_python_and_leave_the_run_alone(
+    options, arguments, run_command, usual, trained, folder, tmp_path
 ):
-    done = look("--json", *options)
+    done = run_command("--json", *options)
     assert done.returncode == 0, done.err
     ours = json.loads(done.out)
     assert ours == evaluate.run(trained[1], folder, **arguments)
-    assert ours["loss"] != evaluate.run(trained[1], folder)["loss"]
+    assert ours["loss"] != usual["loss"]
     assert written(tmp_path) == []
 
 
-def test_paper_is_the_five_scales_of_the_paper(look, monkeypatch):
+def test_paper_is_the_five_scales_of_the_paper(run_command, monkeypatch):
     asked = {}
 
     def run(*_, **options):
@@ -452,13 +464,13 @@ def test_paper_is_the_five_scales_of_the_paper(look, monkeypatch):
         raise DataError("enough")
 
     monkeypatch.setattr(evaluate, "run", run)
-    assert look("--scales", "paper").returncode == 1
+    assert run_command("--scales", "paper").returncode == 1
     assert asked["scales"] == (224, 256, 384, 480, 640)
 
 
-def test_table_names_the_measures_and_the_worst_classes(look, trained, folder):
+def test_table_names_the_measures_and_the_worst_classes(run_command, trained, folder):
     metrics = evaluate.run(trained[1], folder)
-    done = look()
+    done = run_command()
     assert done.returncode == 0
     for words in (
         rf"top-1\W+{metrics['top1']:.2%}",
@@ -491,21 +503,21 @@ def test_table_of_one_class_has_no_worst_one(capsys):
         (["--views", "ten-crop"], "No such option"),
     ],
 )
-def test_looks_that_there_are_not_exit_with_2(options, words, look):
-    done = look(*options, data="nowhere")
+def test_invalid_options_exit_with_2(options, words, run_command):
+    done = run_command(*options, data="nowhere")
     assert done.returncode == 2
     assert done.out == ""
     assert words in done.err
     assert sum("Error" in line for line in done.err.splitlines()) == 1
 
 
-def test_failures_are_one_line(look, own_folder):
+def test_failures_are_one_line(run_command, own_folder):
     write_picture(own_folder / "val" / "red" / "long.png", (0, 0, 0), 0, (4, 400))
-    done = look("--size", 48, data="nowhere")
+    done = run_command("--size", 48, data="nowhere")
     assert (done.returncode, done.out) == (1, "")
     assert len(done.err.splitlines()) == 1
     assert "nowhere" in done.err
-    done = look("--scales", "32,9000", "--json", data=own_folder)
+    done = run_command("--scales", "32,9000", "--json", data=own_folder)
     assert (done.returncode, done.out) == (1, "")
     assert len(done.err.splitlines()) == 1
     assert "scales: a picture of" in done.err

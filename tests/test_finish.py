@@ -19,6 +19,7 @@ from keras_resnet.opening import open_model
 from keras_resnet.runs import checkpoints, layout
 from keras_resnet.runs.history import best_place, is_stalled
 from keras_resnet.runs.status import status
+from keras_resnet.train import loop, training
 from keras_resnet.train.trainable import Trainable
 
 NET = {"width": 8, "depths": [1], "dropout": 0.2}
@@ -115,7 +116,7 @@ def test_early_end_is_the_same_however_often_the_run_was_stopped(
     assert checkpoints.places(run) == [(0, STEPS)]
     assert not (run / layout.HISTORY).exists()
     with monkeypatch.context() as change:
-        change.setattr(train.training, "write_models", die)
+        change.setattr(training, "write_models", die)
         with pytest.raises(Killed):
             train.fit(recipe, data, run)
     assert not train.is_finished(recipe, data, run)
@@ -199,7 +200,7 @@ def test_validation_takes_as_many_pictures_as_fit(
     def batches(source, recipe, batch_size=None):
         raise Asked(batch_size)
 
-    monkeypatch.setattr(train.loop.pictures, "eval_batches", batches)
+    monkeypatch.setattr(loop.pictures, "eval_batches", batches)
     with pytest.raises(Asked) as asked:
         train.fit(SHORT.replace(**fields), data, tmp_path / "run")
     assert asked.value.args == (size,)

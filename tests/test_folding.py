@@ -26,7 +26,7 @@ NETS = {
 
 def seasoned(name, **overrides):
     """A net as training leaves it: no statistic, gamma or beta is what it began as."""
-    options = {"width": 16, "depths": (1, 2, 1, 1), "classes": 10} | overrides
+    options = {"width": 16, "depths": (1, 2), "classes": 10} | overrides
     model = keras_resnet.create(name, **options)
     rng = np.random.default_rng(0)
     for variable in model.weights:

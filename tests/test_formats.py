@@ -116,9 +116,24 @@ def test_answers_are_those_of_predict(kind, precision, files, trained, pictures)
     np.testing.assert_array_equal(answers.argmax(1)[10:], expected.argmax(1)[10:])
 
 
-def test_int8_is_at_work(files, trained, pictures):
-    with engines.open_engine(files["litert", "int8"]) as engine:
-        assert comparing.difference(engine, trained[1], pictures) > 1e-4
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """(a net whose kernels are large enough for 8 bits, {precision: its folder})."""
+    options = {"width": 32, "depths": (1,), "zero_gamma": False}
+    model = keras_resnet.create("resnet18d", classes=3, **options)
+    model.info = model.info.replace(protocol=keras_resnet.Protocol(size=32))
+    tell_apart(model, comparing.photographs(model.info.protocol))
+    folder = tmp_path_factory.mktemp("wide")
+    return model, {
+        precision: write(model, folder / precision, "litert", precision)
+        for precision in formats.FORMATS["litert"]
+    }
+
+
+def test_int8_is_at_work(wide, pictures):
+    model, folders = wide
+    with engines.open_engine(folders["int8"]) as engine:
+        assert comparing.difference(engine, model, pictures) > 1e-4
 
 
 def test_bfloat16_is_at_work_where_the_runtime_says_so(files, trained, pictures):
@@ -135,10 +150,10 @@ def test_bfloat16_is_at_work_where_the_runtime_says_so(files, trained, pictures)
     assert least <= difference <= most
 
 
-def test_int8_file_is_a_third_or_less(files):
+def test_int8_file_is_a_third_or_less(wide):
     sizes = {
-        precision: (files["litert", precision] / "model.tflite").stat().st_size
-        for precision in formats.FORMATS["litert"]
+        precision: (folder / "model.tflite").stat().st_size
+        for precision, folder in wide[1].items()
     }
     assert sizes["int8"] < 0.35 * sizes["float32"]
 

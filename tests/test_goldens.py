@@ -63,8 +63,27 @@ def test_every_recording_is_here():
     }
 
 
+# of each original, and of each kind of net, one; the others are in `make test-slow`
+QUICK = {
+    ("timm/resnet18d", 224),
+    ("timm/resnet50d", 240),
+    ("timm/ecaresnet50d", 224),
+    ("timm/resnext50d_32x4d", 224),
+    ("timm/seresnext26d_32x4d", 224),
+    ("gluon/resnet50_v1d", 224),
+    ("paddle/ResNet18_vd", 224),
+    ("slim/resnet50_v1d", 224),
+}
+
+
 @pytest.mark.addons
-@pytest.mark.parametrize(("manifest", "size"), CASES)
+@pytest.mark.parametrize(
+    ("manifest", "size"),
+    [
+        pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_logits_are_the_originals_through_a_file(manifest, size, tmp_path):
     framework = manifest.split("/")[0]
     kinds = list(WRITERS[framework])

@@ -23,7 +23,7 @@ SCALES = keras.optimizers.LossScaleOptimizer
 
 def net():
     return keras_resnet.create(
-        "resnet18d", width=8, depths=(1, 1, 1, 1), classes=3, classifier_activation=None
+        "resnet18d", width=8, depths=(1,), classes=3, classifier_activation=None
     )
 
 

@@ -109,7 +109,13 @@ def replayed(trace):
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("name", ["trace_resnet18d", "trace_resnet26d_mixup"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trace_resnet18d",
+        pytest.param("trace_resnet26d_mixup", marks=pytest.mark.slow),
+    ],
+)
 def test_training_in_fit_is_torchs_step_for_step(name, float64):
     trace = json.loads((GOLDENS / "traces" / f"{name}.json").read_text())
     history, model = replayed(trace)

@@ -19,7 +19,7 @@ from conftest import write_folder
 from PIL import Image, ImageOps
 
 from keras_resnet import cli, data
-from keras_resnet.data.splits import read_record
+from keras_resnet.data.records import read_record
 from keras_resnet.errors import DataError
 
 SMALL = 20_000  # bytes of a shard: the fixture's folder makes four and two

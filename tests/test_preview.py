@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from keras_resnet import cli, data
-from keras_resnet.data.grids import _say
+from keras_resnet.data.grids import _caption
 
 
 def test_preview_is_a_picture_of_both_splits(folder, tiny, tmp_path):
@@ -35,7 +35,7 @@ def test_preview_takes_fewer_pictures_than_a_batch(folder, tiny, tmp_path):
     ],
 )
 def test_preview_says_of_which_classes_a_picture_is(label, words):
-    assert _say(np.array(label), ("a", "b", "c")) == words
+    assert _caption(np.array(label), ("a", "b", "c")) == words
 
 
 def test_preview_command_takes_the_fields_of_a_recipe(folder, tmp_path):

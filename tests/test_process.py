@@ -9,19 +9,15 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from keras_resnet.errors import RunError
 from keras_resnet.runs import layout, process
 
-# process.py without the rest of its package, which takes seconds to import
-HEAD = f"""
-    import sys, time, types
-    package = sys.modules["keras_resnet"] = types.ModuleType("keras_resnet")
-    package.__path__ = [{str(Path(process.__file__).parent)!r}]
-    from keras_resnet import process
+HEAD = """
+    import sys, time
+    from keras_resnet.runs import process
 """
 HOLD = """
     with process.locked(sys.argv[1]):

@@ -9,13 +9,10 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
-from keras_resnet.data.transforms import randaugment
-from keras_resnet.data.transforms.randaugment import (
-    FILL,
-    OPERATIONS,
-    rand_augment,
-    random_erase,
-)
+from keras_resnet.data.transforms import erasing, randaugment
+from keras_resnet.data.transforms.affine import FILL
+from keras_resnet.data.transforms.erasing import random_erase
+from keras_resnet.data.transforms.randaugment import OPERATIONS, rand_augment
 
 LEVELS = (0.0, 3.0, 5.0, 9.0, 10.0)
 # operation -> what timm makes of each of the LEVELS
@@ -275,7 +272,7 @@ def test_known_size_stays_known():
 @pytest.mark.parametrize("shape", [(1000, 1000), (300, 900)])
 def test_erased_rectangle_has_the_papers_area_and_aspect(shape):
     top, left, height, width = over_seeds(
-        lambda seed: tuple(randaugment._rectangle(tf.constant(shape), seed)), 3000
+        lambda seed: tuple(erasing._rectangle(tf.constant(shape), seed)), 3000
     )
     for start, extent, side in ((top, height, shape[0]), (left, width, shape[1])):
         assert start.min() >= 0

@@ -21,6 +21,7 @@ from keras_resnet import train
 from keras_resnet.errors import RunError
 from keras_resnet.runs import checkpoints, layout, process
 from keras_resnet.runs.checkpoints import Place
+from keras_resnet.train import training
 
 COMMAND = Path(sys.executable).with_name("keras-resnet")
 PROGRAM = Path(__file__).with_name("resume_program.py")
@@ -310,13 +311,13 @@ def test_resuming_without_all_of_the_state_gives_another_result(
     spoil, group, half, data, peace, tmp_path, monkeypatch
 ):
     run = shutil.copytree(half, tmp_path / "run")
-    newest = train.training.newest
+    newest = training.newest
 
     def spoiled(run):
         checkpoint, rejected = newest(run)
         return spoil(checkpoint), rejected
 
-    monkeypatch.setattr(train.training, "newest", spoiled)
+    monkeypatch.setattr(training, "newest", spoiled)
     train.fit(RECIPE, data, run)
     wrong = {name.split("/")[0] for name in differing(final(run), peace)}
     assert group in wrong

@@ -217,12 +217,7 @@ def test_sigterm_ends_what_is_in_flight_and_exits_with_0(running):
     idle.close()
     slow.close()
     out, err = server.communicate(timeout=30)
-    assert (server.returncode, out) == (0, "")
-    # the lines of TensorFlow's own log, which no setting silences wholly
-    logged = re.compile(
-        r"[EIW]\d{4} |WARNING: All log messages before absl|To enable |oneDNN supports "
-    )
-    assert [line for line in err.splitlines() if not logged.match(line)] == []
+    assert (server.returncode, out, err) == (0, "", "")
 
 
 LIMITED = """

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_resnet import data, evaluate, train
-from keras_resnet.data import sources as opening
+from keras_resnet.data import folders
 from keras_resnet.errors import DataError
 
 
@@ -64,16 +64,16 @@ def test_arrays_train_a_model(tiny, tmp_path):
 def test_files_are_looked_at_in_order_on_threads_where_they_are_slow(slow, monkeypatch):
     threads = set()
 
-    def look(file, size):
+    def add(file, size):
         threads.add(threading.get_ident())
         return file + size
 
-    monkeypatch.setattr(opening, "_FAST", -1.0 if slow else 1e9)
+    monkeypatch.setattr(folders, "_FAST", -1.0 if slow else 1e9)
     files, sizes = range(40_000), range(0, 400_000, 10)
-    looked = list(opening.map_files(look, files, sizes))
-    assert looked == [11 * file for file in files]
+    results = list(folders.map_files(add, files, sizes))
+    assert results == [11 * file for file in files]
     assert threads - {threading.get_ident()} if slow else len(threads) == 1
-    assert list(opening.map_files(look, [], [])) == []
+    assert list(folders.map_files(add, [], [])) == []
 
 
 def test_fingerprint_of_arrays_follows_pixels_labels_and_names():

@@ -18,7 +18,7 @@ def net(**options):
     return keras_resnet.create(
         "resnet18d",
         width=8,
-        depths=(1, 1, 1, 1),
+        depths=(1, 1),
         classes=3,
         classifier_activation=None,
         **options,
@@ -157,7 +157,7 @@ def test_jax_trains_the_same_average(tmp_path):
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import numpy as np, keras\n"
         "from test_trainable import batch, compiled, net, values\n"
-        "from keras_resnet.trainable import Trainable\n"
+        "from keras_resnet.train.trainable import Trainable\n"
         "from keras_resnet.distillation import distill\n"
         "student, teacher = net(), net()\n"
         "random = np.random.default_rng(0)\n"

@@ -1,4 +1,4 @@
-"""`validate` looks at every picture, survives it, and its manifest is the truth."""
+"""`validate` decodes every picture, survives it, and its manifest is the truth."""
 
 import contextlib
 import gzip
@@ -23,25 +23,22 @@ from PIL import Image
 from test_workers import alive
 
 from keras_resnet import cli, data
-from keras_resnet.data.checks import inspector
+from keras_resnet.data.checks import validation, workers
+from keras_resnet.data.checks.inspection import inspect
 from keras_resnet.data.records import encode_example
 from keras_resnet.errors import DataError
 
 
-@pytest.fixture(scope="module")
-def look():
-    return inspector._looker()
-
-
 @pytest.fixture
-def validate(look, monkeypatch):
+def validate(monkeypatch):
     """`data.validate` without its processes, whose start takes seconds."""
 
     def examine(requests, count, seconds, memory):
         for place, request in enumerate(requests):
-            yield place, json.loads(json.dumps(look(json.loads(json.dumps(request)))))
+            copy = json.loads(json.dumps(request))
+            yield place, json.loads(json.dumps(inspect(copy)))
 
-    monkeypatch.setattr(sys.modules["keras_resnet.data.validate"], "examine", examine)
+    monkeypatch.setattr(validation, "examine", examine)
     return data.validate
 
 
@@ -189,7 +186,7 @@ def test_command_says_what_is_ignored_and_what_to_do(validate, own_folder):
     assert "have alpha" not in lines
 
 
-def judges_of(pid):
+def workers_of(pid):
     found = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         with contextlib.suppress(OSError):  # imports have children of their own
@@ -198,17 +195,27 @@ def judges_of(pid):
     return found
 
 
+def test_worker_starts_without_keras_and_without_the_nets():
+    program = (
+        "import sys; from keras_resnet.data.checks import inspection; "
+        "import keras_resnet.memory; inspection.warm_up(); "
+        "assert not {'keras', 'keras_resnet.weights'} & set(sys.modules)"
+    )
+    environment = {**os.environ, **workers._ENVIRONMENT}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_command_leaves_nothing_and_nobody(own_folder, how):
     process = start(own_folder)
     deadline = time.monotonic() + 60
-    while not (pids := judges_of(process.pid)):
+    while not (pids := workers_of(process.pid)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(how)
     _, said = process.communicate(timeout=60)
     if how == signal.SIGINT:
-        assert process.returncode == 75
+        assert process.returncode == 75, said
         assert said.count("\n") == 1
     deadline = time.monotonic() + 5  # less than it takes to import TensorFlow
     while any(map(alive, pids)):
@@ -226,7 +233,7 @@ def damage(file, at, *values):
     file.write_bytes(content)
 
 
-def test_bit_rot_that_decodes_is_found_by_the_second_look(validate, own_folder):
+def test_bit_rot_that_decodes_is_found_by_the_second_call(validate, own_folder):
     whole = own_folder / "train" / "red" / "001.jpg"
     before = whole.read_bytes()
     assert validate(own_folder)["bad"] == []
@@ -380,7 +387,7 @@ def test_what_cannot_be_looked_at_is_named(
 
 def test_foreign_manifest_is_refused(validate, own_folder):
     (own_folder / "dataset.json").write_text("[1]")
-    with pytest.raises(DataError, match=r"dataset.json: not a manifest of ours"):
+    with pytest.raises(DataError, match=r"not a manifest of this package"):
         validate(own_folder)
 
 
@@ -632,13 +639,13 @@ def test_records_of_other_keys_are_refused(validate, tmp_path):
         validate(root, first_label=0)
 
 
-# What one look finds
+# What one inspection finds
 
 
-def test_look_reads_header_and_hash_of_each(look, tmp_path):
+def test_inspection_reads_header_and_hash_of_each(tmp_path):
     file = tmp_path / "x.jpg"
     file.write_bytes(hostile.turned(6))
-    found = look({"file": str(file)})
+    found = inspect({"file": str(file)})
     with Image.open(io.BytesIO(file.read_bytes())) as image:
         assert (found["width"], found["height"]) == image.size
     assert found["exif"] == 6
@@ -646,4 +653,4 @@ def test_look_reads_header_and_hash_of_each(look, tmp_path):
     assert len(found["sha256"]) == 64
     assert "reason" not in found
     file.write_bytes(hostile.encoded(np.zeros((2, 3, 3), np.uint8), "png")[:-20])
-    assert look({"file": str(file)})["reason"].startswith("Invalid PNG")
+    assert inspect({"file": str(file)})["reason"].startswith("Invalid PNG")

@@ -82,7 +82,14 @@ def test_every_variant_goes_out_and_comes_back_bit_for_bit(variant, dialect):
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("variant", ["resnet18b", "ecaresnet50d", "resnext50d_32x4d"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "resnet18b",
+        pytest.param("ecaresnet50d", marks=pytest.mark.slow),
+        pytest.param("resnext50d_32x4d", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("kind", ["weights.h5", "keras"])
 def test_files_that_keras_writes_are_read_without_keras(kind, variant, tmp_path):
     arguments = {"width": 16, "drop_path": 0.1, "dropout": 0.1}
@@ -454,7 +461,7 @@ def test_a_tag_is_a_tag_though_a_folder_has_its_name(hub, tmp_path, monkeypatch)
         assert resolve(recipe).test_size == 288
         info = read_model_info(f"resnet18d:{tag}")
         assert (info.classes, info.class_names) == (1000, None)
-    assert locate("./imagenet", "resnet18d") == "./imagenet"
+    assert locate("./imagenet", "resnet18d") == "./imagenet/model.keras"
 
 
 def test_offline_with_an_empty_cache_is_one_clear_line(hub):

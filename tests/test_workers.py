@@ -1,4 +1,4 @@
-"""Whatever becomes of a process that looks at pictures, the others go on."""
+"""Whatever becomes of a worker that decodes pictures, the others go on."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from keras_resnet.errors import DataError
 
 LIMITS = {"seconds": 60.0, "memory": 2**31}
 
-# a program in the place of judge.py that does as it is told
+# a program in the place of inspector.py that does what the requests say
 PROGRAM = """
 import json, os, signal, sys, time
 from multiprocessing.connection import Connection

@@ -1,6 +1,7 @@
 """Ratios and differences measured in one run, in turns, each in a process of its own.
 
-    python tools/benchmark.py import     seconds that keras_resnet adds to keras
+    python tools/benchmark.py import     seconds that building nets adds to keras, and
+        that commands which only read take beyond `python -c pass`
     python tools/benchmark.py load       ResNet-50-D from safetensors against
         numpy.load, and building ResNet-152-D against keras.applications' ResNet-152
     python tools/benchmark.py input      pictures a second, against decoding alone; or
@@ -27,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import benchmark_infer
@@ -41,24 +43,34 @@ import time
 start = time.perf_counter()
 import keras
 middle = time.perf_counter()
-import keras_resnet
+from keras_resnet import create
 print(middle - start, time.perf_counter() - middle)
 """
+_COMMAND = "import sys; from keras_resnet import cli; sys.argv[0] = ''; cli.main()"
+_LIGHT = (["--help"], ["--version"], ["list"], ["recipes"], ["train", "--help"])
+_GOAL = 0.6  # s beyond `python -c pass`
 
 
 def measure_import(rounds):
-    """Seconds of `import keras`, and of `import keras_resnet` after it."""
-    keras_seconds, ours = [], []
+    """Seconds of `import keras`, of our nets after it, and of commands, in turns."""
+    seconds: dict[str, list] = {}
     for turn in range(rounds + 1):
         first, second = map(float, _python(_IMPORTS).split())
-        if turn:  # the first one warms the file cache
-            keras_seconds.append(first)
-            ours.append(second)
-    return {
-        "import keras, s": statistics.median(keras_seconds),
-        "keras_resnet beyond it, s": statistics.median(ours),
-        "worst of it, s": max(ours),
-    }
+        took = {"import keras, s": first, "keras_resnet.create beyond it, s": second}
+        empty = _seconds("pass")
+        for words in _LIGHT:
+            name = f"keras-resnet {' '.join(words)} beyond `pass`, s"
+            took[name] = _seconds(_COMMAND, *words) - empty
+        for name, value in took.items() if turn else ():  # the first warms caches
+            seconds.setdefault(name, []).append(value)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {**medians, "goal of the commands, s": _GOAL}
+
+
+def _seconds(program, *arguments):
+    start = time.perf_counter()
+    _python(program, *arguments)
+    return time.perf_counter() - start
 
 
 _WRITE = """

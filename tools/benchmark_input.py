@@ -254,12 +254,12 @@ def _stages(folder):
     import tensorflow as tf
 
     from keras_resnet import RECIPES, data
-    from keras_resnet.data.transforms import colour, crop, decode, resize
+    from keras_resnet.data.transforms import colour, decode, random_crop, resize
 
     recipe = RECIPES["bag-of-tricks"].replace(train_size=SIZE)
 
     def window(drawn, jpeg):
-        return crop._random_crop(jpeg, recipe, drawn)
+        return random_crop._random_crop(jpeg, recipe, drawn)
 
     def square(image):
         image = tf.cast(image, tf.float32)
@@ -269,7 +269,7 @@ def _stages(folder):
         return resize.resize_as_pillow(image, SIZE, SIZE, recipe.train_interpolation)
 
     def train(drawn, jpeg):
-        return crop.load_train(jpeg, recipe, drawn, seed=None)
+        return random_crop.load_train(jpeg, recipe, drawn, seed=None)
 
     def flip(number, images):
         only = recipe.replace(colour=0, lighting=0)
@@ -286,7 +286,7 @@ def _stages(folder):
         return tf.random.stateless_uniform(shape, tf.stack([0, number]), alg="philox")
 
     def with_crop(number, jpeg):
-        return crop.draw_crops(recipe, 1, tf.stack([0, number]))[0], jpeg
+        return random_crop.draw_crops(recipe, 1, tf.stack([0, number]))[0], jpeg
 
     def kept(dataset):
         dataset = dataset.cache()

@@ -1,18 +1,33 @@
 """The command line: arguments, one call, a few lines of output."""
 
+import os
 import sys
 
 import click
 
-import keras_resnet
-from keras_resnet.cli import models, pictures, serving, training  # noqa: F401 commands
+from keras_resnet import onednn
 from keras_resnet.cli.base import complain, group
-from keras_resnet.errors import DataError, DemoError, ModelError, RecipeError, RunError
+from keras_resnet.errors import Error
 
 INTERRUPTED = 75  # EX_TEMPFAIL: the same command again goes on
 
 
-def main():
+def program() -> None:
+    """The program `keras-resnet`: settles what TensorFlow reads when it is imported.
+
+    TensorFlow logs to file descriptor 2 while it is imported, before any of its
+    settings counts, and libjpeg does at every odd picture. So native libraries log
+    nowhere, and stderr is for the command line's own lines. With TF_CPP_MIN_LOG_LEVEL=0
+    in the environment all of it is shown.
+    """
+    onednn.choose()
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "0":
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    main()
+
+
+def main() -> None:
     """Runs the command line; failures are one line on stderr and exit code 1."""
     try:
         # not group.main, which prints a line of its own when it is interrupted
@@ -27,14 +42,7 @@ def main():
         usual = "interrupted; the same command again goes on from what is whole"
         complain(str(error) or usual)
         sys.exit(INTERRUPTED)
-    except (
-        DataError,
-        RecipeError,
-        ModelError,
-        RunError,
-        DemoError,
-        keras_resnet.WeightsError,
-    ) as error:
+    except Error as error:
         complain(error)
         sys.exit(1)
     except OSError as error:

@@ -1,6 +1,11 @@
 """What the commands share: the group, consoles, tables."""
 
+from __future__ import annotations
+
+import importlib
 import json
+from collections.abc import Iterable
+from typing import Any
 
 import click
 from rich.console import Console
@@ -9,25 +14,58 @@ from rich.table import Table
 
 import keras_resnet
 
+# the module that has a command; it must import neither Keras nor TensorFlow by itself
+_MODULES = {
+    "convert": "models",
+    "demo": "training",
+    "evaluate": "models",
+    "export": "models",
+    "list": "models",
+    "predict": "models",
+    "prepare": "pictures",
+    "preview": "pictures",
+    "recipes": "training",
+    "serve": "serving",
+    "status": "training",
+    "train": "training",
+    "validate": "pictures",
+}
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False)
 
 
-def complain(problem):
+def complain(problem: object) -> None:
+    """Prints a problem as one line on stderr."""
     one_line = " ".join(str(problem).split())
     click.echo(f"keras-resnet: {one_line}", err=True)
 
 
-@click.group()
+class _Group(click.Group):
+    """Imports the module of a command when somebody asks for the command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _MODULES:
+            importlib.import_module(f"keras_resnet.cli.{_MODULES[cmd_name]}")
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Group)
 @click.version_option(keras_resnet.__version__, prog_name="keras-resnet")
-def group():
+def group() -> None:
     """ResNet-D: prepare pictures, train, evaluate, predict, export."""
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="For machines.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON, for machines."
+)
 
 
-def print_result(result, as_json, *tables):
+def print_result(result: Any, as_json: bool, *tables: Table | str) -> None:
+    """Prints the result as JSON, or the tables that say it to a person."""
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -35,7 +73,9 @@ def print_result(result, as_json, *tables):
             out.print(table)
 
 
-def make_table(title, *columns, rows):
+def make_table(
+    title: str | None, *columns: str, rows: Iterable[Iterable[object]]
+) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right")
@@ -44,11 +84,11 @@ def make_table(title, *columns, rows):
     return table
 
 
-def plain(value):
+def plain(value: object) -> str:
     """As it is: a file's name may have brackets, and bytes that are no UTF-8."""
     return escape(printable(value))
 
 
-def printable(value):
+def printable(value: object) -> str:
     """As UTF-8 takes it."""
     return str(value).encode(errors="backslashreplace").decode()

@@ -1,5 +1,7 @@
 """The commands that use models: list, evaluate, predict, export, convert."""
 
+from __future__ import annotations
+
 import csv
 import dataclasses
 import itertools
@@ -11,10 +13,7 @@ import click
 from rich.progress import track
 
 import keras_resnet
-from keras_resnet import data as pictures
-from keras_resnet import evaluate as evaluation
-from keras_resnet import export as exporting
-from keras_resnet import weights
+from keras_resnet import data as datasets
 from keras_resnet.cli.base import (
     complain,
     err,
@@ -28,16 +27,10 @@ from keras_resnet.cli.base import (
 )
 from keras_resnet.complexity import complexity
 from keras_resnet.drawing import attempted
-from keras_resnet.evaluate.measures import confusion_map, to_json, worst_classes
-from keras_resnet.evaluate.views import LARGEST, SCALES
-from keras_resnet.export.description import read_description
-from keras_resnet.export.engines import open_any
 from keras_resnet.export.formats import FORMATS
 from keras_resnet.files import write_whole
-from keras_resnet.opening import open_model
 from keras_resnet.runs import layout
 
-_PIXELS = click.IntRange(1, LARGEST)
 _TABLE = 1000  # predictions that a table has
 
 
@@ -63,12 +56,18 @@ def list_command(pattern, as_json):
     )
 
 
-def _short_sides(context, parameter, text):
-    """Of --scales: "224,256" -> (224, 256), "paper" -> those of arXiv 1512.03385."""
-    if text == "paper":
+def _pixels(context, parameter, text):
+    """Of --size and --scales: whole pixels, as many as a picture may have."""
+    from keras_resnet.evaluate.views import LARGEST, SCALES
+
+    if text is None:
+        return None if parameter.name == "size" else ()
+    if parameter.name == "scales" and text == "paper":
         return SCALES
-    sides = text.split(",") if text is not None else ()
-    return tuple(_PIXELS.convert(side, parameter, context) for side in sides)
+    sides = click.IntRange(1, LARGEST)
+    if parameter.name == "size":
+        return sides.convert(text, parameter, context)
+    return tuple(sides.convert(side, parameter, context) for side in text.split(","))
 
 
 @group.command()
@@ -82,10 +81,12 @@ def _short_sides(context, parameter, text):
     help="Pictures that cannot be decoded and may be left out.",
 )
 @click.option("--ten-crop", is_flag=True, help="Ten looks at a picture, not one.")
-@click.option("--size", type=_PIXELS, help="Pixels, not the protocol's.")
+@click.option(
+    "--size", callback=_pixels, help="Side of the crop, in pixels; else the protocol's."
+)
 @click.option(
     "--scales",
-    callback=_short_sides,
+    callback=_pixels,
     help='Whole and mirrored, with short sides as 224,256,384; or "paper".',
 )
 @json_option
@@ -97,7 +98,9 @@ def evaluate(model, data, split, max_bad_examples, ten_crop, size, scales, as_js
     if scales and (ten_crop or size):
         other = "--ten-crop" if ten_crop else "--size"
         raise click.UsageError(f"{other} with --scales: leave out either")
-    source, _ = pictures.without_bad(data, max_bad_examples, (split,))
+    from keras_resnet.export import open_any
+
+    source, _ = datasets.without_bad(data, max_bad_examples, (split,))
     net = open_any(model)
     looks = {"views": "ten-crop" if ten_crop else "center"}
     looks |= {"size": size, "scales": scales}
@@ -122,6 +125,11 @@ def measure(model, data, split, as_json, run=None, **looks):
 
     There the moving average, if any, is measured too.
     """
+
+    from keras_resnet import evaluate as evaluation
+    from keras_resnet.evaluate.figures import confusion_map
+    from keras_resnet.evaluate.measures import to_json
+    from keras_resnet.opening import open_model
 
     def bar(batches):
         if as_json:
@@ -150,6 +158,8 @@ def metrics_tables(metrics):
 
 
 def metrics_table(metrics):
+    from keras_resnet.evaluate.measures import worst_classes
+
     several = len(metrics["per_class"]) > 1
     rows = [
         ("top-1", f"{metrics['top1']:.2%}"),
@@ -182,6 +192,9 @@ def predict(model, picture, top, as_csv, as_json):
     """
     if as_csv and as_json:
         raise click.UsageError("--csv with --json: leave out either")
+    from keras_resnet import evaluate as evaluation
+    from keras_resnet.export import open_any
+
     count, bad = 0, 0
 
     def counted(results):
@@ -264,6 +277,10 @@ def _likeliest(result):
 @json_option
 def export(model, folder, kind, precision, picture, warm_up, as_json):
     """Write MODEL as FOLDER/<next version>, for TensorFlow Serving or elsewhere."""
+    from keras_resnet import export as exporting
+    from keras_resnet.export.description import read_description
+    from keras_resnet.opening import open_model
+
     lines: list[str] = []
     net = open_model(model)
     version = exporting.save(
@@ -288,6 +305,7 @@ def export(model, folder, kind, precision, picture, warm_up, as_json):
 @json_option
 def convert(source, destination, model, dialect, to, classes, as_json):
     """Write the weights file SOURCE in another dialect, as .safetensors or .npz."""
+    weights = keras_resnet.weights
     if model not in keras_resnet.VARIANTS:
         raise click.BadParameter(
             f"{model!r}: see `keras-resnet list`", param_hint="--model"

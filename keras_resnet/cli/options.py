@@ -1,51 +1,74 @@
-"""Recipes as options: a name or a file, and one option a field."""
+"""Recipes as options: a name or a file, and one option for each field."""
+
+from __future__ import annotations
 
 import dataclasses
-import inspect
-import re
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
 
 from keras_resnet.errors import RecipeError
-from keras_resnet.opening import net_fields
 from keras_resnet.recipe import FIELD_TYPES, Recipe, read_yaml
 from keras_resnet.recipes import RECIPES
 from keras_resnet.runs import layout
 
 _PLAIN = (int, float, str, bool)
+_FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 
 
-def recipe_options(command):
-    """One option a field of Recipe, typed as the field is."""
-    notes = _notes()
-    for field in reversed(dataclasses.fields(Recipe)):
+def recipe_options(command: Callable) -> Callable:
+    """Adds one option for each field of Recipe, typed as the field is."""
+    for field in reversed(_FIELDS.values()):
         kind = FIELD_TYPES[field.name]
-        plain = kind in _PLAIN
         command = click.option(
             f"--{field.name.replace('_', '-')}",
             field.name,
-            type=kind if plain else str,
-            help=notes.get(field.name, "") + ("" if plain else " (as YAML)"),
+            type=kind if kind in _PLAIN else str,
+            metavar=None if kind in _PLAIN else "YAML",
+            help=_help_of(field),
         )(command)
     return command
 
 
-def _notes():
-    """{field: the comment beside it}, which says what it is and in which unit."""
-    try:
-        source = inspect.getsource(Recipe)
-    except OSError:  # not every installation has it
-        return {}
-    return dict(re.findall(r"^    (\w+): .*?  # (.+)$", source, re.M))
+def _help_of(field: dataclasses.Field) -> str:
+    """What the field is for, and what `bag-of-tricks`, which has the defaults, says."""
+    text = field.metadata["help"]
+    if choices := [choice for choice in field.metadata.get("choices", ()) if choice]:
+        text += f" One of {', '.join(choices)}."
+    if example := field.metadata.get("example"):
+        text += f' For example "{example}".'
+    default = getattr(Recipe(), field.name)
+    if isinstance(default, float):
+        default = f"{default:.4g}"
+    return f"{text} [default: {default if default or default == 0 else 'none'}]"
 
 
-def chosen_recipe(recipe, fields, run=None):
+class RecipeCommand(click.Command):
+    """A command whose options of a recipe are listed in groups."""
+
+    def format_options(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        groups: dict[str, list] = defaultdict(list)
+        for parameter in self.get_params(ctx):
+            field = _FIELDS.get(parameter.name or "")
+            if record := parameter.get_help_record(ctx):
+                groups[field.metadata["group"] if field else "command"].append(record)
+        for name, records in groups.items():
+            title = "Options" if name == "command" else f"Recipe: {name}"
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def chosen_recipe(recipe: str, fields: dict, run: Path | None = None) -> Recipe:
     """The recipe of a name or a file, with the fields given as options.
 
-    Weights of a run or a file of ours bring their net along, if none is given; a `run`
-    that began with them has it too, and goes on without the file.
+    Weights of a run or a file of this package bring their net along, if none is given;
+    a `run` that began with them has it too, and goes on without the file.
     """
     if recipe in RECIPES:
         chosen = RECIPES[recipe]
@@ -56,20 +79,25 @@ def chosen_recipe(recipe, fields, run=None):
             f"{recipe!r}: no such file, nor one of {', '.join(RECIPES)}",
             param_hint="--recipe",
         )
-    given = {key: value for key, value in fields.items() if value is not None}
-    for key in given:
-        if FIELD_TYPES[key] not in _PLAIN:
+    given: dict[str, Any] = {k: v for k, v in fields.items() if v is not None}
+    for name in given:
+        if FIELD_TYPES[name] not in _PLAIN:
             try:
-                given[key] = read_yaml(given[key])
+                given[name] = read_yaml(given[name])
             except yaml.YAMLError as error:
-                raise RecipeError(f"{key}={given[key]!r}: must be YAML") from error
+                raise RecipeError(f"{name}={given[name]!r}: must be YAML") from error
     if "weights" in given and given.keys().isdisjoint({"model", "overrides"}):
-        # of our own they say which net they are of
-        given |= _net_begun(run, given["weights"]) or net_fields(given["weights"])
+        given |= _net_begun(run, given["weights"]) or _net_of(given["weights"])
     return chosen.replace(**given)
 
 
-def _net_begun(run, weights):
+def _net_of(weights: str) -> dict:
+    from keras_resnet.opening import net_fields
+
+    return net_fields(weights)
+
+
+def _net_begun(run: Path | None, weights: str) -> dict:
     if run is None or not (run / layout.RECIPE).is_file():
         return {}
     began = Recipe.read(run / layout.RECIPE)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
-from keras_resnet import data as pictures
+from keras_resnet import data as datasets
 from keras_resnet.cli.base import (
     complain,
     err,
@@ -15,8 +15,7 @@ from keras_resnet.cli.base import (
     plain,
     print_result,
 )
-from keras_resnet.cli.options import chosen_recipe, recipe_options
-from keras_resnet.train.build import resolve
+from keras_resnet.cli.options import RecipeCommand, chosen_recipe, recipe_options
 
 _LISTED = 20  # bad pictures that `validate` prints
 
@@ -43,7 +42,7 @@ def prepare(source, destination, val, seed, resize, upright, background, beam, a
         def show(them, total):
             return bar.track(them, total, description="writing")
 
-        written = pictures.prepare(
+        written = datasets.prepare(
             source,
             destination,
             val,
@@ -85,7 +84,7 @@ def validate(data, first_label, classes, seconds, memory, workers, manifest, as_
     """
     quiet = as_json or not err.is_terminal
     with Progress(console=err, transient=True, disable=quiet) as bar:
-        report = pictures.validate(
+        report = datasets.validate(
             data,
             first_label,
             classes,
@@ -151,7 +150,7 @@ def _validate_tables(report):
     yield plain(f"{total:,} pictures, {bad}{where}")
 
 
-@group.command()
+@group.command(cls=RecipeCommand)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--recipe", default="bag-of-tricks", help="A name, or a YAML/JSON file.")
 @click.option("--output", default="preview.png", show_default=True, help="A PNG file.")
@@ -159,7 +158,9 @@ def _validate_tables(report):
 @recipe_options
 def preview(data, recipe, output, as_json, **fields):
     """Save a grid of what training and evaluation see of DATA."""
+    from keras_resnet.train.build import resolve
+
     chosen = resolve(chosen_recipe(recipe, fields))
-    shown = pictures.preview(data, chosen, output)
+    shown = datasets.preview(data, chosen, output)
     counts = ", ".join(f"{count} of {name}" for name, count in shown.items())
     print_result({"path": output, **shown}, as_json, f"{counts} in {output}")

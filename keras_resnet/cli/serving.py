@@ -9,7 +9,6 @@ import click
 from keras_resnet import serve as serving
 from keras_resnet.cli.base import complain, group, json_option, print_result
 from keras_resnet.errors import ServeError
-from keras_resnet.export.tf_serving import model_name
 from keras_resnet.serve import Settings
 
 _DEFAULTS = Settings("any")
@@ -73,6 +72,8 @@ def serve(folder, name, host, port, max_body, here, as_json, **limits):
     Where tensorflow_model_server or docker is there, this only prints the command that
     serves with TensorFlow Serving, which is what production should use.
     """
+
+    from keras_resnet.export.tf_serving import model_name
 
     def announce(url, version):
         if as_json:

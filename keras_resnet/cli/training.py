@@ -1,14 +1,13 @@
 """The commands that make models: recipes, train, demo."""
 
+from __future__ import annotations
+
 import contextlib
 from pathlib import Path
 
 import click
 
-from keras_resnet import data as pictures
-from keras_resnet import demo as demonstration
-from keras_resnet import train as training
-from keras_resnet.backend import keras
+from keras_resnet import data as datasets
 from keras_resnet.cli.base import (
     err,
     group,
@@ -19,25 +18,22 @@ from keras_resnet.cli.base import (
     print_result,
 )
 from keras_resnet.cli.models import measure, metrics_table, metrics_tables
-from keras_resnet.cli.options import chosen_recipe, recipe_options
+from keras_resnet.cli.options import RecipeCommand, chosen_recipe, recipe_options
 from keras_resnet.recipe import FIELD_TYPES
 from keras_resnet.recipes import RECIPES
-from keras_resnet.runs.status import status
-from keras_resnet.train.build import audit as audited
-from keras_resnet.train.build import build
-from keras_resnet.train.objective import rate_curve
-from keras_resnet.train.progress import TrainingBar
 
 _COLUMN = 26  # characters that a recipe takes in a table
 
 
 @group.command("recipes")
-@click.option("--show", metavar="NAME", help="One, whole: a name, or a YAML/JSON file.")
+@click.option("--show", metavar="NAME", help="Show all of one: a name or a file.")
 @click.option("--output", default="rate.png", show_default=True, help="Its rate curve.")
 @json_option
 def recipes_command(show, output, as_json):
     """The recipes side by side; or all of one, and its rate curve as a PNG."""
     if show:
+        from keras_resnet.train.objective import rate_curve
+
         chosen = chosen_recipe(show, {})
         Path(output).write_bytes(rate_curve(chosen))
         table = _folded(chosen.name, "field", "value", rows=_rows([chosen]))
@@ -80,10 +76,14 @@ def _rows(recipes):
     ]
 
 
-@group.command()
+@group.command(cls=RecipeCommand)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--recipe", default="bag-of-tricks", help="A name, or a YAML/JSON file.")
+@click.option(
+    "--recipe",
+    default="bag-of-tricks",
+    help="Name of a recipe, or a YAML or JSON file.",
+)
 @click.option("--audit", is_flag=True, help="Print which variables decay, and stop.")
 @click.option(
     "--checkpoint-steps",
@@ -123,11 +123,14 @@ def train(
     A run that was stopped, killed or out of disk goes on where it was, to the same
     result. Ctrl-C, SIGTERM and SIGUSR1 stop it in good order, with exit code 75.
     """
+    from keras_resnet import train as training
+    from keras_resnet.train.build import build
+
     chosen = chosen_recipe(recipe, fields, run)
     # once: it looks at every file
-    source, skipped = pictures.without_bad(data, chosen.max_bad_examples)
+    source, skipped = datasets.without_bad(data, chosen.max_bad_examples)
     if audit:
-        steps = pictures.steps_per_epoch(source, chosen)
+        steps = datasets.steps_per_epoch(source, chosen)
         setup = build(chosen, source.class_names, steps)
         return _print_audit(setup.model, as_json)
     if skipped and not as_json:
@@ -151,7 +154,9 @@ def train(
 
 
 def _print_audit(model, as_json):
-    rows = audited(model)
+    from keras_resnet.train.build import audit
+
+    rows = audit(model)
     table = _folded(
         None,
         "variable",
@@ -180,6 +185,8 @@ def status_command(run, as_json):
 
     Exit code 1 if a checkpoint is damaged.
     """
+    from keras_resnet.runs.status import status
+
     facts = status(run)
     print_result(facts, as_json, *_status_tables(facts))
     if any(row["problem"] for row in facts["checkpoints"]):
@@ -241,6 +248,8 @@ def _status_tables(facts):
 def demo(run, data, as_json):
     """Digits, from pictures to a served net, in about a minute."""
 
+    from keras_resnet import demo as demonstration
+
     def say(line):
         (err if as_json else out).print(line)
 
@@ -253,6 +262,9 @@ def demo(run, data, as_json):
 
 @contextlib.contextmanager
 def training_bar(recipe, as_json):
+    from keras_resnet.backend import keras
+    from keras_resnet.train.progress import TrainingBar
+
     # with --json one that says nothing, not even the precision
     bar = keras.callbacks.Callback() if as_json else TrainingBar(recipe, out, err)
     try:

@@ -11,7 +11,7 @@ import lazy_loader
 
 from keras_resnet.errors import DataError
 
-# `validate` looks at pictures in processes that need neither Keras nor the rest
+# lazy, as the workers of `validate` import neither Keras nor the rest of the package
 _import, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 
 __all__ = ["DataError", *_names]

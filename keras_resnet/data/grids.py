@@ -1,30 +1,35 @@
-"""A picture of the pictures: what training and evaluation will see."""
+"""`preview`: one figure of the pictures that training and evaluation will see."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from keras_resnet.data.batches import eval_batches, train_batches
-from keras_resnet.data.sources import open_source
+from keras_resnet.data.sources import SourceLike, open_source
 from keras_resnet.drawing import png
 
-_COLUMNS, _ROWS = 8, 3  # of each part
+_COLUMNS, _ROWS = 8, 3  # of pictures, for each split
 
 
-def preview(source, recipe, path) -> dict[str, int]:
-    """Writes a PNG: the first pictures of training, and some of evaluation, as fed.
+def preview(
+    source: SourceLike, recipe: Any, path: str | os.PathLike[str]
+) -> dict[str, int]:
+    """Writes a PNG of the model's inputs: the first of training, some of evaluation.
 
     Args:
         source: what `open_source` takes.
-        recipe: a Recipe; a batch larger than the data is cut to them.
-        path: of the PNG.
+        recipe: a Recipe; its batch may be larger than the data set.
+        path: the PNG file.
 
     Returns:
-        {"train": pictures shown, "val": pictures shown}; a split that the source lacks
-        is left out.
+        {"train": pictures shown, "val": pictures shown}, of the splits that there are.
     """
     from matplotlib.figure import Figure
 
@@ -37,10 +42,10 @@ def preview(source, recipe, path) -> dict[str, int]:
             batches = train_batches(
                 source, recipe.replace(batch_size=size, accumulate=1)
             )
-        else:  # of all classes, where the split's order is by class
-            some = split.take(np.linspace(0, split.size - 1, count).astype(int))
-            few = dataclasses.replace(source, val=some)
-            batches = eval_batches(few, recipe, name, min(recipe.batch_size, count))
+        else:  # of all classes, as the split may be sorted by them
+            spread = split.take(np.linspace(0, split.size - 1, count).astype(int))
+            sample = dataclasses.replace(source, val=spread)
+            batches = eval_batches(sample, recipe, name, min(recipe.batch_size, count))
         shown[name] = _first(batches, count)
     figure = Figure(
         figsize=(1.6 * _COLUMNS, 1.85 * _ROWS * len(shown)), layout="constrained"
@@ -52,14 +57,13 @@ def preview(source, recipe, path) -> dict[str, int]:
             axes = part.add_subplot(_ROWS, _COLUMNS, place)
             axes.imshow(image.astype(np.uint8), interpolation="nearest")
             axes.set_axis_off()
-            axes.set_title(_say(label, source.class_names), fontsize=8)
+            axes.set_title(_caption(label, source.class_names), fontsize=8)
     Path(path).write_bytes(png(figure))
     return {name: len(pairs) for name, pairs in shown.items()}
 
 
-def _first(batches, count):
-    """The first (image, label) pairs, copied out of their batches."""
-    pairs: list[tuple] = []
+def _first(batches: tf.data.Dataset, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
     for images, labels in batches.as_numpy_iterator():
         pairs += zip(images, labels)
         if len(pairs) >= count:
@@ -67,7 +71,7 @@ def _first(batches, count):
     return pairs[:count]
 
 
-def _say(label, names):
+def _caption(label: np.ndarray, names: Sequence[str]) -> str:
     """The class, or the two classes of a mixed picture with their shares."""
     order = [i for i in np.argsort(-label, kind="stable")[:2] if label[i] > 0.005]
     if len(order) == 1:

@@ -1,20 +1,114 @@
-"""TFRecord shards as files: what a record holds, and where each begins."""
+"""TFRecord shards: their records, the offset of each, and a split of them."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import mmap
 import os
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.splits import Records
+from keras_resnet.data.splits import Reader, Split
 from keras_resnet.errors import DataError
 
-_AROUND = 8 + 4 + 4  # bytes: the length, its checksum, and the payload's
+_FRAMING = 8 + 4 + 4  # bytes: the length, its checksum, and the payload's
+
+
+@dataclass(frozen=True, eq=False)
+class Records(Split):
+    """One record in a TFRecord shard for each picture, found by its offset."""
+
+    shards: tuple[str, ...]
+    shard: np.ndarray  # int64 [size], the index into `shards`
+    offset: np.ndarray  # int64 [size], bytes from the shard's start
+    record: np.ndarray  # int64 [size], the records before it in the shard
+    class_count: int
+    first_label: int = 0  # what the records call class 0
+    keys: tuple[str, str] = ("image/encoded", "image/class/label")
+
+    @property
+    def size(self) -> int:
+        return len(self.offset)
+
+    def reader(self) -> Reader:
+        shards = tf.constant([os.fsencode(shard) for shard in self.shards])
+        shard, offset = tf.constant(self.shard), tf.constant(self.offset)
+        image, label = self.keys
+        features = {
+            image: tf.io.FixedLenFeature([], tf.string),
+            label: tf.io.FixedLenFeature([], tf.int64),
+        }
+
+        def read(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            file = tf.gather(shards, tf.gather(shard, number))
+            record = read_record(file, tf.gather(offset, number))
+            example = tf.io.parse_single_example(record, features)
+            index = example[label] - self.first_label
+            # one_hot would make zeros of a label out of range
+            in_range = (index >= 0) & (index < self.class_count)
+            message = ["label out of range:", example[label]]
+            with tf.control_dependencies([tf.debugging.Assert(in_range, message)]):
+                return example[image], tf.identity(index)
+
+        return read
+
+    def where(self, number: int) -> str:
+        return f"{self.shards[self.shard[number]]}: record {self.record[number]}"
+
+    def take(self, numbers: np.ndarray) -> Records:
+        return dataclasses.replace(
+            self,
+            shard=self.shard[numbers],
+            offset=self.offset[numbers],
+            record=self.record[numbers],
+        )
+
+    def identity(self) -> list:
+        places = np.stack([self.shard, self.offset]).astype(np.int64)
+        digest = hashlib.sha256(places.tobytes()).hexdigest()
+        names = [Path(shard).name for shard in self.shards]
+        return [names, digest, self.first_label]
+
+
+def record_split(
+    shards: Sequence[str | Path],
+    offsets: Sequence[Sequence[int]],
+    class_count: int,
+    first_label: int = 0,
+    keys: tuple[str, str] = Records.keys,
+) -> Records:
+    """A split of all records, of which `offsets` has those of each shard."""
+    counts = [len(starts) for starts in offsets]
+    return Records(
+        shards=tuple(map(str, shards)),
+        shard=np.repeat(np.arange(len(shards)), counts),
+        offset=np.concatenate([np.asarray(starts, np.int64) for starts in offsets]),
+        record=np.concatenate([np.arange(count) for count in counts]),
+        class_count=class_count,
+        first_label=first_label,
+        keys=keys,
+    )
+
+
+def read_record(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """The TFRecord at a byte offset of a shard, its checksums verified, in a graph."""
+    records = tf.raw_ops.TFRecordDatasetV2(
+        filenames=tf.reshape(shard, [1]),
+        compression_type="",
+        buffer_size=tf.constant(0, tf.int64),  # no read beyond the record
+        byte_offsets=tf.reshape(offset, [1]),
+    )
+    kind = {"output_types": [tf.string], "output_shapes": [[]]}
+    first = tf.raw_ops.TakeDataset(
+        input_dataset=records, count=tf.constant(1, tf.int64), **kind
+    )
+    return tf.raw_ops.DatasetToSingleElement(dataset=first, **kind)[0]
 
 
 def encode_example(data: bytes, label: int, text: str) -> bytes:
@@ -27,8 +121,7 @@ def encode_example(data: bytes, label: int, text: str) -> bytes:
             bytes_list=bytes_list(value=[text.encode(errors="surrogateescape")])
         ),
     }
-    features = tf.train.Features(feature=feature)
-    example = tf.train.Example(features=features)
+    example = tf.train.Example(features=tf.train.Features(feature=feature))
     return example.SerializeToString(deterministic=True)
 
 
@@ -36,7 +129,7 @@ def index_records(shard: Path) -> list[int]:
     """The byte offset of each record, from the lengths and their checksums alone.
 
     Raises:
-        DataError: naming the shard and the record after which it is no TFRecord file.
+        DataError: naming the shard and the first record that is not whole.
     """
     size = os.path.getsize(shard)
     if size == 0:
@@ -51,47 +144,33 @@ def index_records(shard: Path) -> list[int]:
             raise DataError(f"{shard}: compressed; unpack it with gunzip")
         while position < size:
             length = 0
-            if position + _AROUND <= size:
+            if position + _FRAMING <= size:
                 length, checksum = struct.unpack_from("<QI", content, position)
                 if checksum != _masked_crc32c(content[position : position + 8]):
                     length = 0
-            if not 0 < length <= size - position - _AROUND:
+            if not 0 < length <= size - position - _FRAMING:
                 raise DataError(
                     f"{shard}: record {len(offsets)}: damaged or cut, or no TFRecord "
                     "file; write or copy it again"
                 )
             offsets.append(position)
-            position += length + _AROUND
+            position += length + _FRAMING
     return offsets
 
 
-def _crc32c_of(byte):
+def _crc32c_of_byte(byte: int) -> int:
     for _ in range(8):
         byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
     return byte
 
 
-_CRC32C = [_crc32c_of(byte) for byte in range(256)]
+_CRC32C = [_crc32c_of_byte(byte) for byte in range(256)]
 
 
 def _masked_crc32c(data: bytes) -> int:
-    """The checksum of TFRecord files; for a few bytes, as it is Python."""
+    """The checksum of TFRecord files; slow, and so for a few bytes alone."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _CRC32C[(crc ^ byte) & 0xFF] ^ crc >> 8
     crc ^= 0xFFFFFFFF
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def record_split(
-    shards: Sequence[str | Path], offsets: Sequence[Sequence[int]], **facts
-) -> Records:
-    """A split of all records; `offsets` are each shard's, `facts` fields of Records."""
-    counts = [len(starts) for starts in offsets]
-    return Records(
-        shards=tuple(map(str, shards)),
-        shard=np.repeat(np.arange(len(shards)), counts),
-        offset=np.concatenate([np.asarray(starts, np.int64) for starts in offsets]),
-        record=np.concatenate([np.arange(count) for count in counts]),
-        **facts,
-    )

@@ -1,12 +1,12 @@
 """A model and data -> its measures, each picture once; and predictions."""
 
-from keras_resnet.evaluate.evaluation import (
+from keras_resnet.evaluate.evaluation import run
+from keras_resnet.evaluate.figures import picture_grid
+from keras_resnet.evaluate.prediction import (
     class_names,
     load_picture,
-    picture_grid,
     predict,
     predict_each,
-    run,
 )
 
 __all__ = [

@@ -1,25 +1,33 @@
-"""How a model looks at a picture: one crop, ten, or several scales of the whole."""
+"""Views of a picture: one crop, ten crops, or the whole picture at several scales."""
 
 from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet import data as pictures
 from keras_resnet.backend import keras
+from keras_resnet.data import decode_image, load_eval, resize_short, ten_crop
 from keras_resnet.data.transforms.decode import MAX_PIXELS
 from keras_resnet.errors import DataError, ModelError
+from keras_resnet.info import Protocol
 
 VIEWS = ("center", "ten-crop", "multi-scale")
 SCALES = (224, 256, 384, 480, 640)  # pixels of the short side (1512.03385 section 3.4)
 LARGEST = math.isqrt(MAX_PIXELS)  # pixels of a side
 
+Load = Callable[[tf.Tensor, Protocol], tf.Tensor]
+Classify = Callable[[np.ndarray], np.ndarray]  # images -> float32 [N, classes]
 
-def check(views, size=None, scales=()) -> None:
-    """Raises a ValueError for looks that there are not, naming argument and value."""
+
+def check_views(
+    views: str, size: int | None = None, scales: Sequence[int] = ()
+) -> None:
+    """Raises a ValueError for arguments that are invalid or exclude each other."""
     if views not in VIEWS:
         raise ValueError(f"views={views!r}: must be one of {VIEWS}")
     if size is not None and not _is_pixels(size):
@@ -31,7 +39,7 @@ def check(views, size=None, scales=()) -> None:
     if scales and views == "ten-crop":
         raise ValueError(
             f"scales={scales!r} with views='ten-crop': crops have one scale; leave "
-            "out either"
+            "out one of the two"
         )
     if size is not None and (scales or views == "multi-scale"):
         raise ValueError(
@@ -40,27 +48,31 @@ def check(views, size=None, scales=()) -> None:
         )
 
 
-def open_views(model, views, scales, batch_size):
-    """(how a picture is loaded, pictures a batch, images -> float32 [N, classes])."""
+def open_views(
+    model: Any, views: str, scales: Sequence[int], batch_size: int
+) -> tuple[Load, int, Classify]:
+    """How a picture is loaded, how many are in a batch, and how they are classified."""
     if views == "ten-crop":
 
-        def classify(crops):
+        def classify(crops: np.ndarray) -> np.ndarray:
             images = crops.reshape(-1, *crops.shape[2:])
             outputs = predict_probabilities(model, images, 10 * batch_size)
             return outputs.reshape(len(crops), 10, -1).mean(1)
 
         return load_ten_crops, batch_size, classify
     if views == "multi-scale":
-        look = MultiScale(model, scales or SCALES)
-        return load_whole, 1, lambda images: look(images[0])[None]
+        multi_scale = MultiScale(model, scales or SCALES)
+        return load_whole, 1, lambda images: multi_scale(images[0])[None]
     return (
-        pictures.load_eval,
+        load_eval,
         batch_size,
         lambda images: predict_probabilities(model, images, batch_size),
     )
 
 
-def predict_probabilities(model, images, batch_size=None) -> np.ndarray:
+def predict_probabilities(
+    model: Any, images: np.ndarray, batch_size: int | None = None
+) -> np.ndarray:
     """float32 [N, classes]; a short batch is padded, so that one graph serves all."""
     count = len(images)
     if batch_size and count < batch_size:
@@ -70,26 +82,24 @@ def predict_probabilities(model, images, batch_size=None) -> np.ndarray:
     return softmax(outputs) if model.info.gives_logits else outputs
 
 
-def load_ten_crops(data, protocol):
+def load_ten_crops(data: tf.Tensor, protocol: Protocol) -> tf.Tensor:
     """Encoded bytes -> uint8 [10, S, S, 3], the crops of `data.ten_crop`."""
-    image = pictures.decode_image(data)
-    return pictures.ten_crop(
-        image, protocol.size, protocol.crop_pct, protocol.interpolation
-    )
+    image = decode_image(data)
+    return ten_crop(image, protocol.size, protocol.crop_pct, protocol.interpolation)
 
 
-def load_whole(data, protocol):
+def load_whole(data: tf.Tensor, protocol: Protocol) -> tf.Tensor:
     """Encoded bytes -> the whole picture, uint8 [H, W, 3]."""
-    return pictures.decode_image(data)
+    return decode_image(data)
 
 
 class MultiScale:
-    """Probabilities of whole pictures, averaged over scales and mirrors.
+    """Probabilities of whole pictures, averaged over scales and mirror images.
 
-    The fully convolutional form of arXiv 1512.03385: the classifier is applied wherever
-    the window of features fits that a crop of the protocol's size has, and its scores
-    are averaged over the places before the softmax; the probabilities are averaged over
-    scales and mirrors. A picture is a batch of its own: the sizes differ.
+    The fully convolutional form of arXiv 1512.03385: the classifier is applied to every
+    window of the feature map that has the size of a crop's feature map. Its logits are
+    averaged over the windows, and the probabilities over scales and mirror images. A
+    picture is a batch of its own, as sizes differ.
 
     Args:
         model: with its top, for any input size.
@@ -99,34 +109,34 @@ class MultiScale:
         ModelError: the model takes one size only.
     """
 
-    def __init__(self, model, scales=SCALES):
+    def __init__(self, model: Any, scales: Sequence[int] = SCALES) -> None:
         if model.input_shape[1:3] != (None, None):
             raise ModelError(
                 f"{model.name}: takes {model.input_shape[1:3]} pixels only; build it "
-                "with input_shape=None to see other sizes"
+                "with input_shape=None for other sizes"
             )
         protocol = model.info.protocol
         self.scales, self.interpolation = scales, protocol.interpolation
         self.window = -(-protocol.size // model.info.config.output_stride)
-        self.features = keras.Model(model.inputs, model.pyramid_outputs["P5"])
+        self.features = keras.Model(model.inputs, [*model.pyramid_outputs.values()][-1])
         self.head = model.get_layer("head")
 
-    def __call__(self, image) -> np.ndarray:
-        """uint8 [H, W, 3] -> float32 [classes]; DataError if that is too large."""
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] -> float32 [classes]; DataError if a scale is too large."""
         results = []
         for short in self.scales:
             try:
-                view = pictures.resize_short(image, short, self.interpolation).numpy()
+                view = resize_short(image, short, self.interpolation).numpy()
             except tf.errors.InvalidArgumentError as error:
                 raise DataError(
                     f"scales: a picture of {image.shape[1]} x {image.shape[0]} pixels "
-                    f"is too large at a short side of {short}; leave that out"
+                    f"is too large at a short side of {short}; leave that scale out"
                 ) from error
             results += [self._scores(view), self._scores(view[:, ::-1])]
         return softmax(np.stack(results)).mean(0).astype(np.float32)
 
-    def _scores(self, view):
-        """The logits of every window, averaged, which is of their averaged features."""
+    def _scores(self, view: np.ndarray) -> np.ndarray:
+        """The mean of all windows' logits, which are the logits of their mean."""
         maps = np.asarray(self.features.predict_on_batch(view[None]), np.float32)
         window = [min(self.window, side) for side in maps.shape[1:3]]
         windows = tf.nn.avg_pool2d(maps, window, 1, "VALID")
@@ -134,12 +144,12 @@ class MultiScale:
         return mean @ np.asarray(self.head.kernel) + np.asarray(self.head.bias)
 
 
-def softmax(logits):
+def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities along the last axis."""
     exponents = np.exp(logits - logits.max(-1, keepdims=True))
     return exponents / exponents.sum(-1, keepdims=True)
 
 
-def _is_pixels(value):
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return whole and 0 < value <= LARGEST
+def _is_pixels(value: Any) -> bool:
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return is_integer and 0 < value <= LARGEST

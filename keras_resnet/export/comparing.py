@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_resnet.errors import ModelError
 from keras_resnet.evaluate import views
-from keras_resnet.evaluate.evaluation import load_picture
+from keras_resnet.evaluate.prediction import load_picture
 from keras_resnet.info import Protocol
 
 PHOTOGRAPH = "grace_hopper.jpg"  # 512 x 606 pixels, in matplotlib's wheel

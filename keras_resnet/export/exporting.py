@@ -15,7 +15,7 @@ from keras_resnet import onednn
 from keras_resnet.backend import keras
 from keras_resnet.data.transforms.decode import MAX_PIXELS
 from keras_resnet.errors import ModelError
-from keras_resnet.evaluate.evaluation import class_names
+from keras_resnet.evaluate.prediction import class_names
 from keras_resnet.export import comparing, converters, tf_serving
 from keras_resnet.export.description import write_description
 from keras_resnet.export.engines import open_engine

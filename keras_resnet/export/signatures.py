@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_resnet.backend import native
 from keras_resnet.data import decode_image, eval_crop
 from keras_resnet.data.transforms.decode import has_magic
-from keras_resnet.evaluate.evaluation import class_names
+from keras_resnet.evaluate.prediction import class_names
 from keras_resnet.export.formats import INPUT, OUTPUT
 from keras_resnet.info import Protocol
 from keras_resnet.model import ResNet

@@ -1,9 +1,12 @@
 """Channel attention for a block's branch: squeeze-and-excitation, and ECA."""
 
-import math
+from __future__ import annotations
+
+from typing import Any
 
 from keras_resnet.backend import keras, layers
-from keras_resnet.layers.convolution import Composite, he_fan_out
+from keras_resnet.layers.composite import Composite, Shape, build_in_order, he_fan_out
+from keras_resnet.plan import eca_kernel_size, se_width
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -15,40 +18,36 @@ class SqueezeExcite(Composite):
     32, 64, 128.
     """
 
-    def __init__(self, ratio=1 / 16, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, ratio: float = 1 / 16, **kwargs: Any):
+        super().__init__({"ratio": ratio}, **kwargs)
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio={ratio}: must be in (0, 1]")
-        self._remember(ratio=ratio)
-        self.pool = self._part(
-            layers.GlobalAveragePooling2D, keepdims=True, name="pool"
+        self.pool = self.make(layers.GlobalAveragePooling2D, keepdims=True, name="pool")
+
+    def build(self, input_shape: Shape) -> None:
+        channels = input_shape[-1]
+        inner = se_width(channels, self.arguments["ratio"])
+        self.fc1 = self._conv("fc1", inner, "relu")
+        self.fc2 = self._conv("fc2", channels, "sigmoid")
+        build_in_order(input_shape, self.pool, self.fc1, self.fc2)
+        self.built = True
+
+    def _conv(self, name: str, filters: int, activation: str) -> layers.Layer:
+        return self.make(
+            layers.Conv2D,
+            filters,
+            1,
+            activation=activation,
+            kernel_initializer=he_fan_out(),
+            name=name,
         )
 
-    def _chain(self):
-        return [self.pool, self.fc1, self.fc2]
+    def call(self, inputs: Any) -> Any:
+        gate = self.fc1(self.pool(inputs))
+        gate = self.fc2(gate)
+        return inputs * gate
 
-    def build(self, input_shape):
-        channels = input_shape[-1]
-        inner = max(8, int(channels * self._arguments["ratio"] + 4) // 8 * 8)
-        for name, filters, activation in (
-            ("fc1", inner, "relu"),
-            ("fc2", channels, "sigmoid"),
-        ):
-            layer = self._part(
-                layers.Conv2D,
-                filters,
-                1,
-                activation=activation,
-                kernel_initializer=he_fan_out(),
-                name=name,
-            )
-            setattr(self, name, layer)
-        super().build(input_shape)
-
-    def call(self, inputs):
-        return inputs * super().call(inputs)
-
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return tuple(input_shape)
 
 
@@ -61,38 +60,47 @@ class EfficientChannelAttention(Composite):
     -> 5; 2048 -> 7.
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self._remember()
-        self.pool = self._part(layers.GlobalAveragePooling2D, name="pool")
-        self.gate = self._part(layers.Activation, "sigmoid", name="gate")
+    def __init__(self, **kwargs: Any):
+        super().__init__({}, **kwargs)
+        self.pool = self.make(layers.GlobalAveragePooling2D, name="pool")
+        self.gate = self.make(layers.Activation, "sigmoid", name="gate")
 
-    def _chain(self):
-        return [self.pool, self.as_sequence, self.conv, self.gate, self.as_channels]
-
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
-        size = int(abs(math.log2(channels) + 1) / 2)
-        self.conv = self._part(
+        self.conv = self.make(
             layers.Conv1D,
             1,
-            max(3, size if size % 2 else size + 1),
+            eca_kernel_size(channels),
             padding="same",
             use_bias=False,
             kernel_initializer=he_fan_out(),
             name="conv",
         )
-        self.as_sequence = self._part(layers.Reshape, (channels, 1), name="as_sequence")
-        self.as_channels = self._part(
+        self.as_sequence = self.make(layers.Reshape, (channels, 1), name="as_sequence")
+        self.as_channels = self.make(
             layers.Reshape, (1, 1, channels), name="as_channels"
         )
-        super().build(input_shape)
+        build_in_order(
+            input_shape,
+            self.pool,
+            self.as_sequence,
+            self.conv,
+            self.gate,
+            self.as_channels,
+        )
+        self.built = True
 
-    def call(self, inputs):
-        return inputs * super().call(inputs)
+    def call(self, inputs: Any) -> Any:
+        means = self.as_sequence(self.pool(inputs))
+        gate = self.gate(self.conv(means))
+        return inputs * self.as_channels(gate)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return tuple(input_shape)
 
 
-ATTENTION = {None: None, "se": SqueezeExcite, "eca": EfficientChannelAttention}
+ATTENTION: dict[str | None, Any] = {
+    None: None,
+    "se": SqueezeExcite,
+    "eca": EfficientChannelAttention,
+}

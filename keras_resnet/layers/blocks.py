@@ -1,9 +1,15 @@
 """The residual blocks: what a block is, and how the two kinds differ."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from keras_resnet.backend import keras, layers
 from keras_resnet.layers.attention import ATTENTION
-from keras_resnet.layers.convolution import Composite, ConvNorm
+from keras_resnet.layers.composite import Composite, Shape, build_in_order, strided
+from keras_resnet.layers.convolution import ConvNorm
 from keras_resnet.layers.shortcuts import SHORTCUTS
+from keras_resnet.plan import grouped_width
 
 
 class _ResidualBlock(Composite):
@@ -13,90 +19,87 @@ class _ResidualBlock(Composite):
     where the shapes agree, unless `project`; else the kind that `shortcut` names.
     """
 
-    expansion: int
+    expansion: int  # channels that come out, over `filters`
 
     def __init__(
         self,
-        filters,
-        stride=1,
-        dilation=1,
-        first_dilation=None,
-        groups=1,
-        group_width=64,
-        shortcut="avg_pool",
-        project=False,
-        stride_on_first=False,
-        attention=None,
-        zero_gamma=True,
-        drop_path=0.0,
-        fused_batch_norm=True,
-        **kwargs,
+        filters: int,
+        stride: int = 1,
+        dilation: int = 1,
+        first_dilation: int | None = None,
+        groups: int = 1,
+        group_width: int = 64,
+        shortcut: str = "avg_pool",
+        project: bool = False,
+        stride_on_first: bool = False,
+        attention: str | None = None,
+        zero_gamma: bool = True,
+        drop_path: float = 0.0,
+        fused_batch_norm: bool | None = True,
+        **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        for name, value, table in (
-            ("shortcut", shortcut, SHORTCUTS),
-            ("attention", attention, ATTENTION),
-        ):
-            if value not in table:
-                raise ValueError(f"{name}={value!r}: must be one of {list(table)}")
-        self._remember(
-            filters=filters,
-            stride=stride,
-            dilation=dilation,
-            first_dilation=first_dilation,
-            groups=groups,
-            group_width=group_width,
-            shortcut=shortcut,
-            project=project,
-            stride_on_first=stride_on_first,
-            attention=attention,
-            zero_gamma=zero_gamma,
-            drop_path=drop_path,
-            fused_batch_norm=fused_batch_norm,
-        )
-        self._convolutions(**self._arguments)
-        self.attention = None
-        if attention:
-            self.attention = self._part(ATTENTION[attention], name="attention")
-        # a whole-sample dropout is stochastic depth (arXiv 1603.09382)
-        self.drop_path = self._part(
-            layers.Dropout, drop_path, noise_shape=(None, 1, 1, 1), name="drop_path"
-        )
-        self.relu = self._part(layers.ReLU, name="relu")
-
-    def _conv(self, name, filters, kernel_size, stride=1, **kwargs):
-        fused = self._arguments["fused_batch_norm"]
-        return self._part(
-            ConvNorm,
-            filters,
-            kernel_size,
-            stride,
-            fused_batch_norm=fused,
-            name=name,
+        super().__init__(
+            {
+                "filters": filters,
+                "stride": stride,
+                "dilation": dilation,
+                "first_dilation": first_dilation,
+                "groups": groups,
+                "group_width": group_width,
+                "shortcut": shortcut,
+                "project": project,
+                "stride_on_first": stride_on_first,
+                "attention": attention,
+                "zero_gamma": zero_gamma,
+                "drop_path": drop_path,
+                "fused_batch_norm": fused_batch_norm,
+            },
             **kwargs,
         )
+        for name, table in (("shortcut", SHORTCUTS), ("attention", ATTENTION)):
+            if (value := self.arguments[name]) not in table:
+                raise ValueError(f"{name}={value!r}: must be one of {list(table)}")
+        self._make_convolutions(first_dilation or dilation)
+        self.attention = None
+        if attention:
+            self.attention = self.make(ATTENTION[attention], name="attention")
+        # a whole-sample dropout is stochastic depth (arXiv 1603.09382)
+        self.drop_path = self.make(
+            layers.Dropout, drop_path, noise_shape=(None, 1, 1, 1), name="drop_path"
+        )
+        self.relu = self.make(layers.ReLU, name="relu")
 
-    def build(self, input_shape):
-        options = self._arguments
-        filters = options["filters"] * self.expansion
-        same_shape = options["stride"] == 1 and input_shape[-1] == filters
-        if same_shape and not options["project"]:
-            self.shortcut = self._part(layers.Identity, name="shortcut")
+    def _make_convolutions(self, first_dilation: int) -> None:
+        raise NotImplementedError
+
+    def _conv(self, name: str, filters: int, *args: int, **kwargs: Any) -> ConvNorm:
+        fused = self.arguments["fused_batch_norm"]
+        return self.make(
+            ConvNorm, filters, *args, fused_batch_norm=fused, name=name, **kwargs
+        )
+
+    def _build(self, input_shape: Shape, *branch: Any) -> None:
+        stride, kind = self.arguments["stride"], self.arguments["shortcut"]
+        filters = self.arguments["filters"] * self.expansion
+        same_shape = stride == 1 and input_shape[-1] == filters
+        if same_shape and not self.arguments["project"]:
+            self.shortcut = self.make(layers.Identity, name="shortcut")
         else:
-            kind = SHORTCUTS[options["shortcut"]]
-            batch_norm = {"fused_batch_norm": options["fused_batch_norm"]}
-            self.shortcut = self._part(
-                kind,
+            norm = {"fused_batch_norm": self.arguments["fused_batch_norm"]}
+            self.shortcut = self.make(
+                SHORTCUTS[kind],
                 filters,
-                options["stride"],
+                stride,
                 name="shortcut",
-                **({} if options["shortcut"] == "zero_pad" else batch_norm),
+                **({} if kind == "zero_pad" else norm),
             )
         self.shortcut.build(input_shape)
-        super().build(input_shape)
+        build_in_order(input_shape, *branch, self.drop_path)
+        self.built = True
 
-    def call(self, inputs):
-        return self.relu(super().call(inputs) + self.shortcut(inputs))
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        filters = self.arguments["filters"] * self.expansion
+        return strided(input_shape, self.arguments["stride"], filters)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -128,38 +131,30 @@ class BottleneckBlock(_ResidualBlock):
 
     expansion = 4
 
-    def _convolutions(
-        self,
-        filters,
-        stride,
-        dilation,
-        first_dilation,
-        groups,
-        group_width,
-        stride_on_first,
-        zero_gamma,
-        **_,
-    ):
-        width = int(filters * group_width / 64) * groups
-        first, second = (stride, 1) if stride_on_first else (1, stride)
-        if stride_on_first:  # the 3x3 is on the stage's own grid already
-            first_dilation = None
-        self.conv1 = self._conv("conv1", width, 1, first)
+    def _make_convolutions(self, first_dilation: int) -> None:
+        a = self.arguments
+        width = grouped_width(a["filters"], a["groups"], a["group_width"])
+        if a["stride_on_first"]:  # the 3x3 is on the stage's own grid already
+            strides, dilation = (a["stride"], 1), a["dilation"]
+        else:
+            strides, dilation = (1, a["stride"]), first_dilation
+        self.conv1 = self._conv("conv1", width, 1, strides[0])
         self.conv2 = self._conv(
-            "conv2",
-            width,
-            3,
-            second,
-            dilation=first_dilation or dilation,
-            groups=groups,
+            "conv2", width, 3, strides[1], dilation=dilation, groups=a["groups"]
         )
         self.conv3 = self._conv(
-            "conv3", 4 * filters, 1, relu=False, zero_gamma=zero_gamma
+            "conv3", 4 * a["filters"], 1, relu=False, zero_gamma=a["zero_gamma"]
         )
 
-    def _chain(self):
-        last = [self.attention] if self.attention else []
-        return [self.conv1, self.conv2, self.conv3, *last, self.drop_path]
+    def build(self, input_shape: Shape) -> None:
+        self._build(input_shape, self.conv1, self.conv2, self.conv3, self.attention)
+
+    def call(self, inputs: Any) -> Any:
+        y = self.conv1(inputs)
+        y = self.conv2(y)
+        y = self.conv3(y)  # without ReLU
+        y = self.attention(y) if self.attention else y
+        return self.relu(self.drop_path(y) + self.shortcut(inputs))
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -174,38 +169,38 @@ class BasicBlock(_ResidualBlock):
     expansion = 1
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> BasicBlock:
         # files of former versions may have another `group_width`, of no effect
         return super().from_config({**config, "group_width": 64})
 
-    def _convolutions(
-        self,
-        filters,
-        stride,
-        dilation,
-        first_dilation,
-        groups,
-        group_width,
-        stride_on_first,
-        zero_gamma,
-        **_,
-    ):
-        if groups != 1 or group_width != 64 or stride_on_first:
+    def _make_convolutions(self, first_dilation: int) -> None:
+        a = self.arguments
+        if a["groups"] != 1 or a["group_width"] != 64 or a["stride_on_first"]:
             raise ValueError(
-                f"groups={groups}, group_width={group_width}, "
-                f"stride_on_first={stride_on_first}: a basic block has none of these; "
-                "use BottleneckBlock"
+                f"groups={a['groups']}, group_width={a['group_width']}, "
+                f"stride_on_first={a['stride_on_first']}: a basic block has none of "
+                "these; use BottleneckBlock"
             )
         self.conv1 = self._conv(
-            "conv1", filters, 3, stride, dilation=first_dilation or dilation
+            "conv1", a["filters"], 3, a["stride"], dilation=first_dilation
         )
         self.conv2 = self._conv(
-            "conv2", filters, 3, relu=False, zero_gamma=zero_gamma, dilation=dilation
+            "conv2",
+            a["filters"],
+            3,
+            relu=False,
+            zero_gamma=a["zero_gamma"],
+            dilation=a["dilation"],
         )
 
-    def _chain(self):
-        last = [self.attention] if self.attention else []
-        return [self.conv1, self.conv2, *last, self.drop_path]
+    def build(self, input_shape: Shape) -> None:
+        self._build(input_shape, self.conv1, self.conv2, self.attention)
+
+    def call(self, inputs: Any) -> Any:
+        y = self.conv1(inputs)
+        y = self.conv2(y)  # without ReLU
+        y = self.attention(y) if self.attention else y
+        return self.relu(self.drop_path(y) + self.shortcut(inputs))
 
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}

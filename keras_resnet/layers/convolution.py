@@ -1,96 +1,18 @@
-"""Layers made of layers, and the first of them: convolution with normalisation."""
+"""Convolution with normalisation, of which the stems, blocks and shortcuts are made."""
 
-import functools
+from __future__ import annotations
+
+from typing import Any
 
 from keras_resnet.backend import keras, layers, ops
-from keras_resnet.config import python_scalar
+from keras_resnet.layers.composite import (
+    Composite,
+    Shape,
+    build_in_order,
+    he_fan_out,
+    strided,
+)
 from keras_resnet.layers.normalization import batch_norm
-
-
-class Composite(layers.Layer):
-    """A chain of layers, built explicitly and computing under one dtype policy.
-
-    A subclass passes its constructor's arguments to `_remember` (they are its config),
-    makes its parts with `_part`, and gives in `_chain` those its input runs through.
-
-    What is changed on its parts comes back from files too: a part that is frozen,
-    quantized or given LoRA, another momentum. `parts` in the config has by name what
-    of a part's own config is not as this layer makes it.
-    """
-
-    def __init__(self, parts=None, **kwargs):
-        super().__init__(**kwargs)
-        # not as attributes of the usual kind, which Keras tracks
-        self.__dict__.update(_changes=parts or {}, _makers={})
-
-    def _remember(self, **arguments):
-        self._arguments = {
-            name: python_scalar(value) for name, value in arguments.items()
-        }
-
-    def _part(self, cls, *args, name, **kwargs):
-        args = tuple(map(python_scalar, args))
-        kwargs = {key: python_scalar(value) for key, value in kwargs.items()}
-        self._makers[name] = functools.partial(cls, *args, name=name, **kwargs)
-        part = self._unchanged(name)
-        if changes := self._changes.get(name):
-            part = type(part).from_config(part.get_config() | changes)
-        return part
-
-    def _unchanged(self, name):
-        """A part as this layer makes it, which decides what is frozen within."""
-        return self._makers[name](dtype=self.dtype_policy, trainable=self.trainable)
-
-    def _chain(self):
-        return []
-
-    def build(self, input_shape):
-        shape = tuple(input_shape)
-        for part in self._chain():
-            part.build(shape)
-            shape = part.compute_output_shape(shape)
-        self.built = True
-
-    def call(self, inputs):
-        x = inputs
-        for part in self._chain():
-            x = part(x)
-        return x
-
-    def compute_output_shape(self, input_shape):
-        shape = tuple(input_shape)
-        for part in self._chain():
-            shape = part.compute_output_shape(shape)
-        return tuple(shape)
-
-    def get_config(self):
-        config = {**super().get_config(), **self._arguments}
-        # parts that `build` is still to make stay as they were said to be
-        parts = {k: v for k, v in self._changes.items() if k not in self._makers}
-        parts |= {
-            part.name: changes
-            for part in self._flatten_layers(recursive=False, include_self=False)
-            if part.name in self._makers and (changes := self._changes_of(part))
-        }
-        # in files only where it is needed, so that they open in former versions too
-        return {**config, "parts": parts} if parts else config
-
-    def _changes_of(self, part):
-        """What of a part's config is not as this layer makes it."""
-        if isinstance(part, layers.Identity):  # which has no config
-            return {}
-        usual = self._unchanged(part.name).get_config()
-        return {
-            key: value
-            for key, value in part.get_config().items()
-            # Keras 2 rewrites the axis when a normalisation is built
-            if key != "axis" and (key not in usual or value != usual[key])
-        }
-
-
-def he_fan_out():
-    """He initialisation over the fan-out, as in timm and torchvision."""
-    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
 class _GroupedConv2D(layers.Conv2D):
@@ -100,7 +22,7 @@ class _GroupedConv2D(layers.Conv2D):
     on a CPU without oneDNN.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         outputs = self.convolution_op(inputs, self.kernel)
         # of the other order Keras makes a BiasAdd
         return ops.add(ops.reshape(self.bias, (1, 1, 1, -1)), outputs)
@@ -121,33 +43,35 @@ class ConvNorm(Composite):
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        stride=1,
-        dilation=1,
-        groups=1,
-        relu=True,
-        zero_gamma=False,
-        fused_batch_norm=True,
-        **kwargs,
+        filters: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        relu: bool = True,
+        zero_gamma: bool = False,
+        fused_batch_norm: bool | None = True,
+        **kwargs: Any,
     ):
-        super().__init__(**kwargs)
-        self._remember(
-            filters=filters,
-            kernel_size=kernel_size,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
-            relu=relu,
-            zero_gamma=zero_gamma,
-            fused_batch_norm=fused_batch_norm,
+        super().__init__(
+            {
+                "filters": filters,
+                "kernel_size": kernel_size,
+                "stride": stride,
+                "dilation": dilation,
+                "groups": groups,
+                "relu": relu,
+                "zero_gamma": zero_gamma,
+                "fused_batch_norm": fused_batch_norm,
+            },
+            **kwargs,
         )
         margin = (kernel_size - 1) // 2 * dilation if stride > 1 else 0
         self.pad = None
         if margin:
-            self.pad = self._part(layers.ZeroPadding2D, margin, name="pad")
+            self.pad = self.make(layers.ZeroPadding2D, margin, name="pad")
         folded = fused_batch_norm is None
-        self.conv = self._part(
+        self.conv = self.make(
             _GroupedConv2D if folded and groups > 1 else layers.Conv2D,
             filters,
             kernel_size,
@@ -161,13 +85,23 @@ class ConvNorm(Composite):
         )
         self.norm = None
         if not folded:
-            self.norm = self._part(
+            self.norm = self.make(
                 batch_norm,
                 fused_batch_norm,
                 gamma_initializer="zeros" if zero_gamma else "ones",
                 name="norm",
             )
-        self.relu = self._part(layers.ReLU, name="relu") if relu else None
+        self.relu = self.make(layers.ReLU, name="relu") if relu else None
 
-    def _chain(self):
-        return [part for part in (self.pad, self.conv, self.norm, self.relu) if part]
+    def build(self, input_shape: Shape) -> None:
+        build_in_order(input_shape, self.pad, self.conv, self.norm, self.relu)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        y = self.pad(inputs) if self.pad else inputs
+        y = self.conv(y)
+        y = self.norm(y) if self.norm else y
+        return self.relu(y) if self.relu else y
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return strided(input_shape, self.arguments["stride"], self.arguments["filters"])

@@ -1,38 +1,70 @@
 """The ways around a block where its output has another shape than its input."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from keras_resnet.backend import keras, layers, ops
-from keras_resnet.layers.convolution import Composite, ConvNorm
+from keras_resnet.layers.composite import Composite, Shape, build_in_order, strided
+from keras_resnet.layers.convolution import ConvNorm
+
+
+class _Shortcut(Composite):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return strided(input_shape, self.arguments["stride"], self.arguments["filters"])
+
+
+class _Projection(_Shortcut):
+    """A pool, perhaps, and a 1x1 convolution with normalisation and without ReLU."""
+
+    def __init__(
+        self,
+        filters: int,
+        stride: int = 1,
+        fused_batch_norm: bool | None = True,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            {
+                "filters": filters,
+                "stride": stride,
+                "fused_batch_norm": fused_batch_norm,
+            },
+            **kwargs,
+        )
+        self.pool = self._pool(stride)
+        self.projection = self.make(
+            ConvNorm,
+            filters,
+            1,
+            1 if self.pool else stride,
+            relu=False,
+            fused_batch_norm=fused_batch_norm,
+            name="projection",
+        )
+
+    def _pool(self, stride: int) -> layers.Layer | None:
+        return None
+
+    def build(self, input_shape: Shape) -> None:
+        build_in_order(input_shape, self.pool, self.projection)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        return self.projection(self.pool(inputs) if self.pool else inputs)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
-class ProjectionShortcut(Composite):
+class ProjectionShortcut(_Projection):
     """1x1 convolution at the block's stride, and normalisation (arXiv 1512.03385, B).
 
     [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), filters]. At stride 2 it
     reads one position in four; `AvgPoolShortcut` is the remedy.
     """
 
-    def __init__(self, filters, stride=1, fused_batch_norm=True, **kwargs):
-        super().__init__(**kwargs)
-        self._remember(
-            filters=filters, stride=stride, fused_batch_norm=fused_batch_norm
-        )
-        self.projection = self._part(
-            ConvNorm,
-            filters,
-            1,
-            stride,
-            relu=False,
-            fused_batch_norm=fused_batch_norm,
-            name="projection",
-        )
-
-    def _chain(self):
-        return [self.projection]
-
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
-class AvgPoolShortcut(Composite):
+class AvgPoolShortcut(_Projection):
     """Average pool at the block's stride, then 1x1 convolution at stride 1: ResNet-D.
 
     [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), filters]. arXiv 1812.01187
@@ -42,64 +74,42 @@ class AvgPoolShortcut(Composite):
     stage is dilated, as in TF-slim and GluonCV (timm blurs there).
     """
 
-    def __init__(self, filters, stride=1, fused_batch_norm=True, **kwargs):
-        super().__init__(**kwargs)
-        self._remember(
-            filters=filters, stride=stride, fused_batch_norm=fused_batch_norm
+    def _pool(self, stride: int) -> layers.Layer | None:
+        if stride == 1:
+            return None
+        return self.make(
+            layers.AveragePooling2D, stride, stride, padding="same", name="pool"
         )
-        self.pool = None
-        if stride > 1:
-            self.pool = self._part(
-                layers.AveragePooling2D, stride, stride, padding="same", name="pool"
-            )
-        self.projection = self._part(
-            ConvNorm,
-            filters,
-            1,
-            relu=False,
-            fused_batch_norm=fused_batch_norm,
-            name="projection",
-        )
-
-    def _chain(self):
-        return [self.pool, self.projection] if self.pool else [self.projection]
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
-class ZeroPadShortcut(Composite):
+class ZeroPadShortcut(_Shortcut):
     """Every stride-th position, new channels zero: no parameters (arXiv 1512.03385, A).
 
     [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), filters], filters >= C. The
     zeros come after the input's channels, as in the authors' and facebook's code.
     """
 
-    def __init__(self, filters, stride=1, **kwargs):
-        super().__init__(**kwargs)
-        self._remember(filters=filters, stride=stride)
-        self.subsample = self._part(
+    def __init__(self, filters: int, stride: int = 1, **kwargs: Any):
+        super().__init__({"filters": filters, "stride": stride}, **kwargs)
+        self.subsample = self.make(
             layers.MaxPooling2D, 1, strides=stride, name="subsample"
         )
 
-    def _chain(self):
-        return [self.subsample]
-
-    def build(self, input_shape):
-        channels, filters = input_shape[-1], self._arguments["filters"]
+    def build(self, input_shape: Shape) -> None:
+        channels, filters = input_shape[-1], self.arguments["filters"]
         if filters < channels:
             raise ValueError(
                 f"filters={filters}: must be at least the input's {channels} channels; "
                 "a zero-padded shortcut cannot drop channels"
             )
-        self._new_channels = filters - channels
-        super().build(input_shape)
+        build_in_order(input_shape, self.subsample)
+        self.built = True
 
-    def call(self, inputs):
-        x = super().call(inputs)
-        return ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, self._new_channels]])
-
-    def compute_output_shape(self, input_shape):
-        shape = super().compute_output_shape(input_shape)
-        return (*shape[:-1], self._arguments["filters"])
+    def call(self, inputs: Any) -> Any:
+        y = self.subsample(inputs)
+        new_channels = self.arguments["filters"] - y.shape[-1]
+        return ops.pad(y, [[0, 0], [0, 0], [0, 0], [0, new_channels]])
 
 
 SHORTCUTS = {

@@ -1,31 +1,32 @@
 """The input stems: from pixels to the first stage's quarter resolution."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from keras_resnet.backend import keras, layers
-from keras_resnet.layers.convolution import Composite, ConvNorm
+from keras_resnet.layers.composite import Composite, Shape, build_in_order, strided
+from keras_resnet.layers.convolution import ConvNorm
 
 
 class _Stem(Composite):
-    """Convolutions, the first at stride 2, then a 3x3 maximum at stride 2."""
+    """What comes after the convolutions: a 3x3 maximum at stride 2."""
 
-    def _finish(self, convolutions):
-        for name, (filters, kernel_size, stride) in convolutions.items():
-            part = self._part(
-                ConvNorm,
-                filters,
-                kernel_size,
-                stride,
-                fused_batch_norm=self._arguments["fused_batch_norm"],
-                name=name,
-            )
-            setattr(self, name, part)
-        self._names = tuple(convolutions)
+    def __init__(self, arguments: dict[str, Any], **kwargs: Any):
+        super().__init__(arguments, **kwargs)
         # zero is a neutral pad for the maximum, after a ReLU
-        self.pad = self._part(layers.ZeroPadding2D, 1, name="pad")
-        self.pool = self._part(layers.MaxPooling2D, 3, strides=2, name="pool")
+        self.pad = self.make(layers.ZeroPadding2D, 1, name="pad")
+        self.pool = self.make(layers.MaxPooling2D, 3, strides=2, name="pool")
 
-    def _chain(self):
-        convolutions = [getattr(self, name) for name in self._names]
-        return [*convolutions, self.pad, self.pool]
+    def _conv(self, name: str, filters: int, kernel_size: int, stride: int) -> ConvNorm:
+        return self.make(
+            ConvNorm,
+            filters,
+            kernel_size,
+            stride,
+            fused_batch_norm=self.arguments["fused_batch_norm"],
+            name=name,
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -38,17 +39,34 @@ class DeepStem(_Stem):
     padding explicit. `tiered=True` has 24, 32, 64, timm's "t" nets.
     """
 
-    def __init__(self, width=32, tiered=False, fused_batch_norm=True, **kwargs):
-        super().__init__(**kwargs)
-        self._remember(width=width, tiered=tiered, fused_batch_norm=fused_batch_norm)
-        first = 3 * (width // 4) if tiered else width
-        self._finish(
-            {
-                "conv1": (first, 3, 2),
-                "conv2": (width, 3, 1),
-                "conv3": (2 * width, 3, 1),
-            }
+    def __init__(
+        self,
+        width: int = 32,
+        tiered: bool = False,
+        fused_batch_norm: bool | None = True,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            {"width": width, "tiered": tiered, "fused_batch_norm": fused_batch_norm},
+            **kwargs,
         )
+        self.conv1 = self._conv("conv1", 3 * (width // 4) if tiered else width, 3, 2)
+        self.conv2 = self._conv("conv2", width, 3, 1)
+        self.conv3 = self._conv("conv3", 2 * width, 3, 1)
+
+    def build(self, input_shape: Shape) -> None:
+        convolutions = self.conv1, self.conv2, self.conv3
+        build_in_order(input_shape, *convolutions, self.pad, self.pool)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        y = self.conv1(inputs)
+        y = self.conv2(y)
+        y = self.conv3(y)
+        return self.pool(self.pad(y))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return strided(input_shape, 4, 2 * self.arguments["width"])
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -58,7 +76,20 @@ class ConvStem(_Stem):
     [N, H, W, C] -> [N, ceil(H / 4), ceil(W / 4), filters]. arXiv 1512.03385 table 1.
     """
 
-    def __init__(self, filters=64, fused_batch_norm=True, **kwargs):
-        super().__init__(**kwargs)
-        self._remember(filters=filters, fused_batch_norm=fused_batch_norm)
-        self._finish({"conv1": (filters, 7, 2)})
+    def __init__(
+        self, filters: int = 64, fused_batch_norm: bool | None = True, **kwargs: Any
+    ):
+        super().__init__(
+            {"filters": filters, "fused_batch_norm": fused_batch_norm}, **kwargs
+        )
+        self.conv1 = self._conv("conv1", filters, 7, 2)
+
+    def build(self, input_shape: Shape) -> None:
+        build_in_order(input_shape, self.conv1, self.pad, self.pool)
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        return self.pool(self.pad(self.conv1(inputs)))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return strided(input_shape, 4, self.arguments["filters"])

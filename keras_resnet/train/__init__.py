@@ -1,7 +1,6 @@
 """Training: recipe and data -> a run directory."""
 
-from keras_resnet.runs.process import Interrupted
-from keras_resnet.train.build import precision_policy
-from keras_resnet.train.training import fit, is_finished
+import lazy_loader
 
-__all__ = ["Interrupted", "fit", "is_finished", "precision_policy"]
+# a loss, an optimizer or a distillation needs none of the TensorFlow that `fit` does
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -23,11 +23,13 @@ from keras_resnet.opening import open_model
 from keras_resnet.recipe import Recipe
 from keras_resnet.runs import layout
 from keras_resnet.runs.checkpoints import newest, places
-from keras_resnet.runs.process import locked, stoppable
+from keras_resnet.runs.process import Interrupted, locked, stoppable
 from keras_resnet.runs.saver import Saver, Saving
 from keras_resnet.train.build import build, describe_precision, precision_policy
 from keras_resnet.train.finish import write_models
 from keras_resnet.train.loop import train_epochs
+
+__all__ = ["Interrupted", "fit", "is_finished"]
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""Pictures that cannot be used: found, named, and left out within a budget."""
+"""Pictures that cannot be decoded: found, named, and left out within a budget."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import dataclasses
 import itertools
 import re
 import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.sources import Source, find_foreign, open_source
-from keras_resnet.data.splits import Files, Split
-from keras_resnet.data.transforms.decode import decode_image
+from keras_resnet.data.folders import find_foreign
+from keras_resnet.data.sources import SourceLike, open_source
+from keras_resnet.data.splits import Files, Reader, Source, Split
+from keras_resnet.data.transforms.decode import decode_image, first_sentence
 from keras_resnet.errors import DataError
 
-AUTOTUNE = tf.data.AUTOTUNE
 _MANY = 5_000  # pictures, the decoding of which takes more than some seconds
-_NAMED = 5  # of many bad pictures, those that an error names
+_LISTED = 5  # bad pictures that an error names
 
-# what reading and decoding fail with; others, as a full memory, are not a picture's
-_OF_PICTURES = (
+# what reading and decoding fail with; others, as a lack of memory, are no picture's
+_PICTURE_ERRORS = (
     tf.errors.DataLossError,
     tf.errors.FailedPreconditionError,
     tf.errors.InvalidArgumentError,
@@ -31,33 +33,33 @@ _OF_PICTURES = (
     tf.errors.UnimplementedError,
     tf.errors.UnknownError,
 )
-# in such an error's text, if a data set raised it: in a graph, or by Python's iterator
-_OF_ITERATOR = re.compile(r"IteratorGetNext\w*(\}\}|\])")
+# in the text of an error that a data set raised, in a graph or in Python's iterator
+_ITERATOR = re.compile(r"IteratorGetNext\w*(\}\}|\])")
 
 
 def find_bad(split: Split, limit: int | None = None) -> dict[int, str]:
-    """Decodes every picture of a split: {number: why it cannot be}, in order.
+    """Decodes every picture of a split: {number: reason} of those that fail.
 
-    What is no file, or none of a picture's by its first bytes, is not decoded: a pipe
+    What is no regular file, or no picture by its first bytes, is not decoded: a pipe
     would block.
 
     Args:
         split: of a Source.
-        limit: stops at so many.
+        limit: the search stops at this many bad pictures.
     """
     read = split.reader()
 
-    def try_one(number):
+    def decode(number: tf.Tensor) -> tf.Tensor:
         picture, label = read(number)
         shape = tf.shape(decode_image(picture))
         with tf.control_dependencies([shape, label]):
             return tf.identity(number)
 
-    # an error in map's own function is of that element alone: the others follow
+    # an error in map's own function drops that element alone
     foreign = dict(find_foreign(split.files)) if isinstance(split, Files) else {}
     others = np.setdiff1d(np.arange(split.size), list(foreign))
-    good = tf.data.Dataset.from_tensor_slices(others).map(try_one, AUTOTUNE)
-    good = good.ignore_errors().prefetch(AUTOTUNE)
+    good = tf.data.Dataset.from_tensor_slices(others).map(decode, tf.data.AUTOTUNE)
+    good = good.ignore_errors().prefetch(tf.data.AUTOTUNE)
     found: dict[int, str] = {}
     expected = 0
     for number in itertools.chain(good.as_numpy_iterator(), [split.size]):
@@ -70,26 +72,28 @@ def find_bad(split: Split, limit: int | None = None) -> dict[int, str]:
     return found
 
 
-def _reason(read, number):
+def _reason(read: Reader, number: int) -> str | None:
     try:
         decode_image(read(tf.constant(number, tf.int64))[0])
     except tf.errors.OpError as error:
         return first_sentence(error)
-    return None  # it is whole by now
+    return None  # the file has been repaired meanwhile
 
 
 @contextlib.contextmanager
-def blame_pictures(source, splits=("train", "val")):
-    """Turns a failure to read into a DataError that names the file or record.
+def blame_pictures(
+    source: SourceLike, splits: Sequence[str] = ("train", "val")
+) -> Iterator[None]:
+    """Turns a data set's failure to read into a DataError that names the picture.
 
-    It decodes the pictures of these splits of the source until one fails, and says so
-    where they are many. An error of something else than a data set passes.
+    It decodes the pictures of these splits of the source until one fails, and prints
+    that it does so where they are many. Any other error passes.
     """
-    source = open_source(source)  # as it is now, not when a file is gone
+    source = open_source(source)  # before any file may be gone
     try:
         yield
-    except _OF_PICTURES as error:
-        if not _OF_ITERATOR.search(error.message or ""):
+    except _PICTURE_ERRORS as error:
+        if not _ITERATOR.search(error.message or ""):
             raise
         for name in filter(source.splits.get, splits):
             split = source.split(name)
@@ -109,20 +113,22 @@ def blame_pictures(source, splits=("train", "val")):
 
 
 def without_bad(
-    source, max_bad_examples: int = 0, splits=("train", "val")
+    source: SourceLike,
+    max_bad_examples: int = 0,
+    splits: Sequence[str] = ("train", "val"),
 ) -> tuple[Source, list[dict]]:
     """Leaves out the pictures that cannot be decoded, if they are few enough.
 
-    The manifest of `keras-resnet validate` says which they are. Without one, and with
-    a budget, every picture is decoded to know, and what is no picture at all counts
-    too: the number of pictures, and so steps and denominators, never depend on what
-    turns up in training. Without a budget nothing is decoded here, and a bad picture
-    that no manifest lists is fatal when it is met.
+    The manifest of `keras-resnet validate` lists them. Without a manifest, and with a
+    budget, every picture is decoded first, and files that are no pictures count too, so
+    that the number of pictures, and with it steps and denominators, is known before
+    training. Without a budget nothing is decoded here, and a bad picture that no
+    manifest lists ends the training that meets it.
 
     Args:
         source: what `open_source` takes.
-        max_bad_examples: the most that are left out, of these splits together.
-        splits: which are looked at.
+        max_bad_examples: how many may be left out, of these splits together.
+        splits: the splits that are searched.
 
     Returns:
         The source without them, and [{"split", "where", "reason"}, ...] of them.
@@ -132,57 +138,44 @@ def without_bad(
     """
     source = open_source(source, preflight=not max_bad_examples)
     skipped = [entry for entry in source.skipped if entry["split"] in splits]
-    # what was allowed before stays allowed
-    most = max(max_bad_examples, len(skipped))
-    kept, bad = {}, dict(source.bad)
+    # what an earlier call left out stays allowed
+    budget = max(max_bad_examples, len(skipped))
+    kept: dict[str, Any] = {}
+    bad = dict(source.bad)
     scanned = max_bad_examples > 0 and not source.validated
     for name in [name for name in source.splits if name in splits]:
         split = source.split(name)
         found = bad.pop(name, {})
         if scanned:
-            found = find_bad(split, most + 1 - len(skipped))
+            found = find_bad(split, budget + 1 - len(skipped))
         skipped += [
             {"split": name, "where": split.where(number), "reason": reason}
             for number, reason in found.items()
         ]
         if found:
             kept[name] = split.take(np.setdiff1d(np.arange(split.size), list(found)))
-    if len(skipped) > most:
+    if len(skipped) > budget:
         raise DataError(_too_many(source, skipped, max_bad_examples))
     if empty := [name for name, split in kept.items() if not split.size]:
         raise DataError(f"{source.path}: no {empty[0]} picture can be decoded")
     others = [entry for entry in source.skipped if entry["split"] not in splits]
-    known = source.validated or (scanned and source.splits.keys() <= set(splits))
-    if not kept and known == source.validated:  # which knows its fingerprint
+    validated = source.validated or (scanned and source.splits.keys() <= set(splits))
+    if not kept and validated == source.validated:  # its fingerprint is computed once
         return source, skipped
-    left = dataclasses.replace(
-        source, **kept, bad=bad, validated=known, skipped=(*others, *skipped)
+    usable = dataclasses.replace(
+        source, **kept, bad=bad, validated=validated, skipped=(*others, *skipped)
     )
-    return left, skipped
+    return usable, skipped
 
 
-def _too_many(source, skipped, most):
+def _too_many(source: Source, skipped: list[dict], max_bad_examples: int) -> str:
     named = "; ".join(
-        f"{entry['where']} ({entry['reason']})" for entry in skipped[:_NAMED]
+        f"{entry['where']} ({entry['reason']})" for entry in skipped[:_LISTED]
     )
-    more = "; ..." if len(skipped) > _NAMED else ""
+    more = "; ..." if len(skipped) > _LISTED else ""
     count = len(skipped) if source.validated else f"at least {len(skipped)}"
     return (
         f"{source.path}: {count} of its pictures cannot be used, and "
-        f"max_bad_examples={most}: {named}{more}; repair or remove them and run "
-        "`keras-resnet validate` again, or allow so many"
+        f"max_bad_examples={max_bad_examples}: {named}{more}; repair or remove them "
+        "and run `keras-resnet validate` again, or allow so many"
     )
-
-
-def first_sentence(error: tf.errors.OpError) -> str:
-    """What an operation complains of, without TensorFlow's names for where."""
-    text = error.message or ""
-    if "Summarized data:" in text:  # an eager assertion, its parts a line each
-        parts = text.partition("Summarized data:")[2].strip().split("\n")
-        return " ".join(re.sub(r"^b'(.*)'$", r"\1", part) for part in parts)
-    if asserted := re.search(r"assertion failed: (\[.*)", text):
-        return re.sub(r"\[(.*?)\]", r"\1", asserted[1]).partition("{{")[0].strip()
-    # before it, where in Python the graph was made
-    text = text.strip().rpartition("\n\n")[2]
-    text = re.sub(r"\{\{.*?\}\}", "", text).partition(" [Op:")[0]
-    return text.strip().partition("\n")[0]

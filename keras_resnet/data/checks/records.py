@@ -1,4 +1,4 @@
-"""TFRecord shards, checked: their records, checksums, labels and names."""
+"""A survey of TFRecord shards: their records, checksums, labels and names."""
 
 from __future__ import annotations
 
@@ -6,108 +6,112 @@ import hashlib
 import itertools
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from keras_resnet.data.checks.inspector import DAMAGED
-from keras_resnet.data.checks.report import Seen, Study
+from keras_resnet.data.checks.former import FormerManifest
+from keras_resnet.data.checks.inspection import DAMAGED
+from keras_resnet.data.checks.labels import KEYS, check_names, find_names, find_range
+from keras_resnet.data.checks.report import Inspection, Survey
 from keras_resnet.data.checks.workers import cores
-from keras_resnet.data.labels import KEYS, check_names, find_names, find_range
-from keras_resnet.data.records import index_records, record_split
-from keras_resnet.data.sources import MANIFEST
-from keras_resnet.data.splits import Records
+from keras_resnet.data.manifest import MANIFEST
+from keras_resnet.data.records import Records, index_records, record_split
 from keras_resnet.errors import DataError
 
+Inspect = Callable[[dict[str, list[dict]]], dict[str, list[Inspection]]]
+Shards = Mapping[str, list[Path]]  # of each split
 
-def study_records(root: Path, shards, old: dict, first_label, classes, look) -> Study:
-    """Looks at all records of {split: shards}; `old` is a former manifest, or {}.
+
+def survey_records(
+    root: Path,
+    shards: Shards,
+    former: FormerManifest | None,
+    first_label: int | None,
+    classes: int | None,
+    inspect: Inspect,
+) -> Survey:
+    """Inspects all records of the shards, and compares them with a former manifest.
 
     Raises:
         DataError: naming the shard, and the record where there is one.
     """
-    first_label = _first_label(root, old, first_label)
+    first_label = _first_label(root, former, first_label)
+    every = [shard for files in shards.values() for shard in files]
     pool = ThreadPoolExecutor(cores())
     try:
-        _check_listed(root, shards, old)
-        every = [shard for some in shards.values() for shard in some]
+        if former:
+            _check_listed(root, every, former)
         offsets = dict(zip(every, pool.map(index_records, every)))
         for shard in every:
-            _check_offsets(shard, offsets[shard], _entry(shard, old))
-        # the processes look at the records meanwhile
-        digests = {shard: pool.submit(_digest, shard) for shard in every}
+            if former and (entry := former.entry(shard.name)):
+                _check_offsets(shard, offsets[shard], entry["offsets"])
+        # the workers inspect the records meanwhile
+        digests = {shard: pool.submit(_sha256, shard) for shard in every}
         splits = {
-            name: record_split(some, [offsets[shard] for shard in some], class_count=0)
-            for name, some in shards.items()
+            name: record_split(files, [offsets[file] for file in files], class_count=0)
+            for name, files in shards.items()
         }
-        seen = look({name: _requests(split) for name, split in splits.items()})
-        named = {shard: digest.result() for shard, digest in digests.items()}
+        inspections = inspect({name: _requests(s) for name, s in splits.items()})
+        sha256 = {shard: digest.result() for shard, digest in digests.items()}
     finally:
         pool.shutdown(cancel_futures=True)
-    names, labels = _read_labels(root, splits, seen, old, first_label, classes)
-    for some in seen.values():
-        for number, one in enumerate(some):
-            if not one.reason and one.label not in labels:
-                reason = f"label {one.label}: must be from {labels[0]} to {labels[-1]}"
-                some[number] = one._replace(reason=reason)
-    manifest = {
-        name: {"shards": [_shard_facts(shard, offsets, named, old) for shard in some]}
-        for name, some in shards.items()
-    }
+    names, labels = _read_labels(
+        root, splits, inspections, former, first_label, classes
+    )
+    for found_of_split in inspections.values():
+        for number, found in enumerate(found_of_split):
+            if not found.reason and found.label not in labels:
+                allowed = f"must be from {labels[0]} to {labels[-1]}"
+                reason = f"label {found.label}: {allowed}"
+                found_of_split[number] = found._replace(reason=reason)
+    manifest = {}
     for name, split in splits.items():
-        _check_digests(split, seen[name], manifest[name]["shards"])
-    return Study(
+        entries = [_entry(s, offsets[s], sha256[s], former) for s in shards[name]]
+        _check_changed(split, inspections[name], entries, sha256)
+        manifest[name] = {"shards": entries}
+    return Survey(
         path=str(root),
         class_names=names,
         splits=splits,
-        seen=seen,
-        labels={
-            name: [None if one.label is None else one.label - labels[0] for one in some]
-            for name, some in seen.items()
-        },
+        inspections=inspections,
         manifest=manifest,
-        more={"first_label": first_label},
+        first_label=first_label,
+        extra={"first_label": first_label},
     )
 
 
-def _first_label(root, old, given):
+def _first_label(root: Path, former: FormerManifest | None, given: int | None) -> int:
     if given not in (None, 0, 1):
         raise DataError(f"first_label={given}: must be 0 or 1")
-    if not old and given is None:
+    known = former.first_label if former else None
+    if former and known is not None:
+        if given not in (None, known):
+            raise DataError(
+                f"first_label={given}: {former.path} says {known}; leave it out, or "
+                f"remove {MANIFEST}"
+            )
+        return known
+    if given is None:
         raise DataError(
             f"{root}: TFRecords without {MANIFEST}: say what they call their first "
             "class, --first-label 0 (as TFDS) or 1 (as TF-slim)"
         )
-    said = old.get("first_label", given)
-    if given not in (None, said):
-        raise DataError(
-            f"first_label={given}: {old['path']} says {said}; leave it out, or "
-            f"remove {MANIFEST}"
-        )
-    return said
+    return given
 
 
-def _check_listed(root, shards, old):
-    if not old:
-        return
-    listed = {root / file for entries in old["listed"].values() for file in entries}
-    found = {shard for some in shards.values() for shard in some}
-    for shard in sorted(listed - found):
+def _check_listed(root: Path, shards: list[Path], former: FormerManifest) -> None:
+    listed = {root / file for entries in former.splits.values() for file in entries}
+    for shard in sorted(listed.difference(shards)):
         raise DataError(f"{shard}: missing, and {MANIFEST} lists it; get it back")
-    for shard in sorted(found - listed):
+    for shard in sorted(set(shards) - listed):
         raise DataError(f"{shard}: not in {MANIFEST}; remove one of the two")
 
 
-def _entry(shard, old):
-    for entries in old.get("listed", {}).values():
-        if shard.name in entries:
-            return entries[shard.name]
-    return {}
-
-
-def _check_offsets(shard, offsets, entry):
-    if not entry or offsets == entry["offsets"]:
+def _check_offsets(shard: Path, offsets: list[int], listed: list[int]) -> None:
+    if offsets == listed:
         return
-    listed = entry["offsets"]
     pairs = zip(offsets, listed)
     same = [*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
     raise DataError(
@@ -116,12 +120,12 @@ def _check_offsets(shard, offsets, entry):
     )
 
 
-def _digest(shard):
+def _sha256(shard: Path) -> str:
     with open(shard, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _requests(split: Records):
+def _requests(split: Records) -> list[dict[str, Any]]:
     shards, offsets = split.shard.tolist(), split.offset.tolist()
     return [
         {"shard": split.shards[shard], "offset": offset, "keys": KEYS}
@@ -129,55 +133,68 @@ def _requests(split: Records):
     ]
 
 
-def _shard_facts(shard, offsets, digests, old):
-    was = _entry(shard, old)
+def _entry(
+    shard: Path, offsets: list[int], sha256: str, former: FormerManifest | None
+) -> dict[str, Any]:
+    before = former.entry(shard.name) if former else None
     return {
         "file": shard.name,
-        "records": len(offsets[shard]),
+        "records": len(offsets),
         "bytes": shard.stat().st_size,
-        "sha256": was.get("sha256", digests[shard]),  # or no later look would see it
-        "is": digests[shard],
-        "offsets": offsets[shard],
+        # the former one stays, or the next call would not see the change
+        "sha256": (before or {}).get("sha256", sha256),
+        "offsets": offsets,
     }
 
 
-def _check_digests(split: Records, seen: list[Seen], shards: list[dict]):
-    """A shard of another SHA-256 must hold the record that explains it."""
+def _check_changed(
+    split: Records,
+    inspections: list[Inspection],
+    entries: list[dict[str, Any]],
+    sha256: Mapping[Path, str],
+) -> None:
+    """DataError where a SHA-256 has changed, and no damaged record explains that."""
     damaged = {
-        int(split.shard[number])
-        for number, one in enumerate(seen)
-        if one.reason and one.reason.startswith(DAMAGED)
+        split.shards[split.shard[number]]
+        for number, found in enumerate(inspections)
+        if found.reason and found.reason.startswith(DAMAGED)
     }
-    for place, facts in enumerate(shards):
-        if facts.pop("is") != facts["sha256"] and place not in damaged:
+    for shard, entry in zip(split.shards, entries):
+        if sha256[Path(shard)] != entry["sha256"] and shard not in damaged:
             raise DataError(
-                f"{split.shards[place]}: changed since {MANIFEST} was written, though "
-                f"its records are whole; get it back, or remove {MANIFEST}"
+                f"{shard}: changed since {MANIFEST} was written, though its records "
+                f"are whole; get it back, or remove {MANIFEST}"
             )
 
 
-def _read_labels(root, splits, seen, old, first_label, classes):
-    """(class names, range of labels), by the manifest or by what the records say."""
-    found: dict[str, dict] = {name: {} for name in seen}
-    texts: dict = defaultdict(dict)
-    synsets: dict = defaultdict(dict)
-    for name, some in seen.items():
-        for number, one in enumerate(some):
+def _read_labels(
+    root: Path,
+    splits: Mapping[str, Records],
+    inspections: Mapping[str, list[Inspection]],
+    former: FormerManifest | None,
+    first_label: int,
+    classes: int | None,
+) -> tuple[tuple[str, ...], range]:
+    """(class names, range of labels), from the former manifest or from the records."""
+    found: dict[str, dict[int, str]] = {name: {} for name in inspections}
+    texts: dict[int, dict[str, str]] = defaultdict(dict)
+    synsets: dict[int, dict[str, str]] = defaultdict(dict)
+    for split, found_of_split in inspections.items():
+        for number, one in enumerate(found_of_split):
             if one.label is None:
                 continue
             for known, value in ((texts, one.text), (synsets, one.synset)):
                 if value is not None and value not in known[one.label]:
-                    known[one.label][sys.intern(value)] = splits[name].where(number)
-            if one.label not in found[name]:
-                found[name][one.label] = splits[name].where(number)
-    if old:
-        names = tuple(old["class_names"])
-        labels = range(first_label, first_label + len(names))
-        check_names(old["path"], names, labels, texts)
-        return names, labels
-    train = found.get("train") or found.get("val")
-    if not train:
-        reason = next(one.reason for some in seen.values() for one in some)
+                    known[one.label][sys.intern(value)] = splits[split].where(number)
+            if one.label not in found[split]:
+                found[split][one.label] = splits[split].where(number)
+    if former:
+        labels = range(first_label, first_label + len(former.class_names))
+        check_names(former.path, former.class_names, labels, texts)
+        return former.class_names, labels
+    places = found.get("train") or found.get("val")
+    if not places:
+        reason = next(one.reason for found in inspections.values() for one in found)
         raise DataError(f"{root}: no record has a label; the first: {reason}")
-    labels = find_range(root, train, first_label, classes)
+    labels = find_range(root, places, first_label, classes)
     return find_names(labels, texts, synsets), labels

@@ -1,9 +1,9 @@
-"""What a data set holds, counted: formats, modes, turns, sizes, twins, bad pictures."""
+"""The report of `validate`: formats, modes, sizes, duplicates and bad pictures."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ import numpy as np
 
 from keras_resnet.data.splits import Files, Split
 
-_LISTED = 5  # examples of what is counted
-_ENDINGS = {
+_LISTED = 5  # examples beside a count
+_SUFFIXES = {
     "jpeg": {".jpg", ".jpeg", ".jpe", ".jfif"},
     "png": {".png"},
     "gif": {".gif"},
@@ -22,8 +22,8 @@ _ENDINGS = {
 }
 
 
-class Seen(NamedTuple):
-    """What one look at a picture found; None where it got no so far."""
+class Inspection(NamedTuple):
+    """What a worker found out of one picture; None where it did not get so far."""
 
     bytes: int | None = None
     sha256: str | None = None
@@ -31,50 +31,50 @@ class Seen(NamedTuple):
     mode: str | None = None  # Pillow's name
     height: int | None = None  # pixels
     width: int | None = None
-    exif: int | None = None  # orientation
-    label: int | None = None  # as a record says it
-    text: str | None = None  # of the class
+    exif: int | None = None  # orientation, 1 to 8
+    label: int | None = None  # as in the record
+    text: str | None = None  # the name of the class
     synset: str | None = None
     reason: str | None = None  # why it cannot be used
     alpha: bool | None = None
 
-    def facts(self) -> dict:
-        """What the manifest says of a file."""
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of a file: the fields from `bytes` to `exif`."""
         return dict(zip(self._fields[:7], self[:7]))
 
 
 @dataclass
-class Study:
-    """A data set that was looked at."""
+class Survey:
+    """A data set with the inspections of all its pictures."""
 
     path: str
     class_names: tuple[str, ...]
     splits: Mapping[str, Split]
-    seen: dict[str, list[Seen]]  # of each split, in its order
-    labels: dict[str, list[Any]]  # from 0; of bad pictures anything
-    manifest: dict[str, dict]  # of each split: files or shards
-    more: dict = field(default_factory=dict)  # of the manifest
-    gone: list[str] = field(default_factory=list)  # listed by an older manifest
+    inspections: dict[str, list[Inspection]]  # of each split, in its order
+    manifest: dict[str, dict]  # of each split: its "files" or "shards"
+    first_label: int = 0  # the label of class 0
+    extra: dict = field(default_factory=dict)  # further keys of the manifest
+    gone: list[str] = field(default_factory=list)  # only the former manifest lists them
 
 
-def summarise(study: Study) -> dict:
-    """The report of `validate`, as JSON can hold it.
+def summarise(survey: Survey) -> dict[str, Any]:
+    """The report of `validate`, of values that JSON has.
 
     Returns:
         path; splits: {split: {"pictures", "bad"}}; classes: {name: {split: good
-        pictures}}; formats, modes, exif: {what: good pictures}; turned: good pictures
-        of an EXIF orientation from 2 to 8; alpha: those that have alpha; sizes: of
-        height, width and short_side the min, median and max in pixels, and mean_bytes;
-        misnamed: files whose ending is another format's; duplicates: in "within" the
-        good pictures of a split that it holds already, and in "across" those contents
-        that both splits hold, by their bytes; gone: files that an older manifest lists;
-        bad: [{"split", "number", "where", "reason"}, ...]. Counts with "first" list a
-        few.
+        pictures}}; formats, modes, exif: {value: good pictures}; turned: good pictures
+        with an EXIF orientation from 2 to 8; alpha: good pictures with alpha; sizes:
+        min, median and max of height, width and short_side in pixels, and mean_bytes;
+        misnamed: files with another format's suffix; duplicates: good pictures whose
+        bytes are those of an earlier one of their split ("within"), and contents that
+        both splits have ("across"); gone: files that only the former manifest lists;
+        bad: [{"split", "number", "where", "reason"}, ...]. Where there is "first", it
+        lists a few of those counted.
     """
     bad, good = [], []
-    classes = {name: dict.fromkeys(study.splits, 0) for name in study.class_names}
-    for name, split in study.splits.items():
-        for number, one in enumerate(study.seen[name]):
+    classes = {name: dict.fromkeys(survey.splits, 0) for name in survey.class_names}
+    for name, split in survey.splits.items():
+        for number, one in enumerate(survey.inspections[name]):
             if one.reason:
                 bad.append(
                     {
@@ -85,28 +85,29 @@ def summarise(study: Study) -> dict:
                     }
                 )
             else:
+                assert one.label is not None
                 good.append((name, number, one))
-                classes[study.class_names[study.labels[name][number]]][name] += 1
+                classes[survey.class_names[one.label - survey.first_label]][name] += 1
 
-    def count(key):
+    def count(key: str) -> dict[str, int]:
         counts = Counter(str(getattr(one, key) or "none") for *_, one in good)
         return dict(sorted(counts.items()))
 
     misnamed = [
-        study.splits[name].where(number)
+        survey.splits[name].where(number)
         for name, number, one in good
-        if isinstance(study.splits[name], Files)
-        and Path(study.splits[name].where(number)).suffix.lower()
-        not in _ENDINGS[str(one.format)]
+        if isinstance(survey.splits[name], Files)
+        and Path(survey.splits[name].where(number)).suffix.lower()
+        not in _SUFFIXES[str(one.format)]
     ]
     return {
-        "path": study.path,
+        "path": survey.path,
         "splits": {
             name: {
                 "pictures": split.size,
                 "bad": sum(entry["split"] == name for entry in bad),
             }
-            for name, split in study.splits.items()
+            for name, split in survey.splits.items()
         },
         "classes": classes,
         "formats": count("format"),
@@ -118,17 +119,17 @@ def summarise(study: Study) -> dict:
             [[one.height, one.width, one.bytes] for *_, one in good]
         ),
         "misnamed": {"count": len(misnamed), "first": misnamed[:_LISTED]},
-        "duplicates": _duplicates(study, good),
-        "gone": {"count": len(study.gone), "first": study.gone[:_LISTED]},
+        "duplicates": _duplicates(survey, good),
+        "gone": {"count": len(survey.gone), "first": survey.gone[:_LISTED]},
         "bad": bad,
     }
 
 
-def describe_sizes(sides) -> dict:
-    """Pixels and mean bytes of pictures, given as [[height, width, bytes], ...]."""
-    if not len(sides):
+def describe_sizes(sizes: Sequence | np.ndarray) -> dict[str, Any]:
+    """Statistics of pictures' sizes, given as [[height, width, bytes], ...]."""
+    if not len(sizes):
         return {}
-    height, width, size = np.asarray(sides, np.int64).T
+    height, width, length = np.asarray(sizes, np.int64).T
     pixels = {"height": height, "width": width, "short_side": np.minimum(height, width)}
     spread = {
         name: {
@@ -138,25 +139,27 @@ def describe_sizes(sides) -> dict:
         }
         for name, values in pixels.items()
     }
-    return {**spread, "mean_bytes": round(float(size.mean()), 1)}
+    return {**spread, "mean_bytes": round(float(length.mean()), 1)}
 
 
-def _duplicates(study, good):
+def _duplicates(
+    survey: Survey, good: list[tuple[str, int, Inspection]]
+) -> dict[str, Any]:
     places = defaultdict(list)
     for name, number, one in good:
         places[one.sha256].append((name, number))
-    twins = [found for found in places.values() if len(found) > 1]
-    within: Counter = Counter()
-    for found in twins:
-        for name, copies in Counter(name for name, _ in found).items():
+    groups = [group for group in places.values() if len(group) > 1]
+    within: Counter[str] = Counter()
+    for group in groups:
+        for name, copies in Counter(name for name, _ in group).items():
             within[name] += copies - 1
-    across = [found for found in twins if len({name for name, _ in found}) > 1]
+    across = [group for group in groups if len({name for name, _ in group}) > 1]
     return {
-        "within": {name: within[name] for name in study.splits},
+        "within": {name: within[name] for name in survey.splits},
         "across": len(across),
         # those that leak from one split into the other before the others
         "first": [
-            [study.splits[name].where(number) for name, number in found]
-            for found in sorted(twins, key=lambda found: found not in across)[:_LISTED]
+            [survey.splits[name].where(number) for name, number in group]
+            for group in sorted(groups, key=lambda group: group not in across)[:_LISTED]
         ],
     }

@@ -1,4 +1,4 @@
-"""Looks at every picture in processes that may die of it, and writes the manifest."""
+"""`validate`: decodes every picture in isolated workers, and writes the manifest."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from keras_resnet.data.checks.records import study_records
-from keras_resnet.data.checks.report import Seen, Study, summarise
+from keras_resnet.data.checks.former import FormerManifest, read_former
+from keras_resnet.data.checks.records import Inspect, survey_records
+from keras_resnet.data.checks.report import Inspection, Survey, summarise
 from keras_resnet.data.checks.workers import cores, examine
-from keras_resnet.data.sources import MANIFEST, find_shards, open_folder
+from keras_resnet.data.folders import find_shards, open_folder
+from keras_resnet.data.manifest import MANIFEST
 from keras_resnet.data.splits import Files
 from keras_resnet.errors import DataError
 from keras_resnet.files import atomic_write
 
 
 def validate(
-    source,
+    source: str | os.PathLike[str],
     first_label: int | None = None,
     classes: int | None = None,
     seconds: float = 10.0,
@@ -26,37 +29,38 @@ def validate(
     workers: int | None = None,
     progress: Callable[[Iterable, int], Iterable] = lambda pictures, total: pictures,
     manifest: str | Path | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Decodes every picture of a folder, and writes its manifest, dataset.json.
 
-    The manifest says of each file or TFRecord shard what it is, with its SHA-256, and
-    which pictures are bad: training leaves those out or refuses, as `max_bad_examples`
-    says. What an older manifest says is compared: a good picture whose SHA-256 is
-    another by now is bad, until it is back or that manifest is removed.
+    The manifest describes each file or TFRecord shard, with its SHA-256, and lists the
+    bad pictures: training leaves them out, or refuses if they are more than
+    `max_bad_examples`. It is compared with the manifest that it replaces: a good
+    picture whose SHA-256 has changed since is bad, until the file is restored or that
+    manifest removed.
 
     Args:
         source: a folder of train/ and val/ classes, or of TFRecord shards.
-        first_label: what TFRecords without a manifest call their first class, 0 or 1,
-            as nothing in them says it. Refused where labels or names contradict it.
-        classes: how many there are, of those; None: all labels that are seen.
-        seconds: that a picture may take.
-        memory: bytes that a picture may take.
-        workers: processes; None is one a core.
+        first_label: the label of the first class, 0 or 1, in TFRecords without a
+            manifest. It is refused where labels or names contradict it.
+        classes: the number of classes in those; None: as many as labels are found.
+        seconds: the time that a picture may take.
+        memory: the bytes of memory that a picture may take.
+        workers: the number of processes; None: one for each core.
         progress: (pictures, their number) -> the same pictures, as a progress bar does.
         manifest: a .json file to write instead of dataset.json in the folder, where
             that is read-only; `open_source` takes it in place of the folder.
 
     Returns:
-        The report of `summarise`, with "manifest": its path, or None and "problem": why
-        it could not be written.
+        The report of `summarise`, with "manifest": its path, or None and in "problem"
+        why it could not be written.
 
     Raises:
-        DataError: there is nothing to look at, a shard falls into no records, labels
-            contradict what is said of them, or shards what their manifest says.
+        DataError: there is no such folder, a shard is damaged, labels contradict
+            `first_label` or `classes`, or shards contradict their manifest.
     """
     root = Path(source)
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; validate looks at folders")
+        raise DataError(f"{root}: no such folder; source must be a folder")
     file = root / MANIFEST if manifest is None else Path(manifest)
     if file.suffix != ".json" or not file.parent.is_dir():
         raise DataError(
@@ -66,35 +70,34 @@ def validate(
         if not value > 0:
             raise DataError(f"{name}={value}: must be above 0")
 
-    def look(requests):
-        """[Seen] of {split: requests}."""
-        flat = [request for some in requests.values() for request in some]
-        seen = [Seen()] * len(flat)
-        # a process takes as long to start as it takes for some hundred pictures
-        count = min(workers or cores(), 1 + len(flat) // 200)
-        answers = examine(flat, count, seconds, memory)
+    def inspect(requests: dict[str, list[dict]]) -> dict[str, list[Inspection]]:
+        every = [request for some in requests.values() for request in some]
+        inspections = [Inspection()] * len(every)
+        # a process takes as long to start as to inspect some hundred pictures
+        count = min(workers or cores(), 1 + len(every) // 200)
+        answers = examine(every, count, seconds, memory)
         with contextlib.closing(answers):  # Ctrl-C ends the processes at once
-            for place, answer in progress(answers, len(flat)):
-                seen[place] = Seen(**answer)
-        rest = iter(seen)
+            for place, answer in progress(answers, len(every)):
+                inspections[place] = Inspection(**answer)
+        rest = iter(inspections)
         return {name: [next(rest) for _ in some] for name, some in requests.items()}
 
-    old = _read_manifest(file)
+    former = read_former(file)
     if shards := find_shards(root):
-        study = study_records(root, shards, old, first_label, classes, look)
+        survey = survey_records(root, shards, former, first_label, classes, inspect)
     elif first_label is not None or classes is not None:
         raise DataError(
             f"{root}: a folder of classes has their names; first_label and classes are "
             "for TFRecords"
         )
     else:
-        study = _study_files(root, old, look)
-    report = summarise(study)
+        survey = _survey_files(root, former, inspect)
+    report = summarise(survey)
     if manifest is not None:
-        study.more["root"] = os.path.abspath(root)
+        survey.extra["root"] = os.path.abspath(root)
     try:
         with atomic_write(file) as partial:
-            partial.write_text(_manifest(study))
+            partial.write_text(_manifest(survey))
     except OSError as error:
         problem = (
             f"{file.parent}: {file.name} cannot be written ({error.strerror}); write "
@@ -104,78 +107,57 @@ def validate(
     return {**report, "manifest": str(file)}
 
 
-def _manifest(study):
+def _survey_files(
+    root: Path, former: FormerManifest | None, inspect: Inspect
+) -> Survey:
+    source = open_folder(root, preflight=False)
+    splits = {n: s for n, s in source.splits.items() if isinstance(s, Files)}
+    inspections = inspect(
+        {
+            name: [{"file": file} for file in split.files]
+            for name, split in splits.items()
+        }
+    )
+    survey = Survey(str(root), source.class_names, splits, inspections, {})
+    for name, split in splits.items():
+        gone = dict.fromkeys(former.splits.get(name, {})) if former else {}
+        entries = []
+        for number, (file, label) in enumerate(zip(split.files, split.labels)):
+            path = Path(file).relative_to(root).as_posix()
+            gone.pop(path, None)
+            found = inspections[name][number]._replace(label=label)
+            entry = {"file": path, "label": label, **found.entry()}
+            expected = former.expected_sha256(path) if former else None
+            if expected and expected != found.sha256:
+                entry["was"] = expected
+                if not found.reason:
+                    changed = f"changed since {MANIFEST} was written (SHA-256)"
+                    found = found._replace(reason=changed)
+            inspections[name][number] = found
+            entries.append(entry)
+        survey.manifest[name] = {"files": entries}
+        survey.gone += [str(root / path) for path in gone]
+    return survey
+
+
+def _manifest(survey: Survey) -> str:
     splits = {
         name: {
-            "records": study.splits[name].size,
+            "records": survey.splits[name].size,
             "bad": [
-                {"number": number, "reason": one.reason}
-                for number, one in enumerate(study.seen[name])
-                if one.reason
+                {"number": number, "reason": found.reason}
+                for number, found in enumerate(survey.inspections[name])
+                if found.reason
             ],
-            **facts,
+            **entries,
         }
-        for name, facts in study.manifest.items()
+        for name, entries in survey.manifest.items()
     }
-    names = list(study.class_names)
-    whole = {"validated": True, "class_names": names, **study.more, "splits": splits}
+    content = {
+        "validated": True,
+        "class_names": list(survey.class_names),
+        **survey.extra,
+        "splits": splits,
+    }
     # a line an entry: no string in JSON can hold these quotes
-    return json.dumps(whole).replace('}, {"file"', '},\n{"file"')
-
-
-def _read_manifest(file):
-    """An older manifest, {} where there is none.
-
-    With "path", "listed": {split: {file: its entry}}, and "good": the files that were
-    not bad.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        manifest = json.loads(file.read_text())
-        manifest["path"], manifest["listed"], manifest["good"] = file, {}, set()
-        for name, facts in manifest["splits"].items():
-            entries = facts["shards"] if "shards" in facts else facts["files"]
-            manifest["listed"][name] = {entry["file"]: entry for entry in entries}
-            bad = {entry["number"] for entry in facts["bad"]}
-            manifest["good"] |= {
-                entry["file"] for n, entry in enumerate(entries) if n not in bad
-            }
-        return manifest
-    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{file}: not a manifest of ours ({error!r}); remove it, and run "
-            "`keras-resnet validate` again"
-        ) from error
-
-
-def _study_files(root, old, look):
-    opened = open_folder(root, preflight=False)
-    splits = {n: s for n, s in opened.splits.items() if isinstance(s, Files)}
-    seen = look({n: [{"file": file} for file in s.files] for n, s in splits.items()})
-    study = Study(str(root), opened.class_names, splits, seen, {}, {})
-    for name, split in splits.items():
-        before = old.get("listed", {}).get(name, {})
-        entries = []
-        for number, (file, label) in enumerate(zip(split.files, split.classes)):
-            path = Path(file).relative_to(root).as_posix()
-            one = seen[name][number]
-            entry = {"file": path, "label": label, **one.facts()}
-            was = _was(path, before.pop(path, {}), old)
-            if was and was != one.sha256:
-                entry["was"] = was
-                if not one.reason:
-                    changed = f"changed since {MANIFEST} was written (SHA-256)"
-                    seen[name][number] = one._replace(reason=changed)
-            entries.append(entry)
-        study.labels[name] = list(split.classes)
-        study.manifest[name] = {"files": entries}
-        study.gone += [str(root / path) for path in before]
-    return study
-
-
-def _was(path, entry, old):
-    """The SHA-256 that a file must have; None for a new one, or one to be repaired."""
-    if "was" in entry:
-        return entry["was"]
-    return entry.get("sha256") if path in old.get("good", ()) else None
+    return json.dumps(content).replace('}, {"file"', '},\n{"file"')

@@ -1,4 +1,4 @@
-"""Processes that look at pictures and may die of it: kept busy, watched, replaced."""
+"""Isolated workers that decode pictures: one that crashes or hangs is replaced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -22,37 +22,53 @@ from keras_resnet.errors import DataError
 
 _PROGRAM = Path(__file__).with_name("inspector.py")
 _START = 300.0  # s; TensorFlow takes 3 to 20 to start, more on a busy machine
-_IN_FLIGHT = 4  # requests a worker has at once, so that it never waits for us
+_IN_FLIGHT = 4  # requests that a worker has at once, so that it never waits for one
+_ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    # without it TensorFlow imports Keras, which takes two seconds
+    "TF_USE_LEGACY_KERAS": "1",
+    # its allocator waits 10 s for memory that nobody will free
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    # there is a process a core, and each thread reserves memory
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+}
+
+Request = dict[str, Any]
+Answer = dict[str, Any]
 
 
 def cores() -> int:
-    """Those that this process may run on."""
+    """The number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def examine(
-    requests: Iterable[dict], count: int, seconds: float, memory: int
-) -> Generator[tuple[int, dict]]:
-    """Has `count` processes look at all: (place of the request, answer), as they come.
+    requests: Iterable[Request], count: int, seconds: float, memory: int
+) -> Generator[tuple[int, Answer]]:
+    """Yields (place of the request, answer) from `count` workers, as they come.
 
-    A picture on which a process takes longer than `seconds`, takes `memory` bytes more
-    than TensorFlow has, or dies, is answered with that as its "reason"; another process
-    takes its place. All are gone when this ends, whatever ends it.
+    Where a worker takes longer than `seconds` for a picture, takes more than `memory`
+    bytes beside TensorFlow's own, or dies, the answer has that as its "reason", and
+    another worker replaces it. All workers end with this generator, however it ends.
     """
-    left = deque[tuple[int, dict]]()
+    waiting = deque[tuple[int, Request]]()
     source = enumerate(requests)
     workers: list[_Worker] = []
     try:
         while True:
-            room = max(0, count * _IN_FLIGHT - len(left))
-            left.extend(itertools.islice(source, room))
+            room = max(0, count * _IN_FLIGHT - len(waiting))
+            waiting.extend(itertools.islice(source, room))
             for worker in workers:
-                worker.give(left)
-            while left and len(workers) < count:
+                worker.give(waiting)
+            while waiting and len(workers) < count:
                 workers.append(_Worker(seconds, memory))
-                workers[-1].give(left)
+                workers[-1].give(waiting)
             busy = [worker.deadline for worker in workers if worker.queue]
             if not busy:
                 return
@@ -65,7 +81,7 @@ def examine(
                     worker.end()
                     if worker.queue:
                         guilty, _ = worker.queue.popleft()
-                        left.extendleft(reversed(worker.queue))
+                        waiting.extendleft(reversed(worker.queue))
                         yield guilty, {"reason": reason}
     finally:
         for worker in workers:
@@ -73,52 +89,41 @@ def examine(
 
 
 class _Worker:
-    def __init__(self, seconds, memory):
+    def __init__(self, seconds: float, memory: int) -> None:
         self.seconds, self.memory = seconds, memory
-        self.queue: deque[tuple[int, dict]] = deque()  # given and not answered
+        self.queue = deque[tuple[int, Request]]()  # given and not answered
         self.dead = self.ready = False
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 `end` closes it
-        self.pipe, theirs = multiprocessing.Pipe()
+        self.pipe, remote = multiprocessing.Pipe()
         command = [sys.executable, "-P", "-W", "ignore", str(_PROGRAM)]
-        with theirs:
+        with remote:
             self.process = subprocess.Popen(
-                [*command, str(theirs.fileno()), str(memory)],
-                pass_fds=[theirs.fileno()],
+                [*command, str(remote.fileno()), str(memory)],
+                pass_fds=[remote.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self.log,
-                start_new_session=True,  # Ctrl-C is for the parent, who ends them all
-                env={
-                    **os.environ,
-                    "CUDA_VISIBLE_DEVICES": "-1",
-                    "TF_CPP_MIN_LOG_LEVEL": "3",
-                    # whose allocator waits 10 s for memory that nobody will free
-                    "TF_ENABLE_ONEDNN_OPTS": "0",
-                    # there is a process a core, and each thread reserves memory
-                    "TF_NUM_INTRAOP_THREADS": "1",
-                    "TF_NUM_INTEROP_THREADS": "1",
-                    "OPENBLAS_NUM_THREADS": "1",
-                    "MALLOC_ARENA_MAX": "1",
-                },
+                start_new_session=True,  # Ctrl-C is for the parent, which ends them all
+                env={**os.environ, **_ENVIRONMENT},
             )
         self.deadline = time.monotonic() + _START
 
-    def give(self, left):
-        """Takes requests from `left` until it has enough."""
-        while left and len(self.queue) < _IN_FLIGHT and not self.dead:
+    def give(self, waiting: deque[tuple[int, Request]]) -> None:
+        """Takes waiting requests until it has enough."""
+        while waiting and len(self.queue) < _IN_FLIGHT and not self.dead:
             if self.ready and not self.queue:
                 self.deadline = time.monotonic() + self.seconds
-            self.queue.append(left.popleft())
+            self.queue.append(waiting.popleft())
             try:
                 self.pipe.send_bytes(json.dumps(self.queue[-1][1]).encode())
-            except OSError:  # `problem` will say how it died
+            except OSError:  # `problem` tells how it died
                 self.dead = True
 
-    def answers(self):
-        """(place, answer) of all that has come."""
+    def answers(self) -> Iterator[tuple[int, Answer]]:
+        """Yields (place, answer) of what has arrived."""
         try:
             while self.pipe.poll():
-                answer: dict[str, Any] = json.loads(self.pipe.recv_bytes())
+                answer: Answer = json.loads(self.pipe.recv_bytes())
                 self.deadline = time.monotonic() + self.seconds
                 if self.ready:
                     yield self.queue.popleft()[0], answer
@@ -126,23 +131,27 @@ class _Worker:
         except (EOFError, OSError, ValueError):
             self.dead = True
 
-    def problem(self):
-        """Why the first of its requests has no answer and will have none, or None."""
+    def problem(self) -> str | None:
+        """Why the first of its requests will have no answer, or None.
+
+        Raises:
+            DataError: the worker could not start.
+        """
         late = self.queue and time.monotonic() > self.deadline
         if not (self.dead or late):
             return None
         if not self.ready:
             self.log.seek(0)
-            said = self.log.read().decode(errors="replace").strip().splitlines()
+            lines = self.log.read().decode(errors="replace").strip().splitlines()
             raise DataError(
-                "a process that looks at pictures cannot start: "
-                + (said[-1] if said and self.dead else f"not within {_START:.0f} s")
+                "a worker that decodes pictures cannot start: "
+                + (lines[-1] if lines and self.dead else f"not within {_START:.0f} s")
             )
         if not self.dead:
             return f"took longer than {self.seconds:g} s"
         try:
             code = self.process.wait(1)
-        except subprocess.TimeoutExpired:  # it closed the pipe, or wrote nonsense there
+        except subprocess.TimeoutExpired:  # it closed the pipe, or wrote no JSON to it
             return "the decoder went astray"
         if code == EXHAUSTED:
             return f"needs more than {self.memory / 2**30:.3g} GiB of memory"
@@ -150,13 +159,13 @@ class _Worker:
             return f"the decoder died of {signal.Signals(-code).name}"
         return f"the decoder ended with exit code {code}"
 
-    def end(self):
-        """Ends the process; one that hangs in the kernel is left to it."""
+    def end(self) -> None:
+        """Kills the process; one that hangs in the kernel is left there."""
         self.pipe.close()
         self.log.close()
         self.process.kill()
         try:
             self.process.wait(1)
         except subprocess.TimeoutExpired:
-            # nor a warning of Python's that it still runs
+            # so that Python does not warn that it still runs
             self.process.returncode = -signal.SIGKILL

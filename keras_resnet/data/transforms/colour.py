@@ -1,13 +1,16 @@
 """Random mirrors and colours, one affine map of RGB a picture, on whole batches."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import tensorflow as tf
 
 from keras_resnet.legacy import addons
 
 COLOURS = ("hue-saturation-brightness", "brightness-contrast-saturation")
-DRAWS = 7  # uniform numbers that a picture takes
+DRAWS = 7  # uniform numbers for each picture
 
 # columns: R, G, B; rows: Y, I, Q (NTSC)
 _TO_YIQ = (
@@ -24,20 +27,20 @@ _EIGENVECTORS = (
 )
 
 
-def distort(images, draws, recipe):
-    """Mirrors, colour factors U[1 - colour, 1 + colour] and PCA noise, a picture each.
+def distort(images: tf.Tensor, draws: tf.Tensor, recipe: Any) -> tf.Tensor:
+    """Mirrors, colour factors U[1 - colour, 1 + colour] and PCA noise for each picture.
 
-    arXiv 1812.01187 section 2.1, steps 3 to 5. Its hue, saturation and brightness, or
-    what GluonCV's scripts ran, brightness, contrast and saturation (which commute, as
-    nothing is clipped between them), are one map of RGB.
+    arXiv 1812.01187 section 2.1, steps 3 to 5. Its hue, saturation and brightness are
+    one affine map of RGB, and so are the brightness, contrast and saturation of
+    GluonCV's scripts, which commute as nothing is clipped between them.
 
     Args:
         images: uint8 [B, S, S, 3].
         draws: float32 [B, 7], uniform in [0, 1).
-        recipe: its flip, colour, colours and lighting.
+        recipe: with flip, colour, colours and lighting.
 
     Returns:
-        uint8 [B, S, S, 3], rounded once, at the end.
+        uint8 [B, S, S, 3], rounded once at the end.
     """
     if recipe.flip:
         images = _flip(images, draws[:, 6] < recipe.flip)
@@ -58,20 +61,22 @@ def distort(images, draws, recipe):
     return _apply(images, matrices, offsets)
 
 
-def _hue_saturation_brightness(factors):
-    """Turns, stretches and scales in YIQ, where grey is the first axis."""
-    # the paper's factor f on hue: the half circle times f - 1, 72 degrees at 1.4
+def _hue_saturation_brightness(factors: tf.Tensor) -> tf.Tensor:
+    """A rotation and two scalings in YIQ, whose first axis is grey: [B, 3, 3]."""
+    # a factor f on hue turns by (f - 1) half circles: 72 degrees at the paper's 1.4
     angle = math.pi * (factors[:, 0] - 1)
     cos, sin = factors[:, 1] * tf.cos(angle), factors[:, 1] * tf.sin(angle)
     one, zero = tf.ones_like(cos), tf.zeros_like(cos)
     rows = [[one, zero, zero], [zero, cos, -sin], [zero, sin, cos]]
-    turn = tf.stack([tf.stack(row, 1) for row in rows], 1)
+    rotation = tf.stack([tf.stack(row, 1) for row in rows], 1)
     to_yiq = tf.constant(_TO_YIQ)
-    return factors[:, 2, None, None] * (tf.linalg.inv(to_yiq) @ turn @ to_yiq)
+    return factors[:, 2, None, None] * (tf.linalg.inv(to_yiq) @ rotation @ to_yiq)
 
 
-def _brightness_contrast_saturation(factors, means):
-    """Scaling, then blending with the picture's mean grey, and with each pixel's."""
+def _brightness_contrast_saturation(
+    factors: tf.Tensor, means: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A scaling, and blends with the picture's mean grey and with each pixel's grey."""
     brightness, contrast, saturation = tf.unstack(factors[:, :, None], axis=1)
     grey = tf.constant(_TO_YIQ[:1])
     blend = saturation[:, None] * tf.eye(3) + (1 - saturation[:, None]) * grey
@@ -81,16 +86,16 @@ def _brightness_contrast_saturation(factors, means):
     return (brightness * contrast)[:, None] * blend, offsets
 
 
-# two programs: together they are four times as slow
+# apart from `_apply`: as one program they are four times as slow
 @tf.function(jit_compile=True)
-def _flip(images, flips):
+def _flip(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
     """The mirror image where `flips` [B] is true."""
     return tf.where(flips[:, None, None, None], images[:, :, ::-1], images)
 
 
 @tf.function(jit_compile=True)  # fused: 0.07 ms a picture at 224, not 0.45
-def _apply(images, matrices, offsets):
-    """matrices [B, 3, 3] times each pixel, plus offsets [B, 3], clipped and rounded."""
+def _apply(images: tf.Tensor, matrices: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+    """Each pixel times matrices [B, 3, 3], plus offsets [B, 3], clipped and rounded."""
     shape = tf.shape(images)
     pixels = tf.reshape(images, [shape[0], shape[1] * shape[2], 3])
     # planes of one channel, which fill the vector registers

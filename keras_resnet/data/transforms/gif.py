@@ -1,51 +1,54 @@
-"""The first frame of a GIF, cut out: TensorFlow's decoder unpacks all of them first."""
+"""The first frame of a GIF alone, as TensorFlow's decoder unpacks all of them."""
+
+from __future__ import annotations
 
 import tensorflow as tf
 
 _EXTENSION, _IMAGE = 0x21, 0x2C
 _BLOCK = 256  # bytes of a full sub-block, its length included
-_LOOK = 64  # full sub-blocks that one turn of the loop may pass
-_TURNS = 10_000  # no frame of a sane writer needs more; a hostile one would take hours
+_STRIDE = 64  # full sub-blocks that one turn of the loop may pass
+_TURNS = 10_000  # more than any usual frame needs; a hostile one would take hours
 
 
-def first_frame(data):
-    """A GIF's bytes -> (those of its first frame alone, its height and width, int64).
+def first_frame(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """A GIF's bytes -> (a GIF of its first frame alone, the frame's height and width).
 
     An animation of a few kilobytes holds gigabytes of pixels, and a frame may be larger
-    than the screen that the header announces. Of a file without a whole first frame the
-    bytes come back as they are; without any frame, height and width are 0.
+    than the screen that the header announces. Where the first frame is incomplete the
+    bytes come back as they are; without any frame, height and width are 0 (int64).
     """
     raw = tf.io.decode_raw(data, tf.uint8)
     size = tf.size(raw, tf.int64)
 
-    def byte(place):
+    def byte(place: tf.Tensor) -> tf.Tensor:
         return tf.cast(raw[tf.minimum(place, size - 1)], tf.int64)
 
-    def table(flags):  # of colours, three bytes each
+    def table_size(flags: tf.Tensor) -> tf.Tensor:  # of colours, three bytes each
         return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
 
-    def turn(place, in_blocks, height, width, done):
+    def turn(*state: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        place, in_blocks, height, width, _ = state
         here = byte(place)
 
-        def pass_blocks():
-            lengths = raw[place : place + _LOOK * _BLOCK : _BLOCK]
+        def pass_blocks() -> tuple[tf.Tensor, ...]:
+            lengths = raw[place : place + _STRIDE * _BLOCK : _BLOCK]
             full = tf.argmin(tf.concat([lengths == 255, [False]], 0))
             step = tf.where(full > 0, full * _BLOCK, here + 1)
             ended = here == 0
             return place + step, ~ended, height, width, ended & (height > 0)
 
-        def pass_head():
+        def pass_head() -> tuple[tf.Tensor, ...]:
             is_image = here == _IMAGE
             sides = [byte(place + i) + 256 * byte(place + i + 1) for i in (7, 5)]
             # the frame's head, its table, and the size of its codes
-            head = tf.where(is_image, 10 + table(byte(place + 9)) + 1, 2)
+            head = tf.where(is_image, 10 + table_size(byte(place + 9)) + 1, 2)
             more = is_image | (here == _EXTENSION)
             found = [tf.where(is_image, side, 0) for side in sides]
             return place + head, more, *found, ~more
 
         return tf.cond(in_blocks, pass_blocks, pass_head)
 
-    start = 13 + table(byte(tf.constant(10, tf.int64)))
+    start = 13 + table_size(byte(tf.constant(10, tf.int64)))
     zero, no = tf.zeros([], tf.int64), tf.constant(False)
     place, _, height, width, done = tf.while_loop(
         lambda place, in_blocks, height, width, done: (place < size) & ~done,
@@ -53,9 +56,9 @@ def first_frame(data):
         (start, no, zero, zero, no),
         maximum_iterations=_TURNS,
     )
-    whole = done & (height > 0)
-    end = tf.cast(tf.where(whole, place, size), tf.int32)
-    frame = tf.strings.substr(data, 0, end) + tf.where(whole, b";", b"")
-    # neither at a frame's end nor at the file's: a hostile number of blocks
+    is_complete = done & (height > 0)
+    end = tf.cast(tf.where(is_complete, place, size), tf.int32)
+    frame = tf.strings.substr(data, 0, end) + tf.where(is_complete, b";", b"")
+    # the loop may also have met a hostile number of blocks
     known = tf.cast(done | (place >= size), tf.int64)
     return frame, height * known, width * known

@@ -1,41 +1,53 @@
 """Mixup and CutMix: two pictures and their labels become one."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import tensorflow as tf
 
+Seed: TypeAlias = tf.Tensor | Sequence[int]
 
-def mixup(images, labels, alpha, seed):
+
+def mixup(
+    images: tf.Tensor, labels: tf.Tensor, alpha: float, seed: Seed
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Mixes each picture with its mirror in the batch (arXiv 1710.09412).
 
-    One share ~ Beta(alpha, alpha) a batch, as the published scripts draw it.
+    There is one share ~ Beta(alpha, alpha) for a batch, as in the published scripts.
 
     Args:
         images: [B, H, W, 3], of any real type.
-        labels: floating [B, K], one-hot or mixed already.
+        labels: floating [B, K], one-hot or already mixed.
         alpha: above 0; 0.2 in arXiv 1812.01187.
-        seed: a pair of integers; the same seed mixes alike.
+        seed: a pair of integers, which determine the share.
 
     Returns:
-        (images, labels): images in their own type if that is floating, else float32;
+        (images, labels): images in their own type if it is floating, else in float32;
         labels in their own type. The share is drawn and applied in float32.
 
     Raises:
         ValueError: labels are class numbers, or alpha is not above 0.
     """
-    images, labels = _check(images, labels, alpha, "mixup")
+    images, labels = _checked(images, labels, alpha, "mixup")
     share = draw_beta(alpha, seed)
     kind = images.dtype if images.dtype.is_floating else tf.float32
     return _blend(images, share, kind), _blend(labels, share, labels.dtype)
 
 
-def cutmix(images, labels, alpha, seed):
+def cutmix(
+    images: tf.Tensor, labels: tf.Tensor, alpha: float, seed: Seed
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Pastes a box of each picture's mirror in the batch into it (arXiv 1905.04899).
 
-    One box a batch: 1 - share of the area for a share ~ Beta(alpha, alpha), its middle
-    anywhere, so that the border may cut it; labels get the share that is left.
+    There is one box for a batch. It has 1 - share of the area, for a share ~
+    Beta(alpha, alpha), and its middle may be anywhere, so that the border may cut it.
+    Labels are mixed by the area that is left.
 
-    Args, returns and raises as `mixup`, but that images keep their type.
+    Arguments, results and errors are those of `mixup`, but images keep their type.
     """
-    images, labels = _check(images, labels, alpha, "cutmix")
+    images, labels = _checked(images, labels, alpha, "cutmix")
     share_seed, place_seed = tf.unstack(
         tf.random.experimental.stateless_split(_pair(seed), 2)
     )
@@ -51,31 +63,33 @@ def cutmix(images, labels, alpha, seed):
         for axis in (0, 1)
     )
     inside = (rows[:, None] & columns)[None, ..., None]
-    box, whole = tf.reduce_prod(high - low), tf.reduce_prod(sides)
-    left = 1 - tf.cast(box, tf.float32) / tf.cast(whole, tf.float32)
+    box, area = tf.reduce_prod(high - low), tf.reduce_prod(sides)
+    kept = 1 - tf.cast(box, tf.float32) / tf.cast(area, tf.float32)
     pasted = tf.where(inside, tf.reverse(images, [0]), images)
-    return pasted, _blend(labels, left, labels.dtype)
+    return pasted, _blend(labels, kept, labels.dtype)
 
 
-def draw_beta(alpha, seed):
+def draw_beta(alpha: float, seed: Seed) -> tf.Tensor:
     """A float32 ~ Beta(alpha, alpha), as one gamma over the sum of two."""
     gammas = tf.random.stateless_gamma([2], _pair(seed), alpha)
-    # both underflow together now and then where alpha is small: then no mixing
+    # where alpha is small both sometimes underflow, and nothing is mixed
     total = tf.reduce_sum(gammas)
     return tf.where(total > 0, gammas[0] / tf.maximum(total, 1e-30), 1.0)
 
 
 @tf.function(jit_compile=True)  # one pass over the pictures
-def _blend(values, share, kind):
+def _blend(values: tf.Tensor, share: tf.Tensor, kind: tf.DType) -> tf.Tensor:
     values = tf.cast(values, tf.float32)
     return tf.cast(share * values + (1 - share) * tf.reverse(values, [0]), kind)
 
 
-def _pair(seed):
+def _pair(seed: Seed) -> tf.Tensor:
     return tf.stack([tf.cast(part, tf.int64) for part in tf.unstack(seed)])
 
 
-def _check(images, labels, alpha, name):
+def _checked(
+    images: tf.Tensor, labels: tf.Tensor, alpha: float, name: str
+) -> tuple[tf.Tensor, tf.Tensor]:
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
     if not labels.dtype.is_floating or labels.shape.rank != 2:
         raise ValueError(

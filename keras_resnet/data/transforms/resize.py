@@ -1,6 +1,9 @@
 """Pillow's resize, to the last bit, as banded matrix products, in a graph too."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
@@ -9,19 +12,28 @@ _BLOCK = 32  # columns or rows of one product; a wider one multiplies more zeros
 _ONE = 2**22  # Pillow's weights are whole numbers of 1 / _ONE
 
 
-def resize_as_pillow(image, height, width, interpolation="bicubic", window=None):
+Size: TypeAlias = tf.Tensor | int
+
+
+def resize_as_pillow(
+    image: tf.Tensor,
+    height: Size,
+    width: Size,
+    interpolation: str = "bicubic",
+    window: tuple[Size, Size, Size, Size] | None = None,
+) -> tf.Tensor:
     """Resizes with antialias, columns then rows, each pass rounded to 8 bits.
 
-    Weights are rounded as Pillow rounds them, and products and sums of float64 are
-    exact: so are the results. (In float32 one pixel in 10,000 is off by a level, and
-    where ties abound, as in enlarging small pictures, 6 %.)
+    Weights are rounded as in Pillow, and products and sums of float64 are exact, so
+    that the pixels are Pillow's own. (In float32 one pixel in 10,000 is off by a level,
+    and 6 % where ties are common, as when small pictures are enlarged.)
 
     Args:
         image: uint8 [H, W, 3].
         height, width: of the result, in pixels; may be tensors.
         interpolation: "bicubic" (Keys, a = -1/2) or "bilinear" (triangle).
-        window: (top, left, rows, columns) of the result, to compute no more than that.
-            Where the last two are plain integers the graph has no loop.
+        window: (top, left, rows, columns) of the result, the part that is computed.
+            Where the last two are Python integers the graph has no loop.
 
     Returns:
         uint8 [rows, columns, 3], the pixels of Pillow's `Image.resize`.
@@ -36,10 +48,10 @@ def resize_as_pillow(image, height, width, interpolation="bicubic", window=None)
     across = _bands(shape[1], width, left, columns, interpolation)
     first, last = down.starts[0], down.starts[-1] + down.length
     left, right = across.starts[0], across.starts[-1] + across.length
-    # 8 bits between the products: what is multiplied fits a core's own cache
+    # 8 bits between the products, so that operands fit in a core's own cache
     image = tf.transpose(image[first:last, left:right], [2, 0, 1])
 
-    def resize_columns(block):
+    def resize_columns(block: Size) -> tf.Tensor:
         start = across.starts[block] - left
         taps = image[:, :, start : start + across.length]
         taps = tf.reshape(taps, [-1, across.length])  # one product for all channels
@@ -48,7 +60,7 @@ def resize_as_pillow(image, height, width, interpolation="bicubic", window=None)
     image = _join(resize_columns, columns)[:, :columns]
     image = tf.reshape(image, [3, last - first, columns])
 
-    def resize_rows(block):
+    def resize_rows(block: Size) -> tf.Tensor:
         start = down.starts[block] - first
         taps = image[:, start : start + down.length]
         return _multiply(down.weights[block][None], taps)
@@ -58,14 +70,16 @@ def resize_as_pillow(image, height, width, interpolation="bicubic", window=None)
 
 
 class _Bands(NamedTuple):
-    """What each block of an axis of the result takes from the picture."""
+    """The weights by which blocks of an axis of the result come from the picture."""
 
     weights: Any  # float64 [blocks, _BLOCK, length]
     starts: Any  # int32 [blocks], pixels
-    length: Any  # int32, taps of a block
+    length: Any  # int32, source pixels of a block
 
 
-def _bands(before, after, first, count, interpolation):
+def _bands(
+    before: Size, after: Size, first: Size, count: Size, interpolation: str
+) -> _Bands:
     """Pillow's weights for pixels `first` to `first` + `count` of the resized axis."""
     radius = {"bicubic": 2.0, "bilinear": 1.0}[interpolation]
     scale = tf.cast(before, tf.float64) / tf.cast(after, tf.float64)
@@ -82,29 +96,29 @@ def _bands(before, after, first, count, interpolation):
     distances = tf.abs(taps[:, None] - centres) * (1 / stretch)
     weights = _cubic(distances) if radius == 2 else tf.nn.relu(1 - distances)
     weights /= tf.reduce_sum(weights, -1, keepdims=True)
-    whole = tf.sign(weights) * tf.floor(tf.abs(weights) * _ONE + 0.5)
-    return _Bands(whole / _ONE, starts, length)
+    fixed_point = tf.sign(weights) * tf.floor(tf.abs(weights) * _ONE + 0.5)
+    return _Bands(fixed_point / _ONE, starts, length)
 
 
-def _cubic(x):
+def _cubic(x: tf.Tensor) -> tf.Tensor:
     """Keys's kernel of x >= 0 with a = -1/2."""
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return tf.where(x < 1, near, tf.where(x < 2, far, tf.zeros_like(x)))
 
 
-def _multiply(a, b, transpose_b=False):
+def _multiply(a: tf.Tensor, b: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
     """The product in float64, as uint8: halves up, clipped, as Pillow's fixed point."""
     a, b = tf.cast(a, tf.float64), tf.cast(b, tf.float64)
     levels = tf.linalg.matmul(a, b, transpose_b=transpose_b) + 0.5
     return tf.cast(tf.clip_by_value(levels, tf.zeros([], tf.float64), 255.5), tf.uint8)
 
 
-def _blocks(count):
+def _blocks(count: Size) -> Size:
     return -(-count // _BLOCK)
 
 
-def _join(product, count):
+def _join(product: Callable[[Size], tf.Tensor], count: Size) -> tf.Tensor:
     """The products of all blocks, side by side along the second axis."""
     if isinstance(count, int):
         return tf.concat([product(block) for block in range(_blocks(count))], 1)

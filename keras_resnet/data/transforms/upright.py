@@ -1,9 +1,9 @@
-"""Pictures as they were meant: turned by their EXIF, and over a background."""
+"""Pictures turned by their EXIF orientation, and composited over a background."""
 
 from __future__ import annotations
 
-import functools
 import io
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,10 +15,10 @@ _FORMATS = ["JPEG", "PNG", "GIF", "BMP", "WEBP"]
 _ORIENTATION = 0x0112  # of EXIF
 
 
-def read_header(data: bytes) -> dict:
-    """What Pillow reads without decoding: mode, EXIF orientation 1 to 8, and alpha.
+def read_header(data: bytes) -> dict[str, Any]:
+    """A picture's "mode", "exif" (orientation, 1 to 8) and "alpha", without decoding.
 
-    Each is None where it cannot.
+    Each is None where Pillow cannot read it.
     """
     from PIL import Image
 
@@ -27,12 +27,12 @@ def read_header(data: bytes) -> dict:
             exif = Image.Exif()
             # not image.getexif, which decodes a PNG to look behind its pixels
             exif.load(image.info.get("exif", b""))
-            turn = exif.get(_ORIENTATION)
-            known = isinstance(turn, int) and 1 <= turn <= 8
+            orientation = exif.get(_ORIENTATION)
+            known = isinstance(orientation, int) and 1 <= orientation <= 8
             alpha = image.mode.endswith(("A", "a")) or "transparency" in image.info
             return {
                 "mode": image.mode,
-                "exif": turn if known else None,
+                "exif": orientation if known else None,
                 "alpha": alpha,
             }
     except Exception:  # of as many classes as there are ways to be damaged
@@ -40,7 +40,7 @@ def read_header(data: bytes) -> dict:
 
 
 def parse_colour(background: str) -> tuple[int, ...]:
-    """RGB of "white" or "#ffffff"; a DataError for what is no colour of Pillow's."""
+    """RGB of "white" or "#ffffff"; a DataError where Pillow knows no such colour."""
     from PIL import ImageColor
 
     try:
@@ -54,7 +54,7 @@ def parse_colour(background: str) -> tuple[int, ...]:
     return colour
 
 
-def amend(data, upright: bool, background: str):
+def amend(data: tf.Tensor, upright: bool, background: str) -> tf.Tensor:
     """The same bytes, or a PNG of what was turned or composited, in a graph.
 
     Args:
@@ -68,20 +68,24 @@ def amend(data, upright: bool, background: str):
     """
     colour = parse_colour(background) if background else None
 
-    def inspect(data):
+    def inspect(data: bytes) -> tuple[np.int32, np.bool_]:
         header = read_header(data)
         orientation = header["exif"] if upright and header["exif"] else 1
         return np.int32(orientation), np.bool_(colour and header["alpha"])
 
-    def amended():
-        image = decode_image(data)  # which refuses what is too large or damaged
-        image = tf.cond(alpha, lambda: flattened(image), lambda: image)
-        return tf.io.encode_png(turn(image, orientation))
+    def amended() -> tf.Tensor:
+        image = decode_image(data)  # it refuses what is too large or damaged
+        image = tf.numpy_function(
+            finish, [data, image, orientation, alpha], tf.uint8, stateful=False
+        )
+        return tf.io.encode_png(tf.ensure_shape(image, [None, None, 3]))
 
-    def flattened(image):
-        over = functools.partial(_composite, colour)
-        flat = tf.numpy_function(over, [data, image], tf.uint8, stateful=False)
-        return tf.ensure_shape(flat, [None, None, 3])
+    def finish(
+        data: bytes, image: np.ndarray, orientation: int, alpha: bool
+    ) -> np.ndarray:
+        if alpha:
+            image = _composite(colour, data, image)
+        return _turn(image, int(orientation))
 
     with tf.control_dependencies([check_size(*picture_size(data))]):
         orientation, alpha = tf.numpy_function(
@@ -91,7 +95,9 @@ def amend(data, upright: bool, background: str):
     return tf.cond((orientation > 1) | alpha, amended, lambda: data)
 
 
-def _composite(colour, data, image):
+def _composite(
+    colour: tuple[int, ...] | None, data: bytes, image: np.ndarray
+) -> np.ndarray:
     """uint8 [H, W, 3] over a colour; `image` where Pillow cannot decode it."""
     from PIL import Image
 
@@ -104,18 +110,10 @@ def _composite(colour, data, image):
     return np.asarray(Image.alpha_composite(below, above).convert("RGB"))
 
 
-def turn(image, orientation):
-    """uint8 [H, W, 3] as its EXIF orientation, int32 from 1 to 8, says it is meant."""
+def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """uint8 [H, W, 3] turned and mirrored by its EXIF orientation, 1 to 8."""
+    from PIL import Image, ImageOps
 
-    def among(*orientations):
-        return tf.reduce_any(orientation == tf.constant(orientations))
-
-    swapped = tf.cond(
-        orientation > 4, lambda: tf.transpose(image, [1, 0, 2]), lambda: image
-    )
-    mirrored = tf.cond(
-        among(2, 3, 6, 7), lambda: tf.reverse(swapped, [1]), lambda: swapped
-    )
-    return tf.cond(
-        among(3, 4, 7, 8), lambda: tf.reverse(mirrored, [0]), lambda: mirrored
-    )
+    picture = Image.fromarray(image)
+    picture.getexif()[_ORIENTATION] = orientation
+    return np.asarray(ImageOps.exif_transpose(picture))

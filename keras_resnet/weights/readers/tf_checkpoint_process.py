@@ -2,7 +2,7 @@
 
 `python tf_checkpoint_process.py PREFIX OUT.npz` writes the variables as arrays "0",
 "1", ... and their names, joined by zeros, as bytes in the array "names". When it
-cannot, it prints why and ends with 1. It needs nothing of this package.
+cannot, it prints why and ends with 1.
 """
 
 import importlib
@@ -20,6 +20,8 @@ _BOOKKEEPING = "_CHECKPOINTABLE_OBJECT_GRAPH"  # of tf.train.Checkpoint; not a t
 def main(prefix, out):
     # by name: the package itself never imports TensorFlow
     tensorflow = importlib.import_module("tensorflow")
+    from keras_resnet.memory import limit_memory
+
     prefix = Path(prefix)
     stored = sum(
         shard.stat().st_size
@@ -28,20 +30,6 @@ def main(prefix, out):
     )
     limit_memory(_SPARE + 4 * stored)
     dump(tensorflow, str(prefix), out, stored)
-
-
-def limit_memory(more):
-    """Lets this process take `more` bytes of memory, where the system can say so."""
-    try:
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-    except (ImportError, OSError):  # not Linux
-        return
-    limit = pages * resource.getpagesize() + more
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def dump(tensorflow, prefix, out, stored):
@@ -72,6 +60,7 @@ def _plain(value):
 
 
 if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parents[3]))  # the folder of this package
     try:
         main(*sys.argv[1:])
     except Exception as error:

@@ -1,49 +1,43 @@
-"""Any source -> sharded TFRecords and their manifest: parallel, resumable, atomic."""
+"""`prepare`: any source -> shards and their manifest, resumable and atomic."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import itertools
 import json
 import os
-import pickle
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_resnet.data.checks.report import describe_sizes
-from keras_resnet.data.shards import (
+from keras_resnet.data.folders import folder_source, list_classes
+from keras_resnet.data.manifest import MANIFEST
+from keras_resnet.data.shards.beam import open_pipeline, write_on_beam
+from keras_resnet.data.shards.plan import Plan, make_plan
+from keras_resnet.data.shards.writing import (
     WORK,
-    Plan,
     is_written,
-    make_plan,
-    read_facts,
+    read_summary,
     stored_pictures,
     write_shard,
 )
-from keras_resnet.data.sources import (
-    MANIFEST,
-    Source,
-    folder_source,
-    list_classes,
-    open_source,
-)
+from keras_resnet.data.sources import SourceLike, open_source
+from keras_resnet.data.splits import Source
 from keras_resnet.data.transforms.upright import parse_colour
 from keras_resnet.errors import DataError
 from keras_resnet.files import atomic_write, sync
 from keras_resnet.files import lock as take_lock
 
-_LOCK = ".plan"  # says of which plan the folder is, and is locked by who writes there
-_PICKLE = "plan.pickle"
+_LOCK = ".plan"  # has the plan's identity, and is locked by the process that writes
 
 
 def prepare(
-    source,
-    destination,
+    source: SourceLike,
+    destination: str | os.PathLike[str],
     val: float = 0.0,
     seed: int = 0,
     resize: int = 0,
@@ -53,34 +47,34 @@ def prepare(
     upright: bool = False,
     background: str = "",
 ) -> Source:
-    """Writes pictures as shards of TFRecords, in an order that mixes the classes.
+    """Writes a data set as shards of TFRecords, in an order that mixes the classes.
 
-    Files keep their bytes and arrays become PNG, unless `resize` shrinks them, or
-    `upright` or `background` changes them: those become PNG, which is exact, and large
-    for photographs that are not resized. Work goes on in `.NAME.partial` beside the
-    destination, which takes its name when it is whole; the same call again skips the
-    shards that are there. All cores work.
+    Files keep their bytes, and arrays become PNG. `resize` makes JPEGs of what it
+    shrinks. What `upright` or `background` alone changes becomes PNG, which is exact,
+    but large for photographs. The shards are written to `.NAME.partial` beside the
+    destination, which is renamed at the end; the same call again skips the shards that
+    are there. All cores work.
 
     Args:
         source: what `open_source` takes; with `val`, a folder of classes.
         destination: a folder that does not exist yet.
-        val: fraction of each class that becomes validation, at least one picture;
-            0 takes the source's own split.
+        val: the fraction of each class that becomes validation, at least one picture;
+            0 keeps the source's own splits.
         seed: of that split and of the order.
-        resize: pictures whose short side is longer are shrunk to so many pixels, as
-            Pillow's bicubic filter does, and stored as RGB JPEGs of quality 92 with
-            chroma halved both ways. All pictures are decoded, and so checked. 0: none.
+        resize: pictures with a longer short side are shrunk to this many pixels, by
+            Pillow's bicubic filter, and stored as RGB JPEGs of quality 92 with chroma
+            halved both ways. All pictures are decoded, and so checked. 0: none.
         beam: options of an Apache Beam pipeline whose workers write the shards, as
             "--runner=FlinkRunner --parallelism=64"; "" takes its defaults. The workers
             need this package, and source and destination under the same paths.
         progress: (pictures, their number) -> the same pictures, as a progress bar does.
-        shard_bytes: about so many in a shard.
-        upright: turns and mirrors pictures as their EXIF orientation says.
+        shard_bytes: the approximate size of a shard.
+        upright: turns and mirrors pictures by their EXIF orientation.
         background: a colour, as "white" or "#ffffff", over which pictures with alpha
             are composited; "": alpha is dropped when they are read.
 
     Raises:
-        DataError: a bad source or picture, by its name; or `destination` exists, or
+        DataError: a source or picture cannot be used; or `destination` exists, or
             another process is writing it.
     """
     destination = Path(destination)
@@ -90,28 +84,28 @@ def prepare(
             raise DataError(f"{name}={value}: must be 0 or more")
     if background:
         parse_colour(background)
-    pipeline = None if beam is None else _open_pipeline(beam)
-    source = _hold_out(source, val, seed) if val else open_source(source)
-    _check_good(source)
-    plan = make_plan(source, seed, resize, shard_bytes, upright, background)
+    pipeline = None if beam is None else open_pipeline(beam)
+    opened = _hold_out(source, val, seed) if val else open_source(source)
+    _check_good(opened)
+    plan = make_plan(opened, seed, resize, shard_bytes, upright, background)
     with _partial_folder(destination, plan) as folder:
         if pipeline:
-            _write_on_beam(pipeline, folder, plan)
+            write_on_beam(pipeline, folder, plan)
         todo = [shard for shard in plan.shards if not is_written(folder, shard)]
         total = sum(len(shard.numbers) for shard in todo)
         pictures = iter(progress(stored_pictures(plan, todo), total))
         for shard in todo:
             write_shard(folder, plan, shard, pictures)
-        next(pictures, None)  # shows a bar that this was the last
+        next(pictures, None)  # a progress bar ends with its iterator
     return open_source(destination)
 
 
-def _check_new(destination):
+def _check_new(destination: Path) -> None:
     if destination.exists():
         raise DataError(f"{destination}: exists; remove it, or choose another folder")
 
 
-def _check_good(source):
+def _check_good(source: Source) -> None:
     for name, bad in source.bad.items():
         for number, reason in bad.items():
             raise DataError(
@@ -120,7 +114,7 @@ def _check_good(source):
             )
 
 
-def _hold_out(source, val, seed):
+def _hold_out(source: SourceLike, val: float, seed: int) -> Source:
     if not 0 < val < 1:
         raise DataError(f"val={val}: must be in (0, 1), the fraction to hold out")
     if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
@@ -141,8 +135,8 @@ def _hold_out(source, val, seed):
 
 
 @contextlib.contextmanager
-def _partial_folder(destination, plan):
-    """The folder where work goes on, ours alone; at the end it is the destination."""
+def _partial_folder(destination: Path, plan: Plan) -> Iterator[Path]:
+    """A locked folder to write in, which at the end becomes the destination."""
     import fcntl  # not on Windows, where the rest of the package works
 
     folder = destination.with_name(f".{destination.name}.partial")
@@ -175,60 +169,20 @@ def _partial_folder(destination, plan):
         (destination / _LOCK).unlink()
 
 
-def _manifest(folder, plan):
+def _manifest(folder: Path, plan: Plan) -> dict[str, Any]:
     splits = {}
     for name, group in itertools.groupby(plan.shards, lambda shard: shard.split):
-        whole = [read_facts(folder, shard) for shard in group]
-        sides = np.concatenate([facts["sizes"] for facts in whole])
+        summaries = [read_summary(folder, shard) for shard in group]
+        sizes = np.concatenate([summary["sizes"] for summary in summaries])
         splits[name] = {
-            "records": len(sides),
+            "records": len(sizes),
             "bad": [],
-            "sizes": describe_sizes(sides),
-            "shards": [facts["shard"] for facts in whole],
+            "sizes": describe_sizes(sizes),
+            "shards": [summary["shard"] for summary in summaries],
         }
-    facts = {"class_names": list(plan.class_names), "first_label": 0}
-    return {"validated": False, **facts, "splits": splits}
-
-
-def _open_pipeline(options):
-    try:
-        import apache_beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-
-        return apache_beam.Pipeline(options=PipelineOptions(options.split()))
-    except ImportError as error:
-        raise DataError(
-            f"beam={options!r}: needs Apache Beam; pip install keras-resnet-d[beam]"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"beam={options!r}: {error}") from error
-
-
-def _write_on_beam(pipeline, folder, plan):
-    import apache_beam
-
-    content = pickle.dumps(plan)  # too large for the description of a pipeline
-    with atomic_write(folder / WORK / _PICKLE) as partial:
-        partial.write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
-    with pipeline:
-        indices = pipeline | apache_beam.Create(range(len(plan.shards)))
-        spread = indices | apache_beam.Reshuffle()  # or one worker would have them all
-        spread | apache_beam.Map(_write_as_worker, folder.resolve(), digest)
-
-
-def _write_as_worker(index, folder, digest):
-    plan = _read_plan(folder, digest)
-    shard = plan.shards[index]
-    # a bad picture is met again, and named, by the process that started the workers
-    with contextlib.suppress(DataError):
-        if not is_written(folder, shard):
-            write_shard(folder, plan, shard, stored_pictures(plan, [shard]))
-
-
-@functools.lru_cache(maxsize=1)
-def _read_plan(folder, digest) -> Plan:
-    content = (folder / WORK / _PICKLE).read_bytes()
-    if hashlib.sha256(content).hexdigest() != digest:  # only ours is safe to unpickle
-        raise DataError(f"{folder / WORK / _PICKLE}: not the plan of this pipeline")
-    return pickle.loads(content)
+    return {
+        "validated": False,
+        "class_names": list(plan.class_names),
+        "first_label": 0,
+        "splits": splits,
+    }

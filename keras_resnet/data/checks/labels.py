@@ -1,32 +1,38 @@
-"""What the labels of TFRecords mean, by all that the records say of themselves."""
+"""The class names and the range of labels of TFRecords, from the records alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
 from keras_resnet.errors import DataError
 
-# a picture, its label, and what may tell the label's name
+# of a picture, its label, and two possible names of the label
 KEYS = ("image/encoded", "image/class/label", "image/class/text", "image/class/synset")
 
+Places = Mapping[int, str]  # {label: the first record that has it}
+NamePlaces = Mapping[int, Mapping[str, str]]  # {label: {name: the first record}}
 
-def find_range(root, found, first_label: int, classes: int | None) -> range:
-    """The labels that there may be.
+
+def find_range(
+    root: str | os.PathLike[str], found: Places, first_label: int, classes: int | None
+) -> range:
+    """The labels that are allowed.
 
     Args:
-        root: what an error names.
-        found: {label: where it was first seen}, of training if there is any.
-        first_label: what the records call class 0, as somebody says.
-        classes: how many there are; None: as many as are seen, and no gap between.
+        root: the folder that an error names.
+        found: the labels of training, or of validation where there is no training.
+        first_label: the label of class 0.
+        classes: the number of classes; None: up to the largest label, without a gap.
 
     Raises:
-        DataError: the labels contradict what was said.
+        DataError: the labels found contradict the other arguments.
     """
-    seen = f"labels are from {min(found)} to {max(found)}"
+    span = f"labels are from {min(found)} to {max(found)}"
     if first_label and first_label - 1 in found:
         raise DataError(
             f"{found[first_label - 1]}: label {first_label - 1}, but "
-            f"first_label={first_label}; {seen}; say first_label={first_label - 1}, or "
+            f"first_label={first_label}; {span}; say first_label={first_label - 1}, or "
             "repair it"
         )
     if classes is None:
@@ -39,23 +45,21 @@ def find_range(root, found, first_label: int, classes: int | None) -> range:
             continue
         if label == first_label:
             raise DataError(
-                f"{root}: first_label={label}, but no picture has it; {seen}; say "
+                f"{root}: first_label={label}, but no picture has it; {span}; say "
                 f"first_label={min(found)}, or classes= if some have no picture"
             )
         after = min(other for other in found if other > label)
         raise DataError(
-            f"{found[after]}: label {after}, but no picture has label {label}; {seen}; "
+            f"{found[after]}: label {after}, but no picture has label {label}; {span}; "
             "repair it, or say classes= if some have no picture"
         )
     return allowed
 
 
-def find_names(labels: range, texts, synsets) -> tuple[str, ...]:
-    """A name for each label: its text, or its synset where texts are not all different.
-
-    Args:
-        labels: those that there may be.
-        texts, synsets: {label: {name: where it was first seen}}.
+def find_names(
+    labels: range, texts: NamePlaces, synsets: NamePlaces
+) -> tuple[str, ...]:
+    """A name for each label: its text, or its synset where two texts are the same.
 
     Raises:
         DataError: a label has two names.
@@ -74,10 +78,15 @@ def find_names(labels: range, texts, synsets) -> tuple[str, ...]:
     return tuple(map(str, labels))
 
 
-def check_names(root, names: Sequence[str], labels: range, texts) -> None:
+def check_names(
+    root: str | os.PathLike[str],
+    names: Sequence[str],
+    labels: range,
+    texts: NamePlaces,
+) -> None:
     """DataError where records and manifest give the same names to other labels."""
     if not {text for given in texts.values() for text in given} <= set(names):
-        return  # the names are not the texts
+        return  # the manifest has other names than the texts
     for label, given in texts.items():
         for text, where in given.items():
             if label in labels and names[labels.index(label)] != text:

@@ -1,0 +1,87 @@
+"""The plan of a data set in shards: which pictures go where, and in what order."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_resnet.data.folders import map_files
+from keras_resnet.data.records import Records
+from keras_resnet.data.splits import Arrays, Files, Source, Split, hash_json
+
+FORMAT = 1  # of the shards; unfinished work of another format is begun afresh
+_RESIZED = 0.67  # bytes a pixel of the short side's square: 0.5 each, and 4:3
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """A file to be written, and the numbers of its pictures in their order."""
+
+    file: str
+    split: str
+    numbers: np.ndarray
+    stamp: str  # changes with the source's files
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All shards, decided before any is written; the same on every machine."""
+
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]
+    resize: int
+    upright: bool
+    background: str
+    shards: tuple[Shard, ...]
+    identity: str
+
+
+def make_plan(
+    source: Source,
+    seed: int,
+    resize: int,
+    shard_bytes: int,
+    upright: bool = False,
+    background: str = "",
+) -> Plan:
+    """Deals the pictures of each split to shards of about `shard_bytes` bytes."""
+    shards = []
+    for name, split in source.splits.items():
+        stats = _stat_files(split)
+        size: float = sum(size for size, _ in stats)
+        if isinstance(split, Arrays):
+            size = split.images.nbytes
+        if resize:
+            size = min(size, split.size * resize**2 * _RESIZED)
+        count = min(math.ceil(size / shard_bytes), split.size)
+        order = split.order(seed, -1).numpy()  # of no epoch of training
+        for index, numbers in enumerate(np.array_split(order, count)):
+            file = f"{name}-{index:05d}-of-{count:05d}.tfrecord"
+            own = [stats[i] for i in numbers] if isinstance(split, Files) else stats
+            shards.append(Shard(file, name, numbers, hash_json(own)))
+    files = [shard.file for shard in shards]
+    identity = [FORMAT, source.fingerprint, seed, resize, files]
+    if upright or background:
+        identity += [upright, background]
+    return Plan(
+        class_names=source.class_names,
+        splits=source.splits,
+        resize=resize,
+        upright=upright,
+        background=background,
+        shards=tuple(shards),
+        identity=hash_json(identity),
+    )
+
+
+def _stat_files(split: Split) -> list[tuple[int, int]]:
+    """(bytes, nanoseconds) of each file; arrays have no files."""
+    files: tuple[str, ...] = ()
+    if isinstance(split, Files):
+        files = split.files
+    elif isinstance(split, Records):
+        files = split.shards
+    return [(stat.st_size, stat.st_mtime_ns) for stat in map_files(os.stat, files)]

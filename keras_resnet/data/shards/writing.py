@@ -1,0 +1,155 @@
+"""Shards written one by one, each whole or not at all."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data.records import encode_example, index_records
+from keras_resnet.data.shards.plan import Plan, Shard
+from keras_resnet.data.splits import Split
+from keras_resnet.data.transforms.crop import resize_short
+from keras_resnet.data.transforms.decode import (
+    MAX_PIXELS,
+    check_size,
+    decode_image,
+    first_sentence,
+    picture_size,
+)
+from keras_resnet.data.transforms.upright import amend
+from keras_resnet.errors import DataError
+from keras_resnet.files import sync
+
+WORK = ".work"  # a folder beside the shards: their records, and unfinished files
+_QUALITY = 92  # of JPEGs
+
+# what is stored of a picture, its height, width and label
+Stored = tuple[bytes, int, int, int]
+Store = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+
+
+def stored_pictures(plan: Plan, shards: Sequence[Shard]) -> Iterator[Stored]:
+    """Yields the shards' pictures as they are stored, one shard after another.
+
+    All cores prepare them, also while the caller closes a shard.
+
+    Raises:
+        DataError: a picture cannot be read; it is named.
+    """
+    for name, group in itertools.groupby(shards, lambda shard: shard.split):
+        numbers = np.concatenate([shard.numbers for shard in group])
+        store = _make_store(plan.resize, plan.upright, plan.background)
+        yield from _store(plan.splits[name], numbers, store)
+
+
+def _store(split: Split, numbers: np.ndarray, store: Store) -> Iterator[Stored]:
+    pictures = (
+        split.take(numbers)
+        .ordered()
+        .map(lambda picture, label: (*store(picture), label), tf.data.AUTOTUNE)
+        .prefetch(64)
+        .as_numpy_iterator()
+    )
+    for number in numbers:
+        try:
+            data, height, width, label = next(pictures)
+        except tf.errors.OpError as error:
+            reason = re.sub(r"^Error in .*Iterator::\S+: ", "", first_sentence(error))
+            raise DataError(
+                f"{split.where(number)}: cannot be read ({reason}); repair or remove it"
+            ) from error
+        yield data, int(height), int(width), int(label)
+
+
+@functools.cache  # its graph takes a second to make
+def _make_store(resize: int, upright: bool, background: str) -> Store:
+    """The function picture -> (stored bytes, height, width), as graph operations."""
+
+    @tf.function(autograph=False)
+    def store(picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        is_file = picture.dtype == tf.string
+        data = picture if is_file else tf.io.encode_png(picture)
+        if upright or background:
+            data = amend(data, upright, background)
+        if resize:
+            data = _shrink(data, resize)
+        height, width = picture_size(data)
+        check_size(height, width, MAX_PIXELS)
+        return data, height, width
+
+    return store
+
+
+def _shrink(data: tf.Tensor, short: int) -> tf.Tensor:
+    image = decode_image(data)
+    return tf.cond(
+        tf.reduce_min(tf.shape(image)[:2]) > short,
+        lambda: tf.io.encode_jpeg(resize_short(image, short), quality=_QUALITY),
+        lambda: data,
+    )
+
+
+def write_shard(
+    folder: Path, plan: Plan, shard: Shard, pictures: Iterator[Stored]
+) -> None:
+    """Writes the next pictures as a shard in the folder, and then its summary."""
+    sizes = []
+    # a folder of its own, as a worker presumed dead may still write the same shard
+    with tempfile.TemporaryDirectory(dir=folder / WORK) as own:
+        file, summary_file = Path(own, shard.file), Path(own, "summary")
+        try:
+            with tf.io.TFRecordWriter(os.fsencode(file)) as writer:
+                own_pictures = itertools.islice(pictures, len(shard.numbers))
+                for data, height, width, label in own_pictures:
+                    record = encode_example(data, label, plan.class_names[label])
+                    writer.write(record)
+                    sizes.append([height, width, len(data)])
+        except tf.errors.OpError as error:
+            raise DataError(
+                f"{folder / shard.file}: cannot be written ({first_sentence(error)})"
+            ) from error
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        entry = {
+            "file": shard.file,
+            "records": len(sizes),
+            "bytes": file.stat().st_size,
+            "sha256": digest,
+            "offsets": index_records(file),
+        }
+        summary = {"stamp": shard.stamp, "sizes": sizes, "shard": entry}
+        summary_file.write_text(json.dumps(summary))
+        for path in (file, summary_file):
+            sync(path)
+        os.replace(file, folder / shard.file)
+        os.replace(summary_file, _summary_file(folder, shard))
+
+
+def is_written(folder: Path, shard: Shard) -> bool:
+    """Whether an earlier call wrote the shard, from the files as they are now."""
+    try:
+        size = (folder / shard.file).stat().st_size
+        summary = read_summary(folder, shard)
+    except FileNotFoundError:
+        return False
+    return summary["stamp"] == shard.stamp and summary["shard"]["bytes"] == size
+
+
+def read_summary(folder: Path, shard: Shard) -> dict[str, Any]:
+    """{"shard": its entry in the manifest, "sizes": [[height, width, bytes], ...]}."""
+    return json.loads(_summary_file(folder, shard).read_text())
+
+
+def _summary_file(folder: Path, shard: Shard) -> Path:
+    return folder / WORK / f"{shard.file}.json"

@@ -1,0 +1,114 @@
+"""The classes of picture files, as a model predicts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data import first_sentence, load_eval
+from keras_resnet.data.batches import PARALLEL
+from keras_resnet.errors import DataError
+from keras_resnet.evaluate.views import predict_probabilities
+from keras_resnet.info import Protocol
+from keras_resnet.model import note_random_weights
+
+Paths = Iterable[str | os.PathLike[str]]
+
+
+def predict(model: Any, files: Paths, top: int = 5) -> list[dict[str, Any]]:
+    """Classifies picture files, or all pictures in folders.
+
+    A line on stderr warns of a model with random weights.
+
+    Returns:
+        A list of {"file": path, "classes": [name, ...], "probabilities": [float, ...]},
+        the likeliest first, at most `top`.
+
+    Raises:
+        DataError: a file is missing or no picture; it is named.
+    """
+    results = []
+    for result in predict_each(model, files, top):
+        if "problem" in result:
+            raise DataError(f"{result['file']}: {result['problem']}")
+        results.append(result)
+    return results
+
+
+def predict_each(
+    model: Any, files: Paths, top: int = 5, batch_size: int = 32
+) -> Iterator[dict[str, Any]]:
+    """Yields the results of `predict` one by one, with one batch in memory.
+
+    A file that is missing or no picture yields {"file": path, "problem": reason}.
+    """
+    note_random_weights(model)
+    names, paths = class_names(model), list(_list_pictures(files))
+    size = min(batch_size, len(paths))
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        for start in range(0, len(paths), size or 1):
+            batch = paths[start : start + size]
+            loaded = list(pool.map(lambda path: _try_load(path, model), batch))
+            images = [image for image in loaded if not isinstance(image, str)]
+            outputs: Iterator[np.ndarray] = iter(())
+            if images:
+                outputs = iter(predict_probabilities(model, np.stack(images), size))
+            for path, image in zip(batch, loaded):
+                if isinstance(image, str):
+                    yield {"file": path, "problem": image}
+                    continue
+                probabilities = next(outputs)
+                order = np.argsort(-probabilities, kind="stable")[:top]
+                yield {
+                    "file": path,
+                    "classes": [names[i] for i in order],
+                    "probabilities": [float(probabilities[i]) for i in order],
+                }
+
+
+def _list_pictures(files: Paths) -> Iterator[str]:
+    """The files, and in place of a folder all files in it, sorted."""
+    for file in files:
+        if not os.path.isdir(file):
+            yield str(Path(file))
+            continue
+        inside = (
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(Path(file))
+            for name in names
+            if not name.startswith(".")
+        )
+        found = map(str, map(Path, filter(os.path.isfile, inside)))
+        yield from sorted(found, key=lambda path: path.split(os.sep))
+
+
+def _try_load(path: str, model: Any) -> np.ndarray | str:
+    """The picture as the model takes it, or the reason why it is none."""
+    try:
+        return load_picture(path, model.info.protocol)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray:
+    """One file as evaluation sees it, uint8 [S, S, 3]; a DataError names the path."""
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would block
+        raise DataError(f"{path}: not a file")
+    try:
+        return load_eval(tf.io.read_file(os.fsencode(path)), protocol).numpy()
+    except tf.errors.NotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except tf.errors.OpError as error:
+        reason = first_sentence(error)
+        raise DataError(f"{path}: not a readable picture: {reason}") from error
+
+
+def class_names(model: Any) -> tuple[str, ...]:
+    """The model's class names, or numbers where it has none."""
+    return model.info.class_names or tuple(map(str, range(model.info.classes)))

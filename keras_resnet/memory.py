@@ -1,0 +1,17 @@
+"""A limit on the memory that this process may take."""
+
+from pathlib import Path
+
+
+def limit_memory(more: int) -> None:
+    """Lets this process take `more` bytes of memory than it has, on Linux alone."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):  # not Linux
+        return
+    limit = pages * resource.getpagesize() + more
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
