@@ -125,7 +125,7 @@ def test_metrics_count_requests_rows_and_batches(shared):
     counted = (
         ("requests_total", {"signature": "serving_bytes", "code": "200"}, 3),
         ("requests_total", {"signature": "none", "code": "400"}, 1),
-        ("rows_refused_total", {}, 3),
+        ("rows_refused_total", {"reason": "unreadable"}, 3),
         ("batch_rows_sum", {}, 6),
         ("batch_rows_count", {}, 3),
         ("request_seconds_count", {"signature": "serving_bytes"}, 3),
