@@ -195,7 +195,14 @@ def test_every_kind_of_layer_is_converted(kind, odd_net, tmp_path):
         assert comparing.check(engine, model, images) < 2e-5
 
 
-@pytest.mark.parametrize(("kind", "precision"), ALL)
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [
+        *(("onnx", "float32"), ("openvino", "bfloat16"), ("litert", "int8")),
+        pytest.param("openvino", "float32", marks=pytest.mark.slow),
+        pytest.param("litert", "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_converters_keep_quiet(kind, precision, trained, tmp_path, capfd, caplog):
     write(trained[1], tmp_path, kind, precision)
     with engines.open_engine(tmp_path) as engine:
