@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import tensorflow as tf
 
@@ -66,7 +66,8 @@ def write(
 
 def _to_onnx(graph: Any, path: Path, precision: str) -> None:
     convert = require("tf2onnx.convert", "onnx")
-    with _environment(TF2ONNX_CATCH_ERRORS="FALSE"):  # else it copies all, 40 times
+    # else it copies the whole graph some 40 times
+    with mock.patch.dict(os.environ, TF2ONNX_CATCH_ERRORS="FALSE"):
         proto, _ = convert.from_function(graph, graph.input_signature)
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"  # not unk__123
@@ -114,16 +115,3 @@ def _freeze(graph: Any) -> Any:
     return convert_to_constants.convert_variables_to_constants_v2(
         graph.get_concrete_function()
     )
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value

@@ -29,7 +29,7 @@ def asgi(folder: str | os.PathLike[str], settings: Settings | None = None) -> An
         ServeError: the extra is not installed.
     """
     settings = settings or Settings(Path(folder).resolve().name)
-    return _extra("app").create(folder, settings)
+    return _extra("app").create(_extra("versions").Versions(folder, settings))
 
 
 def run(

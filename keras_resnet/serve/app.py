@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.resources
-import os
 from collections.abc import AsyncIterator, Collection
 from typing import Any
 
@@ -13,12 +12,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from keras_resnet.serve.admission import Admission
 from keras_resnet.serve.gate import Gate
-from keras_resnet.serve.metrics import CONTENT_TYPE, Metrics
+from keras_resnet.serve.metrics import CONTENT_TYPE
 from keras_resnet.serve.requests import RequestError
 from keras_resnet.serve.rest import Rest
-from keras_resnet.serve.settings import Settings
 from keras_resnet.serve.versions import Versions
 
 _EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -32,24 +29,16 @@ _PAGE_HEADERS = {
 }
 
 
-def create(
-    folder: str | os.PathLike[str],
-    settings: Settings,
-    versions: Versions | None = None,
-    host_names: Collection[str] | None = None,
-) -> Starlette:
-    """The application that serves the newest version in `folder`.
+def create(versions: Versions, host_names: Collection[str] | None = None) -> Starlette:
+    """The application that serves the newest of the versions in a folder.
 
     During its lifespan it polls for versions. Its `state.end()` refuses the requests
     under way, ends what runs for them, and refuses those that still come.
 
     Args:
-        versions: of `folder`, if they were polled before.
         host_names: as Gate takes them.
     """
-    versions = versions or Versions(folder, settings, Metrics())
-    metrics = versions.metrics
-    rest = Rest(versions, settings, metrics, Admission(settings, metrics.queue))
+    settings, metrics, rest = versions.settings, versions.metrics, Rest(versions)
     page = importlib.resources.files("keras_resnet.serve").joinpath("page.html")
 
     @contextlib.asynccontextmanager

@@ -7,8 +7,8 @@ import functools
 import math
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,35 +30,29 @@ class _Job:
     result: asyncio.Future[Arrays]
 
 
+@dataclass(frozen=True)
+class Pool:
+    """The threads that run the batches of all versions, and the limits of a batch."""
+
+    max_rows: int  # a larger request is run in several batches
+    wait: float  # seconds that a request may wait for others
+    max_pixels: float = math.inf  # of the pictures that are joined
+    observe: Callable[[int], object] = lambda rows: None  # gets each batch's rows
+    executor: Executor = field(
+        default_factory=lambda: ThreadPoolExecutor(RUNNERS, "batch")
+    )
+    # as many as threads, so that a batch is put together when it can run
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(RUNNERS))
+
+
 class Batcher:
-    """Runs the requests of one model.
+    """Runs the requests of one model, which has `signatures` and `run`."""
 
-    Args:
-        model: has `signatures` and `run` as a SavedModel has.
-        max_rows: of a batch; a larger request is run in several.
-        wait: seconds that a request may wait for others.
-        executor: of RUNNERS threads, which run the batches.
-        slots: a semaphore of RUNNERS, shared by all that use the executor.
-        observe: is called with the number of rows of each batch.
-        max_pixels: of the pictures that are joined in a batch.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        max_rows: int,
-        wait: float,
-        executor: Executor,
-        slots: asyncio.Semaphore,
-        observe: Callable[[int], object] = lambda rows: None,
-        max_pixels: float = math.inf,
-    ) -> None:
-        self._max_rows = max_rows
+    def __init__(self, model: Any, pool: Pool) -> None:
+        self._max_rows = pool.max_rows
         self._lanes = {
             name: _Lane(
-                functools.partial(_run, model, name),
-                max_rows if _is_by_rows(signature) else 0,
-                *(max_pixels, wait, executor, slots, observe),
+                functools.partial(_run, model, name), pool, _is_by_rows(signature)
             )
             for name, signature in model.signatures.items()
         }
@@ -130,20 +124,11 @@ class _Lane:
     """The requests of one signature, in the order that they came."""
 
     def __init__(
-        self,
-        run: Callable[[Arrays, float], Arrays],
-        max_rows: int,
-        max_pixels: float,
-        wait: float,
-        executor: Executor,
-        slots: asyncio.Semaphore,
-        observe: Callable[[int], object],
+        self, run: Callable[[Arrays, float], Arrays], pool: Pool, joins: bool
     ) -> None:
-        self.joins = max_rows > 0
+        self._run, self._pool, self.joins = run, pool, joins
         self.tasks: set[asyncio.Task[None]] = set()
-        self._run, self._max_rows, self._max_pixels = run, max_rows, max_pixels
-        self._wait = wait if self.joins else 0
-        self._executor, self._slots, self._observe = executor, slots, observe
+        self._max_rows = pool.max_rows if joins else 0
         self._jobs: collections.deque[_Job] = collections.deque()
         self._full, self._collecting = asyncio.Event(), False
 
@@ -152,7 +137,7 @@ class _Lane:
     ) -> asyncio.Future[Arrays]:
         """A future of the outputs."""
         loop = asyncio.get_running_loop()
-        joined_by = loop.time() + self._wait
+        joined_by = loop.time() + (self._pool.wait if self.joins else 0)
         job = _Job(inputs, rows, pixels, until, joined_by, loop.create_future())
         self._jobs.append(job)
         if sum(job.rows for job in self._jobs) >= self._max_rows:
@@ -173,13 +158,13 @@ class _Lane:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(self._jobs[0].joined_by):
                         await self._full.wait()
-                await self._slots.acquire()
+                await self._pool.slots.acquire()
                 # after a slot is free, not before: more may have come meanwhile
                 batch = self._take()
                 if batch:
                     self._start(self._execute(batch))
                 else:
-                    self._slots.release()
+                    self._pool.slots.release()
         finally:
             self._collecting = False
 
@@ -190,7 +175,7 @@ class _Lane:
             job = self._jobs[0]
             if not job.result.done():  # else its caller has gone
                 rows, pixels = rows + job.rows, pixels + job.pixels
-                if batch and (rows > self._max_rows or pixels > self._max_pixels):
+                if batch and (rows > self._max_rows or pixels > self._pool.max_pixels):
                     break
                 batch.append(job)
             self._jobs.popleft()
@@ -199,7 +184,7 @@ class _Lane:
         return batch
 
     async def _execute(self, batch: list[_Job]) -> None:
-        self._observe(sum(job.rows for job in batch))
+        self._pool.observe(sum(job.rows for job in batch))
         inputs = [job.inputs for job in batch]
         sizes = [job.rows for job in batch]
         until = max(job.until for job in batch)
@@ -207,12 +192,12 @@ class _Lane:
         results: list[Arrays | Exception]
         try:
             results = await loop.run_in_executor(
-                self._executor, run_joined, self._run, inputs, sizes, until
+                self._pool.executor, run_joined, self._run, inputs, sizes, until
             )
         except Exception as error:  # the executor's; run_joined returns the model's
             results = [error] * len(batch)
         finally:
-            self._slots.release()
+            self._pool.slots.release()
         for job, result in zip(batch, results):
             if job.result.done():
                 continue

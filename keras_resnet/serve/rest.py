@@ -14,9 +14,7 @@ from keras_resnet.errors import SavedModelError
 from keras_resnet.export.numbering import LAST
 from keras_resnet.serve import answers, header, requests
 from keras_resnet.serve.admission import Admission
-from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.requests import Call, RequestError
-from keras_resnet.serve.settings import Settings
 from keras_resnet.serve.versions import Version, Versions
 
 PICTURES = "image_bytes"  # the input that holds JPEG and PNG files
@@ -30,15 +28,10 @@ _CLOSED = 499  # nginx's code of a client that went away
 class Rest:
     """Answers under /v1; everything that a caller did wrong is a RequestError."""
 
-    def __init__(
-        self,
-        versions: Versions,
-        settings: Settings,
-        metrics: Metrics,
-        admission: Admission,
-    ) -> None:
-        self._versions, self._settings = versions, settings
-        self._metrics, self._admission = metrics, admission
+    def __init__(self, versions: Versions) -> None:
+        self._versions, self._settings = versions, versions.settings
+        self._metrics = versions.metrics
+        self._admission = Admission(self._settings, self._metrics.queue)
         # one thread: JSON holds the GIL anyway, and lists of numbers take much memory
         self._codec = concurrent.futures.ThreadPoolExecutor(1, "json")
         self._limits: set[asyncio.Timeout] = set()  # of the requests under way

@@ -18,7 +18,6 @@ import uvicorn
 from keras_resnet.errors import ServeError
 from keras_resnet.serve.app import create
 from keras_resnet.serve.connections import bounded
-from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.production import ENVIRONMENT
 from keras_resnet.serve.settings import Settings
 from keras_resnet.serve.versions import Versions
@@ -101,8 +100,8 @@ async def _serve(
     listening: socket.socket,
     announce: Callable[[str, int], object],
 ) -> None:
-    versions = Versions(folder, settings, Metrics())
-    app = create(folder, settings, versions, _host_names(listening, settings))
+    versions = Versions(folder, settings)
+    app = create(versions, _host_names(listening, settings))
     config = uvicorn.Config(
         app,
         http=bounded(_within_limits(settings)),

@@ -6,7 +6,6 @@ error in `statuses`, and is tried again only when its files change.
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import logging
 import os
@@ -18,7 +17,7 @@ from keras_resnet.errors import SavedModelError
 from keras_resnet.export.numbering import version_folders
 from keras_resnet.export.savedmodel import SavedModel
 from keras_resnet.serve import answers
-from keras_resnet.serve.batching import RUNNERS, Batcher
+from keras_resnet.serve.batching import Batcher, Pool
 from keras_resnet.serve.loading import Files, list_files, load_and_run
 from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.settings import Settings
@@ -70,25 +69,29 @@ class Versions:
 
     Attributes:
         current: a Version, or None.
+        metrics: of the server.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
         settings: Settings,
-        metrics: Metrics,
         load: Callable[[Path], Any] = SavedModel,
     ) -> None:
-        self.folder, self.metrics = Path(folder), metrics
+        self.folder, self.settings, self.metrics = Path(folder), settings, Metrics()
         self.current: Version | None = None
-        self._settings, self._load = settings, load
+        self._load = load
         self._states: dict[int, tuple[str, str | None]] = {}  # state, error
         self._failed: dict[int, Files] = {}
         self._open: set[Version] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
-        self._executor = concurrent.futures.ThreadPoolExecutor(RUNNERS, "batch")
-        self._slots = asyncio.Semaphore(RUNNERS)
+        self._pool = Pool(
+            settings.max_batch,
+            settings.wait_ms / 1000,
+            settings.max_request_pixels,
+            self.metrics.batch_rows.observe,
+        )
 
     def statuses(self) -> list[dict[str, Any]]:
         """model_version_status: the newest first, as TensorFlow Serving lists them."""
@@ -100,7 +103,7 @@ class Versions:
     async def start(self) -> None:
         """Polls the folder, now and then every `poll` seconds."""
         await self.poll()
-        if self._settings.poll:
+        if self.settings.poll:
             self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -111,7 +114,7 @@ class Versions:
         self._show(None)
         while self._closing:
             await asyncio.wait([*self._closing])
-        self._executor.shutdown()
+        self._pool.executor.shutdown()
 
     def end(self) -> None:
         """Ends what runs in the versions that are open; they answer nothing more."""
@@ -120,7 +123,7 @@ class Versions:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.poll)
+            await asyncio.sleep(self.settings.poll)
             try:
                 await self.poll()
             except Exception:  # a disk that fails now may answer the next time
@@ -158,14 +161,8 @@ class Versions:
             self._states[number] = ("END", f"{error}")
             log.error("version %s does not load: %s", number, error)
             return False
-        limits = self._settings
-        batcher = Batcher(
-            *(model, limits.max_batch, limits.wait_ms / 1000),
-            *(self._executor, self._slots, self.metrics.batch_rows.observe),
-            limits.max_request_pixels,
-        )
         self._failed.pop(number, None)
-        version = Version(number, model, batcher)
+        version = Version(number, model, Batcher(model, self._pool))
         self._open.add(version)
         self._show(version)
         return True
