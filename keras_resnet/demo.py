@@ -17,7 +17,7 @@ from keras_resnet.backend import keras
 from keras_resnet.errors import DemoError
 from keras_resnet.evaluate.figures import confusion_map
 from keras_resnet.evaluate.measures import to_json
-from keras_resnet.export import savedmodel
+from keras_resnet.export.npz import read_npz, write_npz
 from keras_resnet.files import write_whole
 from keras_resnet.model import rebuild
 from keras_resnet.recipes import RECIPES
@@ -158,13 +158,15 @@ def serving_difference(model, source, exported) -> float:
     expected = model.predict(images, batch_size=64, verbose=0)
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npz")
-        savedmodel.write_npz(inputs, {"image_bytes": np.array(encoded, object)})
-        # by its path, so that neither keras nor keras_resnet is imported there
-        command = [sys.executable, savedmodel.__file__, exported, "serving_bytes"]
+        write_npz(inputs, {"image_bytes": np.array(encoded, object)})
+        # which imports neither Keras nor a layer of this package
+        command = [sys.executable, "-m", "keras_resnet.export.savedmodel"]
         done = subprocess.run(
-            [*map(str, command), inputs, outputs], capture_output=True, text=True
+            [*command, exported, "serving_bytes", inputs, outputs],
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             raise DemoError(f"{exported}: not servable: {done.stderr.strip()[-500:]}")
-        served = savedmodel.read_npz(outputs)["probabilities"]
+        served = read_npz(outputs)["probabilities"]
     return float(np.abs(served - expected).max())

@@ -36,6 +36,10 @@ class RunError(Error, ValueError):
     """A run directory that cannot be used as asked."""
 
 
+class SavedModelError(Error, RuntimeError):
+    """A SavedModel that does not load, or a request that it refuses."""
+
+
 class ServeError(Error):
     """An exported model that cannot be served as asked."""
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -149,3 +150,93 @@ def command(*arguments, cwd):
 def call():
     """The command line, run in this process."""
     return command
+
+
+@pytest.fixture(scope="session")
+def two_versions(trained, tmp_path_factory):
+    """A model folder of two SavedModels that answer differently; only to be read."""
+    from keras_resnet import export
+    from keras_resnet.model import rebuild
+
+    folder = tmp_path_factory.mktemp("served") / "my colours"
+    export.save(trained[1], folder)
+    other = rebuild(trained[1], "float32", classifier_activation="softmax")
+    head = other.get_layer("head")
+    head.kernel.assign(-head.kernel)
+    export.save(other, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(two_versions):
+    """The SavedModel of the tiny trained net; only to be read."""
+    return two_versions / "1"
+
+
+@pytest.fixture
+def place(exported, tmp_path):
+    """A model folder of that version alone, for a test that changes it."""
+    shutil.copytree(exported, tmp_path / "colours" / "1")
+    return tmp_path / "colours"
+
+
+@pytest.fixture
+def quick(exported, monkeypatch):
+    """Makes `export.save` write a copy of `exported`, which it checks as usual."""
+    from keras_resnet.export import exporting
+
+    def write(model, version, *_):
+        shutil.copytree(exported, version, ignore=lambda *_: ["assets.extra"])
+        return version / "assets"
+
+    monkeypatch.setattr(exporting, "_write", write)
+
+
+@pytest.fixture(scope="session")
+def exports(trained, exported, tmp_path_factory):
+    """{(format, precision): DIR} of the tiny trained net, each with version 1."""
+    from keras_resnet.export import converters, formats, signatures
+    from keras_resnet.export.description import write_description
+    from keras_resnet.export.folding import fold_batch_norm
+
+    root, folders, model = tmp_path_factory.mktemp("exports"), {}, trained[1]
+    for kind, precisions in formats.FORMATS.items():
+        for precision in precisions:
+            version = root / f"{kind}-{precision}" / "1"
+            folders[kind, precision] = version.parent
+            version.parent.mkdir()
+            if (kind, precision) == ("savedmodel", "float32"):
+                shutil.copytree(exported, version)
+            elif kind == "savedmodel":
+                net = fold_batch_norm(model, precision)
+                signatures.write_saved_model(net, version)
+                write_description(version / "assets", model.info, kind, precision)
+            else:
+                version.mkdir()
+                converters.write(model, version, kind, precision)
+                write_description(version, model.info, kind, precision)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def served(exported):
+    """The exported net as the server's own loader has it."""
+    from keras_resnet.export.savedmodel import SavedModel
+
+    with SavedModel(exported) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def shared(exported, tmp_path_factory):
+    """A server of the exported net for the tests that only ask."""
+    from serving import serving
+
+    from keras_resnet.serve import Settings
+
+    folder = tmp_path_factory.mktemp("served") / "colours"
+    shutil.copytree(exported, folder / "1")
+    limits = {"max_body": 4_000_000, "max_rows": 40}
+    limits |= {"max_pixels": 10_000, "max_request_pixels": 15_000}
+    with serving(folder, Settings("colours", **limits)) as client:
+        yield client

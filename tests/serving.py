@@ -1,4 +1,4 @@
-"""What the tests of the server share: versions to serve, pictures, questions."""
+"""What the tests of the server share: how they start one and ask it."""
 
 import base64
 import contextlib
@@ -12,63 +12,18 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from keras_resnet import export, serve
-from keras_resnet.export.savedmodel import SavedModel, SavedModelError
-from keras_resnet.model import rebuild
+from keras_resnet import serve
+from keras_resnet.errors import SavedModelError
 from keras_resnet.serve import Settings
 
 COMMAND = Path(sys.executable).with_name("keras-resnet")
-
-
 PREDICT, METRICS = "/v1/models/colours:predict", "/metrics"
-
-
-INIT = "__saved_model_init_op"
-
-
 FAST = {"name": "colours", "poll": 0.05}
-
-
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-
-
-@pytest.fixture(scope="session")
-def versions(trained, tmp_path_factory):
-    """A folder of two versions that answer differently."""
-    folder = tmp_path_factory.mktemp("versions")
-    export.save(trained[1], folder)
-    other = rebuild(trained[1], "float32", classifier_activation="softmax")
-    head = other.get_layer("head")
-    head.kernel.assign(-head.kernel)
-    export.save(other, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def served(versions):
-    """Version 1 as the server's own loader has it."""
-    with SavedModel(versions / "1") as model:
-        yield model
-
-
-@pytest.fixture
-def place(versions, tmp_path):
-    """A model folder of version 1, for a test that changes it."""
-    return put(versions, tmp_path / "colours", 1)
-
-
-@pytest.fixture(scope="session")
-def shared(versions, tmp_path_factory):
-    """A server of version 1 for the tests that only ask."""
-    folder = put(versions, tmp_path_factory.mktemp("served") / "colours", 1)
-    settings = Settings("colours", max_body=4_000_000, max_rows=40, max_pixels=10_000)
-    with serving(folder, settings) as client:
-        yield client
 
 
 @contextlib.contextmanager
@@ -137,28 +92,6 @@ def assert_refused(response, status, *words):
         assert word in content["error"]
 
 
-class FakeModel:
-    """Adds one; `fails` on rows of 13, and `ran` keeps the batches' sizes."""
-
-    def __init__(self, by_rows=True, seconds=0.0):
-        first = None if by_rows else 1
-        self.signatures = {
-            "add": {
-                "inputs": {"x": ("float32", (None,))},
-                "outputs": {"y": ("float32", (first,))},
-            }
-        }
-        self.ran, self.seconds = [], seconds
-
-    def run(self, signature, /, x):
-        assert signature == "add"
-        self.ran.append(len(x))
-        time.sleep(self.seconds)
-        if 13 in x:
-            raise SavedModelError("13")
-        return {"y": x + 1}
-
-
 def sample(client, name, **labels):
     response = client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=")
@@ -187,6 +120,23 @@ def process(folder, *options):
             server.kill()
 
 
+def get(address, path):
+    connection = http.client.HTTPConnection(address, timeout=30)
+    connection.request("GET", path)
+    data = connection.getresponse().read()
+    connection.close()
+    return data
+
+
+def post(address, body):
+    connection = http.client.HTTPConnection(address, timeout=30)
+    connection.request("POST", PREDICT, body)
+    response = connection.getresponse()
+    data = response.read()
+    connection.close()
+    return response.status, data
+
+
 def is_closed(client):
     client.settimeout(0)
     with contextlib.suppress(BlockingIOError):
@@ -197,10 +147,34 @@ def is_closed(client):
     return False
 
 
-def post(address, body):
-    connection = http.client.HTTPConnection(address, timeout=30)
-    connection.request("POST", PREDICT, body)
-    response = connection.getresponse()
-    data = response.read()
-    connection.close()
-    return response.status, data
+class FakeModel:
+    """Adds one; `fails` on rows of 13, and `ran` keeps the batches' sizes."""
+
+    def __init__(self, by_rows=True, seconds=0.0):
+        first = None if by_rows else 1
+        self.signatures = {
+            "add": {
+                "inputs": {"x": ("float32", (None,))},
+                "outputs": {"y": ("float32", (first,))},
+            }
+        }
+        self.ran, self.seconds = [], seconds
+
+    def run(self, signature, /, x):
+        assert signature == "add"
+        self.ran.append(len(x))
+        time.sleep(self.seconds)
+        if 13 in x:
+            raise SavedModelError("13")
+        return {"y": x + 1}
+
+
+def bad_rows(rows, refuses):
+    """The rows of a table for which a check fails, with the reason."""
+    bad = []
+    for row in rows:
+        try:
+            refuses(*row)
+        except AssertionError as error:
+            bad.append((row, str(error)))
+    return bad

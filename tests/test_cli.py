@@ -17,8 +17,8 @@ import pytest
 from conftest import command, write_folder
 
 import keras_resnet
-from keras_resnet.export.converters import TOLERANCES
-from keras_resnet.export.engines import FORMATS
+from keras_resnet.export.comparing import TOLERANCES
+from keras_resnet.export.formats import FORMATS
 from keras_resnet.opening import open_model
 from keras_resnet.recipe import FIELD_TYPES, Recipe
 from keras_resnet.recipes import RECIPES

@@ -7,34 +7,24 @@ import sys
 import numpy as np
 import pytest
 
-from keras_resnet import evaluate, export
+from keras_resnet import evaluate
 from keras_resnet.errors import ModelError
 from keras_resnet.evaluate import views
-from keras_resnet.export import converters, engines
+from keras_resnet.export import description, engines, formats, numbering
 from keras_resnet.opening import open_model
 
-ALL = [(kind, some) for kind, those in engines.FORMATS.items() for some in those]
-
-
-# what differs between the others is asserted by what is quicker to ask
+ALL = [(kind, some) for kind, those in formats.FORMATS.items() for some in those]
+# that every engine answers as the model does, other tests assert: three are enough here
 QUICK = [("savedmodel", "float32"), ("openvino", "bfloat16"), ("litert", "int8")]
-
-
-@pytest.fixture(scope="module")
-def exports(trained, tmp_path_factory):
-    """{(format, precision): DIR} of the tiny trained net, each with version 1."""
-    root, folders = tmp_path_factory.mktemp("exports"), {}
-    for kind, precision in ALL:
-        folders[kind, precision] = folder = root / f"{kind}-{precision}"
-        if kind == "savedmodel":
-            export.save(trained[1], folder, kind, precision, warm_up=False)
-            continue
-        version = folder / "1"
-        version.mkdir(parents=True)
-        converters.write(trained[1], version, kind, precision)
-        said = engines.describe(trained[1], kind, precision)
-        (version / engines.DESCRIPTION).write_text(json.dumps(said))
-    return folders
+of_three_engines = pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow)
+        for case in ALL
+    ],
+    ids="-".join,
+    indirect=True,
+)
 
 
 @pytest.fixture(scope="module", params=ALL, ids=lambda case: "-".join(case))
@@ -106,44 +96,50 @@ def test_other_shapes_are_refused(shape, engine):
 
 @pytest.fixture(scope="module")
 def measured(trained, folder):
-    """The Keras model's measures: of one crop, and of ten."""
-    looks = ("center", "ten-crop")
-    return [evaluate.run(trained[1], folder, views=views) for views in looks]
+    """The Keras model's measures."""
+    return evaluate.run(trained[1], folder)
 
 
-@pytest.mark.parametrize(
-    "engine",
-    [
-        pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow)
-        for case in ALL
-    ],
-    indirect=True,
-    ids=lambda case: "-".join(case),
-)
+@pytest.fixture(scope="module")
+def predicted(trained, folder):
+    """The Keras model's predictions."""
+    return evaluate.predict(trained[1], [folder / "val"], top=2)
+
+
+@of_three_engines
 def test_evaluation_is_that_of_the_model(engine, measured, folder):
-    ours, (theirs, expected) = evaluate.run(engine, folder), measured
-    assert ours["examples"] == theirs["examples"] == 12
+    found = evaluate.run(engine, folder)
+    assert found["examples"] == measured["examples"] == 12
     for measure in ("top1", "top5", "per_class", "confusion"):
-        assert ours[measure] == theirs[measure]
+        assert found[measure] == measured[measure]
     tolerance = 1e-5 if engine.precision == "float32" else 0.05
-    assert ours["loss"] == pytest.approx(theirs["loss"], abs=tolerance)
-    crops = evaluate.run(engine, folder, views="ten-crop", batch_size=5, size=32)
-    assert crops["confusion"] == expected["confusion"]
-    assert crops["loss"] == pytest.approx(expected["loss"], abs=tolerance)
+    assert found["loss"] == pytest.approx(measured["loss"], abs=tolerance)
 
 
-def test_prediction_is_that_of_the_model(engine, trained, folder, tmp_path):
-    ours = evaluate.predict(engine, [folder / "val"], top=2)
-    theirs = evaluate.predict(trained[1], [folder / "val"], top=2)
-    assert [row["file"] for row in ours] == [row["file"] for row in theirs]
-    assert [row["classes"][0] for row in ours] == [row["classes"][0] for row in theirs]
+def test_ten_crops_and_the_grid_are_those_of_the_model(
+    exports, trained, folder, tmp_path
+):
+    expected = evaluate.run(trained[1], folder, views="ten-crop")
+    with engines.open_engine(exports["onnx", "float32"]) as engine:
+        found = evaluate.run(engine, folder, views="ten-crop", batch_size=5, size=32)
+        evaluate.picture_grid(engine, folder, tmp_path / "grid.png")
+    assert found["confusion"] == expected["confusion"]
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert (tmp_path / "grid.png").stat().st_size > 1000
+
+
+@of_three_engines
+def test_prediction_is_that_of_the_model(engine, predicted, folder):
+    found = evaluate.predict(engine, [folder / "val"], top=2)
+    assert [row["file"] for row in found] == [row["file"] for row in predicted]
+    assert [row["classes"][0] for row in found] == [
+        row["classes"][0] for row in predicted
+    ]
     np.testing.assert_allclose(
-        [row["probabilities"] for row in ours],
-        [row["probabilities"] for row in theirs],
+        [row["probabilities"] for row in found],
+        [row["probabilities"] for row in predicted],
         atol=1e-5 if engine.precision == "float32" else 0.1,
     )
-    evaluate.picture_grid(engine, folder, tmp_path / "grid.png")
-    assert (tmp_path / "grid.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
@@ -156,12 +152,12 @@ def test_other_sizes_need_the_model_itself(looks, engine, folder):
         views.MultiScale(engine)
 
 
-@pytest.mark.parametrize("kind", engines.FORMATS)
+@pytest.mark.parametrize("kind", formats.FORMATS)
 def test_folder_version_and_file_are_opened(kind, exports, tmp_path):
     folder = exports[kind, "float32"]
     images = random_pictures(2)
     expected = engines.open_engine(folder).predict_on_batch(images)
-    for path in (folder / "1", str(folder / "1" / engines.FILES[kind])):
+    for path in (folder / "1", str(folder / "1" / formats.FILES[kind])):
         with engines.open_engine(path) as engine:
             np.testing.assert_array_equal(engine.predict_on_batch(images), expected)
 
@@ -170,7 +166,7 @@ def test_newest_version_is_opened(exports, tmp_path):
     for number, kind in [("2", "onnx"), ("10", "litert")]:
         shutil.copytree(exports[kind, "float32"] / "1", tmp_path / number)
     (tmp_path / "11.partial").mkdir()
-    assert export.versions(tmp_path) == [2, 10]
+    assert numbering.versions(tmp_path) == [2, 10]
     assert engines.open_engine(tmp_path).format == "litert"
     assert engines.open_engine(tmp_path / "2").format == "onnx"
 
@@ -253,7 +249,7 @@ def test_damaged_file_is_one_error(kind, file, damage, own, capfd):
         ({"format": "coreml"}, "coreml"),
         ({"format": ["onnx"]}, "unhashable"),
         ({"precision": "int8"}, "precision='int8' with format='onnx'"),
-        ({"info": None}, "describes no export of ours"),
+        ({"info": None}, "describes no export of keras_resnet"),
         ({"info": {}}, "config"),
         ({"info.classes": 10**12}, "class_names="),
         ({"info.classes": 10**12, "info.class_names": None}, r"1000000000000\)"),
@@ -274,7 +270,7 @@ def test_damaged_file_is_one_error(kind, file, damage, own, capfd):
 )
 def test_lying_description_is_refused(change, words, own):
     folder = own("onnx")
-    path = folder / engines.DESCRIPTION
+    path = folder / description.DESCRIPTION
     said = json.loads(path.read_text())
     for name, value in change.items():
         *outer, last = name.split(".")
@@ -287,13 +283,13 @@ def test_lying_description_is_refused(change, words, own):
 @pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, "\0", '{"format": "onnx"}'])
 def test_description_that_is_none_is_refused(text, own):
     folder = own("onnx")
-    (folder / engines.DESCRIPTION).write_text(text)
-    with pytest.raises(ModelError, match=r"model\.json: describes no export of ours"):
+    (folder / description.DESCRIPTION).write_text(text)
+    with pytest.raises(ModelError, match="json: describes no export of keras_resnet"):
         engines.open_engine(folder)
 
 
 def test_description_of_any_size_is_not_read(own, monkeypatch):
-    monkeypatch.setattr(engines, "_MAX_DESCRIPTION", 100)
+    monkeypatch.setattr(description, "_MAX_BYTES", 100)
     with pytest.raises(ModelError, match=r"model\.json: larger than 100 bytes"):
         engines.open_engine(own("onnx"))
 
@@ -315,11 +311,9 @@ def test_missing_runtime_is_named(kind, package, exports, monkeypatch):
 
 
 def test_description_is_what_was_described(trained, tmp_path):
-    said = {**engines.describe(trained[1], "openvino", "bfloat16"), "difference": 0.25}
-    (tmp_path / engines.DESCRIPTION).write_text(json.dumps(said))
-    read = engines.read_description(tmp_path)
-    assert (read.format, read.precision, read.difference) == (
-        *("openvino", "bfloat16"),
-        0.25,
-    )
+    info = trained[1].info
+    description.write_description(tmp_path, info, "openvino", "bfloat16", 0.25)
+    read = description.read_description(tmp_path)
+    assert (read.format, read.precision) == ("openvino", "bfloat16")
+    assert read.difference == 0.25
     assert read.info == trained[1].info.replace(input_shape=None)

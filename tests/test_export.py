@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,8 +20,10 @@ import keras_resnet
 from keras_resnet import export
 from keras_resnet.backend import keras
 from keras_resnet.errors import ModelError
-from keras_resnet.export import converters, exporting
-from keras_resnet.export.engines import open_engine, read_description
+from keras_resnet.export import exporting, publishing
+from keras_resnet.export.comparing import TOLERANCES
+from keras_resnet.export.description import read_description
+from keras_resnet.export.engines import open_engine
 from keras_resnet.export.folding import fold_batch_norm
 from keras_resnet.export.savedmodel import SavedModel
 from keras_resnet.model import rebuild
@@ -30,23 +33,15 @@ BESIDE = {"README.md", "batching.config", "models.config"}
 VERSION = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
 
 
-@pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    return export.save(trained[1], tmp_path_factory.mktemp("served") / "colours")
-
-
 def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def test_export_writes_numbered_versions_and_what_serving_wants(trained, exported):
-    assert exported.name == "1"
-    assert names(exported) == VERSION
-    second = export.save(trained[1], exported.parent)
-    assert second.name == "2"
-    assert names(exported.parent) == {"1", "2"} | BESIDE
-    assert export.versions(exported.parent) == [1, 2]
-    assert export.versions(exported.parent / "nowhere") == []
+def test_export_writes_numbered_versions_and_what_serving_wants(two_versions):
+    assert names(two_versions / "1") == names(two_versions / "2") == VERSION
+    assert names(two_versions) == {"1", "2"} | BESIDE
+    assert export.versions(two_versions) == [1, 2]
+    assert export.versions(two_versions / "nowhere") == []
 
 
 def test_version_says_what_it_is(trained, exported, tmp_path):
@@ -58,7 +53,7 @@ def test_version_says_what_it_is(trained, exported, tmp_path):
     assert said.info.class_names == model.info.class_names
     assert said.info.protocol == model.info.protocol
     assert said.info.config == model.info.config
-    assert 0 < said.difference <= converters.TOLERANCES["bfloat16"]
+    assert 0 < said.difference <= TOLERANCES["bfloat16"]
     assert lines == [
         f"savedmodel in bfloat16: off by at most {said.difference:.1e} in the "
         "probabilities of 10 pictures"
@@ -68,86 +63,86 @@ def test_version_says_what_it_is(trained, exported, tmp_path):
     assert labels.read_text() == "blue\ngreen\nred\n"
 
 
-def test_edited_configuration_stays(trained, tmp_path):
+def test_edited_configuration_stays(trained, quick, tmp_path):
     tmp_path.joinpath("models.config").write_text("mine")
     export.save(trained[1], tmp_path)
     assert tmp_path.joinpath("models.config").read_text() == "mine"
     assert tmp_path.joinpath("batching.config").exists()
 
 
+@pytest.fixture(scope="module")
+def images():
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3))
+    return pixels.astype(np.float32)
+
+
 @pytest.mark.addons
-@pytest.mark.parametrize(
-    "policy",
-    [
-        "mixed_float16",
-        pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
-        pytest.param("float16", marks=pytest.mark.slow),
-    ],
-)
-def test_model_of_half_precision_is_served_in_float32(policy, trained, tmp_path):
-    half = rebuild(trained[1], policy)
-    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3))
-    images = images.astype(np.float32)
-    with SavedModel(export.save(half, tmp_path)) as served:
-        ours = served.run("serving_default", images=images)["probabilities"]
+def test_model_in_float16_is_served_in_float32(trained, images, tmp_path):
+    half = rebuild(trained[1], "float16")
     expected = rebuild(half, "float32").predict(images, verbose=0)
-    np.testing.assert_allclose(ours, expected, atol=1e-5)
-    if policy != "float16":  # whose weights are rounded, and not its answers alone
-        difference = half.predict(images, verbose=0) - expected
-        assert np.abs(difference).max() > 1e-5
+    with SavedModel(export.save(half, tmp_path)) as served:
+        answers = served.run("serving_default", images=images)["probabilities"]
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize(
-    "activation", [None, pytest.param("linear", marks=pytest.mark.slow)]
-)
-def test_logits_are_served_as_probabilities(activation, trained, tmp_path):
-    model = rebuild(trained[1], classifier_activation=activation)
-    images = np.full((2, 32, 32, 3), 90, np.float32)
-    with open_engine(export.save(model, tmp_path)) as engine:
-        ours = engine.predict_on_batch(images)
-    np.testing.assert_allclose(ours, trained[1].predict(images, verbose=0), atol=1e-5)
-
-
-@pytest.mark.parametrize("step", ["_write", "_write_for_serving", "_publish"])
-def test_interrupted_export_leaves_the_versions_that_were(
-    step, trained, tmp_path, monkeypatch
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_model_of_mixed_precision_is_served_in_float32(
+    policy, trained, quick, images, tmp_path
 ):
-    first = export.save(trained[1], tmp_path / "served")
-    before = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+    half = rebuild(trained[1], policy)
+    expected = trained[1].predict(images, verbose=0)
+    assert np.abs(half.predict(images, verbose=0) - expected).max() > 1e-5
+    written = fold_batch_norm(half).predict(images, verbose=0)
+    np.testing.assert_allclose(written, expected, atol=1e-5)
+    export.save(half, tmp_path)  # which compares with the model in float32
+
+
+@pytest.mark.addons
+def test_logits_are_served_as_probabilities(trained, quick, tmp_path, monkeypatch):
+    images = np.full((2, 32, 32, 3), 90, np.float32)
+    expected = trained[1].predict(images, verbose=0)
+    copy, given = exporting._write, []
+
+    def write(model, *arguments):
+        given.append(model)
+        return copy(model, *arguments)
+
+    monkeypatch.setattr(exporting, "_write", write)
+    for activation in (None, "linear"):
+        model = rebuild(trained[1], classifier_activation=activation)
+        with open_engine(export.save(model, tmp_path)) as engine:
+            served = engine.predict_on_batch(images)
+        written = given.pop().predict_on_batch(images)
+        for answers in (served, written):
+            np.testing.assert_allclose(answers, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", ["_write", "_write_for_serving", "publish"])
+def test_interrupted_export_leaves_the_versions_that_were(
+    step, trained, quick, place, monkeypatch
+):
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
 
     def fail(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(exporting, step, fail)
     with pytest.raises(KeyboardInterrupt):
-        export.save(trained[1], tmp_path / "served")
-    assert names(tmp_path / "served") == {"1"} | BESIDE
-    assert before == {path: path.stat().st_mtime_ns for path in first.rglob("*")}
+        export.save(trained[1], place)
+    assert names(place) - BESIDE == {"1"}
+    after = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+    assert before.items() <= after.items()
 
 
 @pytest.mark.addons
-def test_export_that_answers_otherwise_is_refused(trained, tmp_path, monkeypatch):
-    def spoiled(model, precision="float32"):
-        folded = fold_batch_norm(model)
-        kernel = folded.get_layer("stem").conv2.conv.kernel
-        kernel.assign(np.asarray(kernel) * 1.1)
-        return folded
-
-    monkeypatch.setattr(exporting, "fold_batch_norm", spoiled)
-    with pytest.raises(ModelError, match=r"probabilities are off by .* on 10 pictures"):
-        export.save(trained[1], tmp_path / "served")
-    assert names(tmp_path / "served") == set()
-
-
-@pytest.mark.addons
-@pytest.mark.parametrize(
-    "policy", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
-)
-def test_export_is_compared_with_the_model_that_was_given(policy, trained, tmp_path):
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_export_that_answers_otherwise_than_the_model_given_is_refused(
+    policy, trained, quick, tmp_path
+):
     model = rebuild(trained[1], policy)
     model.get_layer("stage1_block0").conv1.norm.epsilon = 10.0
-    with pytest.raises(ModelError, match="probabilities are off by"):
+    with pytest.raises(ModelError, match=r"probabilities are off by .* on 10 pictures"):
         export.save(model, tmp_path / "served")
     assert names(tmp_path / "served") == set()
 
@@ -178,10 +173,13 @@ def test_changed_head_is_refused_and_not_exported_as_another(change, trained, tm
         ours, theirs = (m.predict(images, verbose=0) for m in (merged, model))
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
         assert np.abs(ours - trained[1].predict(images, verbose=0)).max() > 1e-2
-        export.save(merged, tmp_path / "served")
+        rebuild(fold_batch_norm(merged))  # as an export does
 
 
-def test_random_weights_are_named_in_a_line(trained, tmp_path, capsys):
+def test_random_weights_are_named_in_a_line(
+    trained, quick, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(exporting.comparing, "check", lambda *_: 0.0)
     bare = keras_resnet.create("resnet18d", width=8, depths=(1,), classes=3)
     bare.info = bare.info.replace(protocol=trained[1].info.protocol)
     export.save(bare, tmp_path)
@@ -191,7 +189,7 @@ def test_random_weights_are_named_in_a_line(trained, tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_own_pictures_are_compared(trained, folder, tmp_path):
+def test_own_pictures_are_compared(trained, quick, folder, tmp_path):
     lines = []
     files = sorted((folder / "val" / "red").iterdir())
     export.save(trained[1], tmp_path, pictures=files, say=lines.append)
@@ -222,7 +220,7 @@ def test_what_cannot_be_exported_is_named_and_writes_nothing(
 
 @pytest.mark.parametrize("missing", ["include_top", "include_preprocessing"])
 def test_model_without_classifier_or_normalisation_is_not_served(missing, tmp_path):
-    model = keras_resnet.create("resnet18d", width=8, **{missing: False})
+    model = keras_resnet.create("resnet18d", width=8, depths=(1,), **{missing: False})
     with pytest.raises(ModelError, match="serving needs both"):
         export.save(model, tmp_path / "served")
     assert not (tmp_path / "served").exists()
@@ -257,8 +255,8 @@ def test_model_of_other_pictures_is_told_what_to_give(options, words, tmp_path):
 
 
 def test_model_of_a_fixed_size_is_exported_where_its_protocol_names_that(tmp_path):
-    model = keras_resnet.create("resnet18d", **TINY, input_shape=(64, 64, 3))
-    protocol = keras_resnet.Protocol(64)
+    model = keras_resnet.create("resnet18d", **TINY, input_shape=(32, 32, 3))
+    protocol = keras_resnet.Protocol(32)
     # as the message of the test above says; and names that no file of lines can hold
     names = ("a\nb", "c\r\u2028", "d")
     model.info = model.info.replace(protocol=protocol, class_names=names)
@@ -279,7 +277,7 @@ def test_folder_holds_one_format(trained, exported):
         export.save(trained[1], exported.parent, "onnx")
 
 
-def test_last_version_has_no_next(trained, tmp_path):
+def test_last_version_has_no_next(trained, quick, tmp_path):
     (tmp_path / str(2**63)).mkdir()  # that TensorFlow Serving does not read
     (tmp_path / "1").touch()  # and no folder
     (tmp_path / "0000").mkdir()
@@ -293,35 +291,30 @@ def test_last_version_has_no_next(trained, tmp_path):
 
 
 def test_disk_that_is_full_is_one_line_and_leaves_nothing(
-    trained, tmp_path, monkeypatch
+    trained, tmp_path, monkeypatch, call
 ):
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "labels.txt")
 
     with monkeypatch.context() as patch:
-        patch.setattr(exporting, "_write_for_serving", fail)
+        patch.setattr(exporting, "_write", fail)
         with pytest.raises(ModelError, match="served: cannot be written: No space"):
             export.save(trained[1], tmp_path / "served")
     # a limit on the sizes of files stands for the disk: TensorFlow's writing fails
-    program = (
-        "import resource, sys; from keras_resnet import cli\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "sys.argv[0] = 'keras-resnet'; cli.main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "export", trained[0], tmp_path / "served"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        done = call("export", trained[0], tmp_path / "served", cwd=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.returncode == 1
-    line = done.stderr.splitlines()[-1]
+    line = done.err.splitlines()[-1]
     assert line.startswith(f"keras-resnet: {tmp_path / 'served'}: cannot be written: ")
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.err
     assert names(tmp_path / "served") <= BESIDE
 
 
-def test_hidden_folders_of_others_stay(trained, tmp_path):
+def test_hidden_folders_of_others_stay(trained, quick, tmp_path):
     kept = [".export.mine", ".exports", ".export.abcdefgh", ".export.ABCDEFGH/version"]
     for name in kept:
         (tmp_path / name).mkdir(parents=True)
@@ -337,17 +330,17 @@ def test_hidden_folders_of_others_stay(trained, tmp_path):
     assert all((tmp_path / name / "file").is_file() for name in kept)
 
 
-def test_version_taken_meanwhile_is_left_alone(trained, tmp_path, monkeypatch):
+def test_version_taken_meanwhile_is_left_alone(trained, quick, tmp_path, monkeypatch):
     numbers = iter([[], [1]])
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "mine").touch()
-    monkeypatch.setattr(exporting, "_check_versions", lambda *_: None)
-    monkeypatch.setattr(exporting, "versions", lambda folder: next(numbers))
+    monkeypatch.setattr(exporting, "check_versions", lambda *_: None)
+    monkeypatch.setattr(publishing, "versions", lambda folder: next(numbers))
     assert export.save(trained[1], tmp_path).name == "2"
     assert names(tmp_path / "1") == {"mine"}
 
 
-def test_exports_at_once_get_numbers_of_their_own(trained, tmp_path):
+def test_exports_at_once_get_numbers_of_their_own(trained, quick, tmp_path):
     model = trained[1]
     taken = []
     threads = [
@@ -368,29 +361,24 @@ from keras_resnet import export
 from keras_resnet.opening import open_model
 model = open_model(sys.argv[1])
 while True:
-    print(export.save(model, sys.argv[2]), flush=True)
+    export.save(model, sys.argv[2])
 """
 
 
-def kill_while_writing(run, folder, share):
-    """Exports for ever; SIGKILL in the midst of an export after the first.
-
-    Args:
-        share: of the time that the first export took to write, after which it comes.
-    """
+def kill_while_writing(run, folder, seconds):
+    """Exports for ever; SIGKILL in the midst of an export, so long after it began."""
     with subprocess.Popen(
         [sys.executable, "-c", EXPORTS, run, folder],
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        text=True,
     ) as process:
         left = {*folder.glob(".export.*")}  # of those that were killed before
+        deadline = time.monotonic() + 300
         try:
-            start = wait_for_partial(folder, left)
-            assert process.stdout.readline()
-            seconds = share * (time.monotonic() - start)
             while True:
-                wait_for_partial(folder, left)
+                while not is_partial(folder, left):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.002)
                 time.sleep(seconds)
                 process.send_signal(signal.SIGSTOP)
                 if is_partial(folder, left):  # and it can be published no more
@@ -398,15 +386,6 @@ def kill_while_writing(run, folder, share):
                 process.send_signal(signal.SIGCONT)
         finally:
             process.kill()
-
-
-def wait_for_partial(folder, left):
-    """When an export has begun to write, of time.monotonic."""
-    deadline = time.monotonic() + 300
-    while not is_partial(folder, left):
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    return time.monotonic()
 
 
 def is_partial(folder, left):
@@ -426,16 +405,16 @@ def assert_all_whole(folder):
 @pytest.mark.parametrize(
     "kills", [1, pytest.param(20, marks=pytest.mark.slow)], ids=str
 )
-def test_killed_export_leaves_no_number_that_is_not_whole(kills, trained, tmp_path):
+def test_killed_export_leaves_no_number_that_is_not_whole(kills, trained, quick, place):
     draw = random.Random(kills)
     for _ in range(kills):
-        kill_while_writing(trained[0], tmp_path, draw.uniform(0, 0.9))
-        assert any(name.startswith(".export.") for name in names(tmp_path))
-        assert_all_whole(tmp_path)
-        for number in export.versions(tmp_path)[:-1]:
-            shutil.rmtree(tmp_path / str(number))
-    export.save(trained[1], tmp_path)
-    assert not [name for name in names(tmp_path) if name.startswith(".")]
+        kill_while_writing(trained[0], place, draw.uniform(0, 1.5))
+        assert any(name.startswith(".export.") for name in names(place))
+        assert_all_whole(place)
+        for number in export.versions(place)[:-1]:
+            shutil.rmtree(place / str(number))
+    export.save(trained[1], place)
+    assert not [name for name in names(place) if name.startswith(".")]
 
 
 def test_every_file_is_readable_by_a_server_of_another_user(exported):

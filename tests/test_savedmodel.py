@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import gc
+import json
 import os
 import shutil
 import subprocess
@@ -18,10 +19,11 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_shape_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from keras_resnet.export import savedmodel
-from keras_resnet.export.savedmodel import SavedModel, SavedModelError
+from keras_resnet.errors import SavedModelError
+from keras_resnet.export import libtensorflow, metagraph, npz
+from keras_resnet.export.savedmodel import SavedModel
 
-SCRIPT = Path(savedmodel.__file__).resolve()
+SCRIPT = "keras_resnet.export.savedmodel"
 # a TF_TString holds up to 22 bytes itself and points to more
 STRINGS = [b"", b"a", b"b" * 22, b"c" * 23, b"d" * 24, b"\0e\0" * 50_000, b"f\0\0"]
 NUMBERS = {
@@ -214,10 +216,10 @@ def test_strings_that_a_variable_keeps_outlive_their_request(folder):
         assert model.run("kept_strings")["s"].tolist() == [b"none yet"]
         for text in (b"first" * 10, b"second" * 10):
             model.run("keep", s=[text, b"short"])
-            assert len(savedmodel._strings) == 1  # the former ones are freed
+            assert len(libtensorflow.live_strings) == 1  # the former ones are freed
             model.run("text", s=[b"!" * 50] * 50, n=np.zeros(1, np.int64))
             assert model.run("kept_strings")["s"].tolist() == [text, b"short"]
-    assert not savedmodel._strings
+    assert not libtensorflow.live_strings
 
 
 def test_many_threads_get_their_own_answers(model):
@@ -240,7 +242,7 @@ def test_many_threads_get_their_own_answers(model):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert not savedmodel._strings
+    assert not libtensorflow.live_strings
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -291,7 +293,7 @@ def test_a_bad_request_is_refused_and_the_next_is_not(
     with pytest.raises(SavedModelError, match=message):
         model.run(signature, **inputs)
     assert model.run("serving_default", x=rows(2))["y"].shape == (2, 2)
-    assert not savedmodel._strings
+    assert not libtensorflow.live_strings
 
 
 def test_bfloat16_is_refused_without_its_package(model, monkeypatch):
@@ -365,7 +367,7 @@ def test_no_tensorflow_is_an_error_that_says_so(monkeypatch):
     with pytest.raises(
         SavedModelError, match=r"no libtensorflow_cc\.so\.2 .* in no ins"
     ):
-        savedmodel._library.__wrapped__()
+        libtensorflow.library.__wrapped__()
 
 
 class Ledger:
@@ -393,8 +395,8 @@ class Ledger:
 
 
 def test_all_that_the_library_makes_is_deleted(folder, tmp_path, monkeypatch):
-    ledger = Ledger(savedmodel._library())
-    monkeypatch.setattr(savedmodel, "_library", lambda: ledger)
+    ledger = Ledger(libtensorflow.library())
+    monkeypatch.setattr(libtensorflow, "library", lambda: ledger)
     with SavedModel(folder) as model:
         loaded = set(ledger.live)
         assert len(loaded) == 2  # the session and its graph
@@ -438,7 +440,7 @@ def test_signatures_are_read_as_protobuf_reads_them():
         tensors.inputs[key].tensor_shape.CopyFrom(it)
     tensors.outputs["sparse"].coo_sparse.values_tensor_name = "values:0"
     meta_graph.signature_def["__saved_model_init_op"].SetInParent()
-    assert savedmodel._signature_defs(memoryview(meta_graph.SerializeToString())) == {
+    assert metagraph.signature_defs(memoryview(meta_graph.SerializeToString())) == {
         "naïve": (
             {
                 "a": ("a" * 200 + ":3", "float16", None),
@@ -452,7 +454,7 @@ def test_signatures_are_read_as_protobuf_reads_them():
 
 def test_fields_of_fixed_width_are_passed_over():
     message = b"\x09" + bytes(8) + b"\x15" + bytes(4) + b"\x1a\x01x" + b"\x20\x96\x01"
-    fields = list(savedmodel._fields(memoryview(message)))
+    fields = list(metagraph.fields(memoryview(message)))
     assert fields == [(1, bytes(8)), (2, bytes(4)), (3, b"x"), (4, 150)]
 
 
@@ -461,10 +463,10 @@ def test_fields_of_fixed_width_are_passed_over():
 
 @pytest.mark.parametrize("strings", [STRINGS, [], b"scalar", [[b"a"], [b""]]])
 def test_packed_bytes_unpack(strings):
-    packed = savedmodel.pack_bytes(strings)
+    packed = npz.pack_bytes(strings)
     assert packed["bytes"].dtype == np.uint8
     assert packed["lengths"].dtype == np.int64
-    assert savedmodel.unpack_bytes(packed).tolist() == strings
+    assert npz.unpack_bytes(packed).tolist() == strings
 
 
 @pytest.mark.parametrize(
@@ -480,15 +482,15 @@ def test_packed_bytes_unpack(strings):
 )
 def test_lengths_that_do_not_add_up_are_refused(data, lengths):
     with pytest.raises(SavedModelError, match="packed: must be"):
-        savedmodel.unpack_bytes({"bytes": data, "lengths": lengths})
+        npz.unpack_bytes({"bytes": data, "lengths": lengths})
 
 
 def test_arrays_come_back_from_a_file(tmp_path):
     arrays = {name: np.array([[0, 1]], dtype) for name, dtype in NUMBERS.items()}
     arrays |= {"file": objects([[b"a"], [b"\0"]]), "allow_pickle": np.float32(3)}
     arrays |= {"odd.lengths": np.arange(3)}
-    savedmodel.write_npz(tmp_path / "arrays", arrays)
-    back = savedmodel.read_npz(tmp_path / "arrays")
+    npz.write_npz(tmp_path / "arrays", arrays)
+    back = npz.read_npz(tmp_path / "arrays")
     assert back.keys() == arrays.keys()
     for name, value in arrays.items():
         if name == "bfloat16":
@@ -502,101 +504,119 @@ def test_arrays_come_back_from_a_file(tmp_path):
 def test_files_of_other_things_are_refused(tmp_path):
     path = tmp_path / "inputs.npz"
     with pytest.raises(SavedModelError, match=r"inputs\.npz: .*No such file"):
-        savedmodel.read_npz(path)
+        npz.read_npz(path)
     np.savez(path, x=objects([b"pickled"]))
     with pytest.raises(SavedModelError, match=r"inputs\.npz: Object arrays"):
-        savedmodel.read_npz(path)
+        npz.read_npz(path)
     path.write_bytes(b"not a zip")
     with pytest.raises(SavedModelError, match=r"inputs\.npz: File is not a zip"):
-        savedmodel.read_npz(path)
+        npz.read_npz(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", b"not an array")
     with pytest.raises(SavedModelError, match=r"inputs\.npz: .*magic"):
-        savedmodel.read_npz(path)
+        npz.read_npz(path)
     np.savez(path, x=np.arange(1000))
     data = bytearray(path.read_bytes())
     data[500] ^= 1
     path.write_bytes(data)
     with pytest.raises(SavedModelError, match=r"inputs\.npz: Bad CRC"):
-        savedmodel.read_npz(path)
+        npz.read_npz(path)
 
 
 # In a process of its own
 
-# runs the script by its path and then says what is imported
+# runs the script and then says what is imported
 IMPORTS = """
 import runpy, sys
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-print(*{name.partition(".")[0] for name in sys.modules})
+script, *sys.argv[1:] = sys.argv[1:]
+runpy.run_module(script, run_name="__main__")
+print(*sys.modules)
 """
+LIGHT = {"keras_resnet", "keras_resnet.config", "keras_resnet.errors"}
 
 
-def test_the_script_imports_no_tensorflow(folder, tmp_path, net):
+def test_the_script_imports_no_tensorflow_and_no_layer(folder, tmp_path, net):
     source, target = tmp_path / "in.npz", tmp_path / "out.npz"
-    savedmodel.write_npz(source, {"s": objects(STRINGS), "n": np.arange(4)})
+    npz.write_npz(source, {"s": objects(STRINGS), "n": np.arange(4)})
     done = python("-c", IMPORTS, SCRIPT, folder, "text", source, target)
     assert done.returncode == 0, done.stderr
     imported = set(done.stdout.split())
     assert "numpy" in imported
-    assert not imported & {"tensorflow", "keras", "keras_resnet", "ml_dtypes"}
-    outputs = savedmodel.read_npz(target)
+    assert not imported & {"tensorflow", "keras", "ml_dtypes"}
+    own = {name for name in imported if name.startswith("keras_resnet")} - LIGHT
+    assert own == {"keras_resnet.export"} | {
+        f"keras_resnet.export.{name}" for name in ("libtensorflow", "metagraph", "npz")
+    }
+    outputs = npz.read_npz(target)
     expected = net.text(tf.constant(STRINGS), tf.constant(np.arange(4)))
     assert outputs.keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_array_equal(outputs[key], value.numpy())
 
 
-@pytest.mark.parametrize("count", [0, 5])
-def test_the_script_says_nothing_and_answers_any_batch(folder, tmp_path, net, count):
+def test_the_script_says_nothing_and_answers_any_batch(folder, tmp_path, net):
     source, target = tmp_path / "in.npz", tmp_path / "out.npz"
-    np.savez(source, x=rows(count))
-    done = python(SCRIPT, folder, "serving_default", source, target)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    with np.load(target) as outputs:
-        expected = net.project(tf.constant(rows(count)))["y"]
-        np.testing.assert_array_equal(outputs["y"], expected)
+    for count in (0, 5):
+        np.savez(source, x=rows(count))
+        done = python("-m", SCRIPT, folder, "serving_default", source, target)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        with np.load(target) as outputs:
+            expected = net.project(tf.constant(rows(count)))["y"]
+            np.testing.assert_array_equal(outputs["y"], expected)
 
 
 def test_the_script_passes_bfloat16_on(folder, tmp_path):
     inputs = {name: np.ones(2, dtype) for name, dtype in NUMBERS.items()}
     source, target = tmp_path / "in.npz", tmp_path / "out.npz"
-    savedmodel.write_npz(source, inputs)
-    done = python(SCRIPT, folder, "numbers", source, target)
+    npz.write_npz(source, inputs)
+    done = python("-m", SCRIPT, folder, "numbers", source, target)
     assert done.returncode == 0, done.stderr
-    outputs = savedmodel.read_npz(target)
+    outputs = npz.read_npz(target)
     assert {key: it.tobytes() for key, it in outputs.items()} == {
         key: it.tobytes() for key, it in inputs.items()
     }
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "must have FOLDER SIGNATURE INPUTS.npz OUTPUTS.npz"),
-        (["{}", "serving_default", "none.npz", "out"], "none.npz: [Errno 2] No such"),
-        (["missing", "serving_default", "x.npz", "out"], "Could not find SavedModel"),
-        (["{}", "serve", "x.npz", "out"], "signature='serve': must be one of "),
-        (["{}", "text", "x.npz", "out"], "text takes n, s: missing n, s, unexpected x"),
-        (["{}", "serving_default", "bad.npz", "out"], "Matrix size-incompatible"),
-        (["{}", "serving_default", "x.npz", "no/out"], "[Errno 2] No such file or dir"),
-    ],
-)
+FAILURES = [
+    ([], "must have FOLDER SIGNATURE INPUTS.npz OUTPUTS.npz"),
+    (["{}", "serving_default", "none.npz", "out"], "none.npz: [Errno 2] No such"),
+    (["missing", "serving_default", "x.npz", "out"], "Could not find SavedModel"),
+    (["{}", "serve", "x.npz", "out"], "signature='serve': must be one of "),
+    (["{}", "text", "x.npz", "out"], "text takes n, s: missing n, s, unexpected x"),
+    (["{}", "serving_default", "bad.npz", "out"], "Matrix size-incompatible"),
+    (["{}", "serving_default", "x.npz", "no/out"], "[Errno 2] No such file or dir"),
+]
+# runs the script with each list of arguments
+FAIL = """
+import json, runpy, sys
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        runpy.run_module("keras_resnet.export.savedmodel", run_name="__main__")
+    except SystemExit as exit_:
+        print(exit_.code, file=sys.stderr)
+    print("next", file=sys.stderr, flush=True)
+"""
+
+
 @pytest.mark.parametrize("log_level", ["0", "3"])
-def test_the_script_fails_in_its_last_line(
-    folder, tmp_path, monkeypatch, arguments, message, log_level
-):
+def test_the_script_fails_in_its_last_line(folder, tmp_path, monkeypatch, log_level):
     monkeypatch.chdir(tmp_path)
     np.savez("x.npz", x=X)
     np.savez("bad.npz", x=X[:, :2])
-    arguments = [it.format(folder) for it in arguments]
-    done = python(SCRIPT, *arguments, TF_CPP_MIN_LOG_LEVEL=log_level)
-    assert (done.returncode, done.stdout) == (1, "")
-    *log, last = done.stderr.splitlines()
-    assert last.startswith("savedmodel: ")
-    assert message in last
-    assert not any(line.startswith(("savedmodel", "Traceback")) for line in log)
+    cases = [[it.format(folder) for it in words] for words, _ in FAILURES]
+    done = python("-c", FAIL, json.dumps(cases), TF_CPP_MIN_LOG_LEVEL=log_level)
+    assert (done.returncode, done.stdout) == (0, "")
+    parts = done.stderr.split("next\n")[:-1]
+    for (words, message), part in zip(FAILURES, parts, strict=True):
+        *log, last = part.splitlines()
+        assert last.startswith("savedmodel: "), words
+        assert message in last, words
+        assert not any(line.startswith(("savedmodel", "Traceback")) for line in log)
     assert not Path("out").exists()
+    done = python("-m", SCRIPT, TF_CPP_MIN_LOG_LEVEL=log_level)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"savedmodel: {FAILURES[0][1]}\n"
 
 
 def test_the_package_is_looked_for_and_not_run(tmp_path):
@@ -605,25 +625,26 @@ def test_the_package_is_looked_for_and_not_run(tmp_path):
     (package / "__init__.py").write_text("raise SystemExit('it was run')")
     np.savez(tmp_path / "x.npz", x=X)
     arguments = ("folder", "serving_default", tmp_path / "x.npz", tmp_path / "out.npz")
-    done = python(SCRIPT, *arguments, PYTHONPATH=str(tmp_path))
+    done = python("-m", SCRIPT, *arguments, PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("savedmodel: no libtensorflow_cc.so.2 or ")
     assert str(package) in done.stderr
     (package / "libtensorflow_cc.so.2").write_text("not a library")
     (package / "libtensorflow_cc.2.dylib").write_text("not a library")
-    done = python(SCRIPT, *arguments, PYTHONPATH=str(tmp_path))
+    done = python("-m", SCRIPT, *arguments, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith(f"savedmodel: {package}")
-    assert "is of no use: " in done.stderr
+    assert "cannot be used: " in done.stderr
 
 
-# A leak of the numbers or the strings of a run, 4 MB each, would be 400 MB; one of a
+# A leak of the numbers or the strings of a run, 4 MB each, would be 200 MB; one of a
 # load, with the strings that its variable keeps, 80 MB.
 MEMORY = """
 import os, sys
-sys.path.insert(0, sys.argv[1])
 import numpy as np
-import savedmodel
+from keras_resnet.errors import SavedModelError
+from keras_resnet.export.libtensorflow import live_strings
+from keras_resnet.export.savedmodel import SavedModel
 
 def resident():  # MB
     with open("/proc/self/statm") as file:
@@ -647,25 +668,25 @@ def run():
     model.run("keep", s=s)
     try:
         model.run("serving_default", x=x[:, :2])
-    except savedmodel.SavedModelError:
+    except SavedModelError:
         pass
 
 def load():
-    with savedmodel.SavedModel(sys.argv[2]) as model:
+    with SavedModel(sys.argv[1]) as model:
         model.run("keep", s=s)
 
-with savedmodel.SavedModel(sys.argv[2]) as model:
-    print(grown(run, 20, 100))
-print(grown(load, 10, 20))
-print(len(savedmodel._strings))
+with SavedModel(sys.argv[1]) as model:
+    print(grown(run, 10, 50))
+print(grown(load, 5, 20))
+print(len(live_strings))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_flat(folder):
-    done = python("-c", MEMORY, SCRIPT.parent, folder)
+    done = python("-c", MEMORY, folder)
     assert done.returncode == 0, done.stderr
     runs, loads, kept = done.stdout.split()
-    assert float(runs) < 100  # MB
+    assert float(runs) < 60  # MB
     assert float(loads) < 40
     assert kept == "0"

@@ -1,34 +1,23 @@
-# ruff: noqa: F401, F811 (fixtures are imported by name)
-"""Requests that come together are run together, and get their own answers."""
+"""Concurrent requests are run together, and each gets its own answer."""
 
 import asyncio
 import concurrent.futures
 import itertools
 
 import numpy as np
-from serving import (
-    FakeModel,
-    ask_bytes,
-    picture,
-    sample,
-    served,
-    shared,
-    strict,
-    versions,
-)
+from serving import FakeModel, ask_bytes, picture, sample, strict
 
-from keras_resnet.export.savedmodel import SavedModelError
-from keras_resnet.serve import answers, requests
-from keras_resnet.serve.batching import RUNNERS, Batcher
+from keras_resnet.errors import SavedModelError
+from keras_resnet.serve.batching import RUNNERS, Batcher, Pool
 
 
 def run_all(model, requests, max_rows=4, wait=0.05):
     """[outputs or error] of concurrent requests, each a list of numbers."""
 
     async def main():
-        with concurrent.futures.ThreadPoolExecutor(RUNNERS) as executor:
-            slots = asyncio.Semaphore(RUNNERS)
-            batcher = Batcher(model, max_rows, wait, executor, slots)
+        pool = Pool(max_rows, wait)
+        with pool.executor:
+            batcher = Batcher(model, pool)
             calls = [
                 batcher.run("add", {"x": np.array(rows, np.float32)}, len(rows))
                 for rows in requests
@@ -59,9 +48,9 @@ def test_large_request_is_run_in_several_batches():
 def test_batch_has_no_more_pixels_than_it_may():
     async def main():
         model = FakeModel()
-        with concurrent.futures.ThreadPoolExecutor(RUNNERS) as executor:
-            slots = asyncio.Semaphore(RUNNERS)
-            batcher = Batcher(model, 9, 0.05, executor, slots, max_pixels=100)
+        pool = Pool(9, 0.05, max_pixels=100)
+        with pool.executor:
+            batcher = Batcher(model, pool)
             x, each = np.zeros(2, np.float32), np.array([10, 35])
             calls = [batcher.run("add", {"x": x}, 2, each) for _ in range(5)]
             await asyncio.wait_for(asyncio.gather(*calls), 10)
@@ -86,8 +75,9 @@ def test_what_does_not_answer_by_rows_is_not_joined():
 def test_callers_who_go_away_leave_no_trace():
     async def main():
         model = FakeModel(seconds=0.05)
-        with concurrent.futures.ThreadPoolExecutor(RUNNERS) as executor:
-            batcher = Batcher(model, 2, 0.01, executor, asyncio.Semaphore(RUNNERS))
+        pool = Pool(2, 0.01)
+        with pool.executor:
+            batcher = Batcher(model, pool)
 
             def start(value):
                 x = np.full(1, value, np.float32)

@@ -1,5 +1,4 @@
-# ruff: noqa: F401, F811 (fixtures are imported by name)
-"""The command that serves: what it prints, how it starts and how it stops."""
+"""The command says what it serves, and stops when it is told to."""
 
 import concurrent.futures
 import contextlib
@@ -7,6 +6,7 @@ import http.client
 import io
 import json
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -20,18 +20,17 @@ from serving import (
     METRICS,
     PREDICT,
     b64,
+    get,
     is_closed,
     picture,
-    place,
     post,
     process,
-    versions,
     wait_for,
 )
 
 from keras_resnet import serve
 from keras_resnet.errors import ServeError
-from keras_resnet.serve import Settings, answers
+from keras_resnet.serve import Settings
 
 
 @pytest.fixture
@@ -113,107 +112,112 @@ def test_missing_extra_is_named(place, monkeypatch):
         serve.asgi(place)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
+def test_settings_out_of_range_are_named():
+    for field, value in (
         *(("max_rows", 0), ("poll", -1), ("wait_ms", float("inf")), ("name", "a:b")),
         *(("max_connections", 0), ("idle_seconds", -1), ("max_pixels", float("nan"))),
-    ],
-)
-def test_settings_out_of_range_are_named(field, value):
-    with pytest.raises(ServeError, match=f"{field}="):
-        Settings(**{"name": "m", field: value})
+    ):
+        with pytest.raises(ServeError, match=f"{field}="):
+            Settings(**{"name": "m", field: value})
 
 
-def test_sigterm_ends_what_is_in_flight_and_exits_with_0(place):
-    with process(place) as (server, address):
-        body = {"signature_name": "serving_bytes", "instances": [b64(picture())]}
-        body = json.dumps(body).encode()
-        idle = http.client.HTTPConnection(address, timeout=30)
-        idle.request("GET", "/health")
-        assert idle.getresponse().read()
-        slow = http.client.HTTPConnection(address, timeout=30)
-        slow.putrequest("POST", PREDICT)
-        slow.putheader("Content-Length", str(len(body)))
-        slow.endheaders()
-        slow.send(body[:50])
-        wait_for(lambda: b"keras_resnet_queue 1.0" in get(address, "/metrics"))
-        server.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        assert server.poll() is None
-        slow.send(body[50:])
-        response = slow.getresponse()
-        assert response.status == 200
-        assert json.loads(response.read())["predictions"][0]["ok"]
-        out, err = server.communicate(timeout=30)
-        assert (server.returncode, out, err) == (0, "", "")
-        idle.close()
-        slow.close()
+@pytest.fixture(scope="module")
+def running(exported, tmp_path_factory):
+    """(the process, its address) of the command, for all tests up to its end."""
+    folder = tmp_path_factory.mktemp("served") / "colours"
+    shutil.copytree(exported, folder / "1")
+    options = ("--max-body", "1", "--max-queue", "3", "--allow-host", "cats.example")
+    with process(folder, *options) as started:
+        yield started
 
 
-def get(address, path):
-    connection = http.client.HTTPConnection(address, timeout=30)
-    connection.request("GET", path)
-    data = connection.getresponse().read()
-    connection.close()
-    return data
-
-
-def test_lines_of_the_guide_get_their_answers(place, versions, tmp_path):
-    guide = (versions / "README.md").read_text().replace(versions.name, "colours")
+def test_lines_of_the_guide_get_their_answers(running, two_versions, tmp_path):
+    _, address = running
+    guide = (two_versions / "README.md").read_text().replace("my_colours", "colours")
     shell, rest = (
         re.findall(rf"```{language}\n(.*?)```", guide, re.S)[position]
         for language, position in (("sh", 1), ("python", 0))
     )
     (tmp_path / "cat.jpg").write_bytes(picture(kind="JPEG"))
-    with process(place) as (_, address):
-        answers = [
-            subprocess.run(
-                [*program, lines.replace("localhost:8501", address)],
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-            ).stdout
-            for program, lines in (
-                (("bash", "-c"), shell),
-                ((sys.executable, "-c"), rest),
-            )
-        ]
+    answers = [
+        subprocess.run(
+            [*program, lines.replace("localhost:8501", address)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for program, lines in (
+            (("bash", "-c"), shell),
+            ((sys.executable, "-c"), rest),
+        )
+    ]
     (row,) = json.loads(answers[0])["predictions"]
     assert row["ok"]
     pairs = zip(row["top_classes"], row["top_probabilities"])
     assert answers[1] == f"{dict(pairs)}\n"
 
 
-def test_clients_that_break_off_do_not_wedge_the_server(place):
-    with process(place, "--max-body", "1", "--max-queue", "3") as (server, address):
-        host, port = address.split(":")
-        for _ in range(20):  # goes away in the middle of its body
-            with socket.create_connection((host, int(port))) as client:
-                head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\n"
-                client.sendall(f"{head}Content-Length: 900000\r\n\r\n{{".encode())
-        for _ in range(20):  # or with the answer under way
-            with socket.create_connection((host, int(port))) as client:
-                content = json.dumps({"inputs": [[0]]})
-                client.sendall(
-                    f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode()
-                )
-        wait_for(lambda: b"keras_resnet_queue 0.0" in get(address, "/metrics"))
-        held = []
-        for _ in range(3):  # holds the queue's places
-            held.append(socket.create_connection((host, int(port))))
-            held[-1].sendall(f"{head}Content-Length: 900000\r\n\r\n{{".encode())
-        wait_for(lambda: b"keras_resnet_queue 3.0" in get(address, "/metrics"))
-        assert post(address, b"{}")[0] == 503
-        for client in held:
-            client.close()
-        wait_for(lambda: b"keras_resnet_queue 0.0" in get(address, "/metrics"))
-        assert post(address, b"{}")[0] == 400
-        status, content = post(address, b" " * 3_000_000)  # announced, and too large
-        assert (status, b"at most 1048576" in content) == (413, True)
-        server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 0
-        assert server.stderr.read() == ""
+def test_command_answers_for_its_own_names_and_those_it_is_given(running):
+    _, address = running
+    for host, status in ((address, 200), ("cats.example", 200), ("dogs.example", 403)):
+        connection = http.client.HTTPConnection(address, timeout=30)
+        connection.request("GET", "/health", headers={"Host": host})
+        assert connection.getresponse().status == status
+        connection.close()
+
+
+def test_clients_that_break_off_do_not_wedge_the_server(running):
+    _, address = running
+    host, port = address.split(":")
+    for _ in range(20):  # goes away in the middle of its body
+        with socket.create_connection((host, int(port))) as client:
+            head = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\n"
+            client.sendall(f"{head}Content-Length: 900000\r\n\r\n{{".encode())
+    for _ in range(20):  # or with the answer under way
+        with socket.create_connection((host, int(port))) as client:
+            content = json.dumps({"inputs": [[0]]})
+            client.sendall(
+                f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode()
+            )
+    wait_for(lambda: b"keras_resnet_queue 0.0" in get(address, "/metrics"))
+    held = []
+    for _ in range(3):  # holds the queue's places
+        held.append(socket.create_connection((host, int(port))))
+        held[-1].sendall(f"{head}Content-Length: 900000\r\n\r\n{{".encode())
+    wait_for(lambda: b"keras_resnet_queue 3.0" in get(address, "/metrics"))
+    assert post(address, b"{}")[0] == 503
+    for client in held:
+        client.close()
+    wait_for(lambda: b"keras_resnet_queue 0.0" in get(address, "/metrics"))
+    assert post(address, b"{}")[0] == 400
+    status, content = post(address, b" " * 3_000_000)  # announced, and too large
+    assert (status, b"at most 1048576" in content) == (413, True)
+
+
+def test_sigterm_ends_what_is_in_flight_and_exits_with_0(running):
+    server, address = running  # the last test of it
+    body = {"signature_name": "serving_bytes", "instances": [b64(picture())]}
+    body = json.dumps(body).encode()
+    idle = http.client.HTTPConnection(address, timeout=30)
+    idle.request("GET", "/health")
+    assert idle.getresponse().read()
+    slow = http.client.HTTPConnection(address, timeout=30)
+    slow.putrequest("POST", PREDICT)
+    slow.putheader("Content-Length", str(len(body)))
+    slow.endheaders()
+    slow.send(body[:50])
+    wait_for(lambda: b"keras_resnet_queue 1.0" in get(address, "/metrics"))
+    server.send_signal(signal.SIGTERM)
+    time.sleep(0.2)
+    assert server.poll() is None
+    slow.send(body[50:])
+    response = slow.getresponse()
+    assert response.status == 200
+    assert json.loads(response.read())["predictions"][0]["ok"]
+    idle.close()
+    slow.close()
+    out, err = server.communicate(timeout=30)
+    assert (server.returncode, out, err) == (0, "", "")
 
 
 LIMITED = """
@@ -262,36 +266,41 @@ def laborious():
     return json.dumps({"signature_name": "serving_bytes", "instances": rows}).encode()
 
 
+def wait_for_a_batch(address, more_than=0):
+    wait_for(lambda: batches_of(address) > more_than)
+
+
+def batches_of(address):
+    found = re.search(rb"\nkeras_resnet_batch_rows_count (\S+)", get(address, METRICS))
+    return float(found[1])
+
+
 def test_work_that_takes_too_long_is_ended_and_so_is_the_server(place):
-    limits = {"max_request_pixels": 10**9, "answer_seconds": 1, "idle_seconds": 1}
-    limits |= {"drain_seconds": 2, "max_connections": 20}
-    with limited(place, **limits) as (server, address), contextlib.ExitStack() as stack:
+    limits = {"max_request_pixels": 10**9, "answer_seconds": 6, "idle_seconds": 2}
+    limits |= {"drain_seconds": 4, "max_connections": 20}
+    with (
+        limited(place, **limits) as (server, address),
+        contextlib.ExitStack() as stack,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        answer = pool.submit(post, address, laborious())
+        wait_for_a_batch(address)
         where = tuple(address.split(":"))
         silent = [
             stack.enter_context(socket.create_connection(where)) for _ in range(50)
         ]
         assert b"available" in get(address, "/health")
         wait_for(lambda: all(is_closed(client) for client in silent))
-        status, content = post(address, laborious())
+        status, content = answer.result()
         assert (status, json.loads(content).keys()) == (504, {"error"})
         # its place is free for others
         body = {"signature_name": "serving_bytes", "instances": [b64(picture())]}
         wait_for(lambda: post(address, json.dumps(body).encode())[0] == 200)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(30) == 0
-
-
-def test_stop_is_not_delayed_by_what_is_in_flight(place):
-    limits = {"max_request_pixels": 10**9, "answer_seconds": 600, "drain_seconds": 2}
-    with (
-        limited(place, **limits) as (server, address),
-        concurrent.futures.ThreadPoolExecutor() as pool,
-    ):
+        # and a stop is not delayed by what is in flight
+        batches = batches_of(address)
         answer = pool.submit(post, address, laborious())
-        wait_for(
-            lambda: b"\nkeras_resnet_batch_rows_count 0.0" not in get(address, METRICS)
-        )
-        server.send_signal(signal.SIGTERM)
+        wait_for_a_batch(address, batches)
+        server.send_signal(signal.SIGINT)
         assert server.wait(30) == 0  # and not when all is decoded, a minute later
         status, content = answer.result()
         assert (status, json.loads(content).keys()) == (503, {"error"})
@@ -307,10 +316,17 @@ def test_stop_is_not_delayed_by_what_never_ends(tmp_path):
     ):
         body = json.dumps({"signature_name": "add", "inputs": [1.0]}).encode()
         answer = pool.submit(post, address, body)
-        wait_for(
-            lambda: b"\nkeras_resnet_batch_rows_count 0.0" not in get(address, METRICS)
-        )
+        wait_for_a_batch(address)
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
         assert answer.result()[0] == 503
-        assert server.stderr.read().splitlines()[-1] == "what ran did not end in time"
+        line = server.stderr.read().splitlines()[-1]
+        assert line == "the requests under way did not end in time"
+
+
+def test_server_imports_no_python_of_tensorflow():
+    program = (
+        "import sys, keras_resnet.serve.server\n"
+        "assert not {'tensorflow', 'keras', 'keras_resnet.layers'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,31 +1,19 @@
-# ruff: noqa: F401, F811 (fixtures are imported by name)
-"""Connections are bounded in number, time and what they may ask."""
+"""Connections are bounded in number and idle time, and meant for this host."""
 
 import asyncio
 import contextlib
-import http.client
 import json
 import socket
 import threading
 
-import pytest
 import uvicorn
-from serving import (
-    assert_refused,
-    is_closed,
-    place,
-    process,
-    served,
-    versions,
-    wait_for,
-)
+from serving import assert_refused, is_closed, wait_for
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from keras_resnet.serve import Settings, requests
+from keras_resnet.serve import Settings
 from keras_resnet.serve.connections import bounded
 from keras_resnet.serve.gate import Gate
-from keras_resnet.serve.requests import RequestError
 
 
 @contextlib.contextmanager
@@ -60,8 +48,6 @@ def listening(app, **limits):
 
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
 HELLO = PlainTextResponse("hello")
 
 
@@ -94,10 +80,10 @@ def test_connection_without_a_request_is_closed_also_if_bytes_drip_in():
 
 def test_request_under_way_is_waited_for_and_its_connection_kept():
     async def slow(scope, receive, send):
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.6)
         await HELLO(scope, receive, send)
 
-    with listening(slow, idle_seconds=0.6) as (connect, _):
+    with listening(slow, idle_seconds=0.3) as (connect, _):
         client = connect()
         for _ in range(2):
             client.sendall(GET)
@@ -170,37 +156,16 @@ def test_request_of_two_lengths_is_refused_and_its_connection_closed():
     assert b"not both" in content
 
 
-@pytest.mark.parametrize(
-    ("host", "status"),
-    [
-        *((host, 200) for host in ("localhost", "LOCALHOST.:8501", "127.0.0.1:8501")),
-        *((host, 200) for host in ("[::1]:8501", "10.1.2.3", "gpu.example:80")),
-        *((host, 403) for host in ("evil.example", "localhost.evil.example:8501")),
-        *((host, 403) for host in ("127.0.0.1.evil.example", "[x", "evil@:1", "")),
-        ("x" * 5000, 403),
-    ],
-)
-def test_host_that_is_not_ours_is_refused(host, status):
+def test_host_that_is_not_ours_is_refused():
     client = TestClient(Gate(HELLO, ["localhost", "GPU.example.", ""]))
-    response = client.get("/", headers={"Host": host})
-    assert response.status_code == status
-    if status == 403:
+    for host in (
+        *("localhost", "LOCALHOST.:8501", "127.0.0.1:8501"),
+        *("[::1]:8501", "10.1.2.3", "gpu.example:80"),
+    ):
+        assert client.get("/", headers={"Host": host}).status_code == 200, host
+    for host in (
+        *("evil.example", "localhost.evil.example:8501", "127.0.0.1.evil.example"),
+        *("[x", "evil@:1", "", "x" * 5000),
+    ):
+        response = client.get("/", headers={"Host": host})
         assert_refused(response, 403, "no such Host", "--allow-host")
-
-
-def test_command_answers_for_its_own_names_and_those_it_is_given(place):
-    with process(place, "--allow-host", "cats.example") as (_, address):
-        for host, status in (
-            *((address, 200), ("cats.example", 200), ("dogs.example", 403)),
-        ):
-            connection = http.client.HTTPConnection(address, timeout=30)
-            connection.request("GET", "/health", headers={"Host": host})
-            assert connection.getresponse().status == status
-            connection.close()
-
-
-def test_read_says_413_for_rows_before_it_converts_them(served):
-    body = json.dumps({"instances": [0] * 9}).encode()
-    with pytest.raises(RequestError) as caught:
-        requests.read(body, served.signatures, max_rows=8)
-    assert caught.value.status == 413

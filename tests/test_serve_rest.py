@@ -1,35 +1,11 @@
-# ruff: noqa: F401, F811 (fixtures are imported by name)
-"""Paths, bodies and refusals are TensorFlow Serving's."""
+"""The server answers as TensorFlow Serving's REST interface does."""
 
-import asyncio
 import base64
-import itertools
-import json
 
 import numpy as np
-import pytest
-from serving import (
-    FAST,
-    INIT,
-    PNG,
-    PREDICT,
-    ask,
-    ask_bytes,
-    assert_refused,
-    b64,
-    picture,
-    place,
-    served,
-    serving,
-    shared,
-    strict,
-    versions,
-)
+from serving import PNG, PREDICT, ask, ask_bytes, b64, picture, sample, strict
 
-from keras_resnet.serve import Settings, answers
-from keras_resnet.serve.admission import Admission
-from keras_resnet.serve.metrics import Metrics
-from keras_resnet.serve.requests import RequestError
+INIT = "__saved_model_init_op"
 
 
 def test_status_is_tensorflow_servings(shared):
@@ -87,8 +63,7 @@ def test_the_real_protos_read_status_and_metadata(shared):
     assert name.endswith(":0")
 
 
-@pytest.mark.parametrize("path", [PREDICT, "/v1/models/colours/versions/1:predict"])
-def test_pixels_by_rows_and_by_columns_are_those_of_predict(path, shared, trained):
+def test_pixels_by_rows_and_by_columns_are_those_of_predict(shared, trained):
     images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3))
     expected = trained[1].predict(images.astype(np.float32), verbose=0)
     for body in (
@@ -96,11 +71,12 @@ def test_pixels_by_rows_and_by_columns_are_those_of_predict(path, shared, traine
         {"instances": [{"images": image} for image in images.tolist()]},
         {"signature_name": "serving_default", "instances": images.tolist()},
     ):
-        predictions = strict(ask(shared, body, path))["predictions"]
+        predictions = strict(ask(shared, body))["predictions"]
         np.testing.assert_allclose(predictions, expected, atol=1e-5)
     for inputs in (images.tolist(), {"images": images.tolist()}):
-        outputs = strict(ask(shared, {"inputs": inputs}, path))["outputs"]
-        np.testing.assert_allclose(outputs, expected, atol=1e-5)
+        for path in (PREDICT, "/v1/models/colours/versions/1:predict"):
+            outputs = strict(ask(shared, {"inputs": inputs}, path))["outputs"]
+            np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
 
 def test_bytes_by_rows_and_by_columns_are_those_of_the_model(shared, served):
@@ -145,226 +121,45 @@ def test_bad_pictures_are_rows_that_are_not_ok(shared, served):
     np.testing.assert_allclose(rows[-1]["probabilities"], expected[0], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ("", "not JSON"),
-        ("{", "not JSON"),
-        (b"\xff\xfe{", "not JSON"),
-        ('{"instances": [1e400]}', "images has shape [1]"),
-        ('{"instances": [NaN]}', "NaN is not JSON; numbers must be finite"),
-        ('{"instances": [-Infinity]}', "-Infinity is not JSON"),
-        ('{"instances": [' + "1" * 5000 + "]}", "not JSON"),
-        ("[1]", "must be a JSON object"),
-        ("{}", "either instances"),
-        ({"instances": [1], "inputs": [1]}, "either instances"),
-        ({"instances": 1}, "must be a list of rows"),
-        ({"instances": {}}, "must be a list of rows"),
-        ({"instances": []}, "images has shape [0]"),
-        ({"inputs": []}, "images has shape [0]"),
-        ({"instances": [[[1]]]}, "[1, 1, 1]: must be [any, 32, 32, 3]"),
-        ({"instances": [{"image": 1}]}, 'must have images, and has "image"'),
-        ({"instances": [{"images": 1}, 2]}, "instances[1] must have images"),
-        ({"inputs": {"images": 1, "x": 2}}, 'has "images", "x"'),
-        ({"inputs": 1}, "images has shape []"),
-        ({"signature_name": "serve", "instances": [1]}, 'signature_name="serve"'),
-        ({"signature_name": 7, "instances": [1]}, "signature_name=7"),
-        ({"signature_name": [], "instances": [1]}, "signature_name=a list"),
-    ],
-)
-def test_bad_body_is_a_400_that_says_what_must_be(body, words, shared):
-    assert_refused(ask(shared, body), 400, words)
+def test_metrics_count_requests_rows_and_batches(shared):
+    counted = (
+        ("requests_total", {"signature": "serving_bytes", "code": "200"}, 3),
+        ("requests_total", {"signature": "none", "code": "400"}, 1),
+        ("rows_refused_total", {"reason": "unreadable"}, 3),
+        ("batch_rows_sum", {}, 6),
+        ("batch_rows_count", {}, 3),
+        ("request_seconds_count", {"signature": "serving_bytes"}, 3),
+    )
+
+    def samples():
+        return [
+            sample(shared, f"keras_resnet_{n}", **labels) for n, labels, _ in counted
+        ]
+
+    before = samples()
+    for _ in range(3):
+        assert ask_bytes(shared, picture(), b"none").status_code == 200
+    ask(shared, {"instances": [1]})
+    grown = [after - was for was, after in zip(before, samples())]
+    assert grown == [count for _, _, count in counted]
+    assert sample(shared, "keras_resnet_loaded_version") == 1
+    assert sample(shared, "keras_resnet_queue") == 0
+    response = shared.get("/monitoring/prometheus/metrics")
+    assert "keras_resnet_requests_total" in response.text
 
 
-def image(value=0.0, shape=(32, 32, 3)):
-    pixels = np.zeros(shape).tolist()
-    pixels[0][0][0] = value
-    return pixels
+def test_health_names_what_is_served(shared):
+    response = shared.get("/health")
+    assert response.status_code == 200
+    facts = response.json()
+    assert (facts["status"], facts["model"]) == ("available", "colours")
+    assert (facts["version"], facts["max_pixels"]) == ("1", 10_000)
 
 
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        (image("1"), 'holds "1": must be a number, float32'),
-        (image(None), "holds null"),
-        (image(True), "holds true"),
-        (image({"b64": "AA=="}), "holds an object"),
-        (image([1, 2]), "ragged"),
-        (image(1e39), "a number beyond float32"),
-        (image(10**400), "does not fit into float32"),
-        (image(shape=(32, 32, 4)), "[1, 32, 32, 4]: must be [any, 32, 32, 3]"),
-        (image(shape=(32, 31, 3)), "[1, 32, 31, 3]"),
-        ([*image()[:31], [[0, 0, 0]]], "ragged"),
-    ],
-)
-def test_bad_pixels_are_a_400_that_says_what_must_be(row, words, shared):
-    assert_refused(ask(shared, {"instances": [row]}), 400, words)
-
-
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ({"b64": "!"}, "not base64"),
-        ({"b64": "AAAAA"}, "not base64"),
-        ({"b64": "AA="}, "not base64"),
-        ({"b64": 1}, 'must have image_bytes, and has "b64"'),
-        (1, 'holds 1: must be {"b64": "..."} or a string'),
-        (None, "holds null"),
-        ("\ud800", "no Unicode"),
-        ([b64(b"a")], "image_bytes has shape [1, 1]: must be [any]"),
-    ],
-)
-def test_bad_bytes_are_a_400_that_says_what_must_be(row, words, shared):
-    body = {"signature_name": "serving_bytes", "instances": [row]}
-    assert_refused(ask(shared, body), 400, words)
-
-
-def test_no_rows_are_a_400(shared):
-    for form in ("instances", "inputs"):
-        body = {"signature_name": "serving_bytes", form: []}
-        assert_refused(ask(shared, body), 400, "must be at least one")
-
-
-@pytest.mark.parametrize("kind", ["[", '{"a":'])
-@pytest.mark.parametrize("start", ["", '{"instances": '])
-def test_nested_json_is_a_400(kind, start, shared):
-    body = start + kind * 500_000
-    for content in (body, body + ("]" if kind == "[" else "1}") * 500_000):
-        assert_refused(ask(shared, content), 400, "nested too deep")
-    assert shared.get("/health").status_code == 200
-
-
-@pytest.mark.parametrize("depth", [5, 20, 60, 400])
-def test_lists_deeper_than_the_input_are_a_400(depth, shared):
-    body = '{"instances": ' + "[" * depth + "1" + "]" * depth + "}"
-    assert_refused(ask(shared, body), 400, "images")
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status", "words"),
-    [
-        ("GET", "/v1/models/other", 404, "no model 'other': this is 'colours'"),
-        ("POST", "/v1/models/other:predict", 404, "no model 'other'"),
-        ("GET", "/v1/models/colours/versions/7", 404, "version 7"),
-        ("GET", "/v1/models/colours/versions/7/metadata", 404, "1 is served"),
-        ("POST", "/v1/models/colours/versions/7:predict", 404, "version 7"),
-        ("POST", "/v1/models/colours:classify", 400, ":predict"),
-        ("GET", "/v1/models/colours/labels/stable", 400, "no such path"),
-        ("GET", "/v1/models/colours/versions/x", 400, "no such path"),
-        ("GET", "/v1/models/colours/versions/1/", 400, "no such path"),
-        ("GET", f"/v1/models/colours/versions/{2**63}", 400, f"at most {2**63 - 1}"),
-        ("GET", f"/v1/models/colours/versions/{2**63 - 1}", 404, "could not find"),
-        ("GET", f"/v1/models/colours/versions/{'1' * 5000}", 400, "no such path"),
-        ("GET", "/v1/", 400, "no such path"),
-        ("GET", "/nothing", 404, "Not Found"),
-        ("GET", PREDICT, 405, "Method Not Allowed"),
-        ("PUT", PREDICT, 405, "Method Not Allowed"),
-        ("POST", "/v1/models/colours", 405, "Method Not Allowed"),
-        ("DELETE", "/v1/models/colours/metadata", 405, "Method Not Allowed"),
-        ("POST", "/", 405, "Method Not Allowed"),
-    ],
-)
-def test_wrong_paths_and_methods_are_named(method, path, status, words, shared):
-    assert_refused(shared.request(method, path), status, words)
-
-
-def test_too_many_rows_or_bytes_are_a_413(shared):
-    rows = [b64(b"")] * 41
-    body = {"signature_name": "serving_bytes", "instances": rows}
-    assert_refused(ask(shared, body), 413, "41 rows: must be at most 40")
-    body = {"signature_name": "serving_bytes", "inputs": rows}
-    assert_refused(ask(shared, body), 413, "41 rows")
-    assert_refused(ask(shared, b" " * 4_000_001), 413, "at most 4000000 bytes")
-    # without a content-length
-    chunks = itertools.repeat(b" " * 100_000, 100)
-    assert_refused(shared.post(PREDICT, content=chunks), 413, "at most 4000000 bytes")
-    assert_refused(ask(shared, b" " * 4_000_000), 400, "not JSON")
-
-
-@pytest.mark.parametrize("name", ["x", "\u00e9", "%01"])
-def test_error_repeats_at_most_a_kilobyte_of_the_request(name, shared):
-    long = name * 5000
-    for response in (
-        shared.get(f"/v1/models/{long}"),
-        ask(shared, {"instances": [{f"{long}{n}": 1 for n in range(99)}]}),
-        ask(shared, {"signature_name": long, "instances": [1]}),
-        ask(shared, {"instances": [long]}),
-    ):
-        assert 400 <= response.status_code < 500
-        assert len(strict(response)["error"].encode()) <= 1000
-
-
-def test_pixels_of_a_request_are_bounded_by_the_headers_alone(place):
-    limits = {"max_pixels": 10_000, "max_request_pixels": 15_000}
-    with serving(place, Settings(**FAST, **limits)) as client:
-        good, large = picture(size=(100, 60)), picture(size=(120, 90))
-        # what is not decoded does not count
-        response = ask_bytes(client, good, large, good, b"none")
-        oks = [row["ok"] for row in strict(response)["predictions"]]
-        assert oks == [True, False, True, False]
-        response = ask_bytes(client, good, good, good)
-        assert_refused(response, 413, "18000 pixels: must be at most 15000 a request")
-
-
-class Trickle:
-    """A request whose body comes in chunks, each after some seconds."""
-
-    def __init__(self, *chunks, seconds=0.0, **headers):
-        self.chunks, self.seconds, self.headers = chunks, seconds, headers
-
-    async def stream(self):
-        for chunk in self.chunks:
-            await asyncio.sleep(self.seconds)
-            yield chunk
-
-
-def test_bodies_are_bounded_in_number_time_and_memory():
-    metrics = Metrics()
-    limits = {"max_queue": 2, "body_seconds": 0.05, "max_body": 10}
-    admission = Admission(Settings("m", **limits), metrics.queue)
-
-    async def read(*chunks, **options):
-        async with admission.body(Trickle(*chunks, **options)) as body:
-            return body
-
-    async def main():
-        assert await read(b"0123", b"456789") == b"0123456789"
-        for chunks, options, status in (
-            ([b"0123", b"4567890"], {}, 413),
-            ([], {"content-length": "11"}, 413),
-            ([b"0"] * 4, {"seconds": 0.03}, 408),
-        ):
-            with pytest.raises(RequestError) as caught:
-                await read(*chunks, **options)
-            assert caught.value.status == status
-        async with admission.body(Trickle(b"0")), admission.body(Trickle(b"1")):
-            assert metrics.registry.get_sample_value("keras_resnet_queue") == 2
-            with pytest.raises(RequestError, match="the queue is full") as caught:
-                await read(b"2")
-            assert caught.value.status == 503
-        admission._bytes = 75  # of 8 times max_body
-        with pytest.raises(RequestError, match="too many bytes wait") as caught:
-            await read(b"012345")
-        assert caught.value.status == 503
-        assert await read(b"01234") == b"01234"
-        assert (admission._bytes, admission._requests) == (75, 0)
-
-    asyncio.run(main())
-
-
-def test_output_that_json_cannot_say_is_a_400():
-    outputs = {"y": np.array([1.0, np.nan], np.float32)}
-    with pytest.raises(RequestError, match=r"y is not finite.*\[0, 255\]") as caught:
-        answers.write(outputs, by_rows=True)
-    assert caught.value.status == 400
-
-
-def test_answers_are_rows_or_columns_and_bytes_are_base64():
-    one = {"y": np.array([[1.5], [2.0]], np.float32)}
-    assert json.loads(answers.write(one, True)) == {"predictions": [[1.5], [2.0]]}
-    assert json.loads(answers.write(one, False)) == {"outputs": [[1.5], [2.0]]}
-    names = np.array([b"a", b"\xc3\xa9"], object)
-    two = {"s": names, "s_bytes": names}
-    rows = [{"s": "a", "s_bytes": {"b64": "YQ=="}}]
-    rows.append({"s": "\u00e9", "s_bytes": {"b64": "w6k="}})
-    assert json.loads(answers.write(two, True)) == {"predictions": rows}
+def test_start_page_is_whole_in_itself(shared):
+    response = shared.get("/")
+    assert response.status_code == 200
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "https://" not in response.text
+    assert 'for="file"' in response.text
+    assert "TensorFlow Serving is for production" in response.text

@@ -23,11 +23,6 @@ from keras_resnet.export import tf_serving
 from keras_resnet.export.savedmodel import SavedModel
 
 
-@pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    return export.save(trained[1], tmp_path_factory.mktemp("served") / "my colours")
-
-
 def requests(version):
     records = tf.data.TFRecordDataset(str(version / tf_serving.WARM_UP))
     for record in records.as_numpy_iterator():
@@ -144,7 +139,7 @@ def test_guides_grpc_client_asks_as_the_protos_want_it(exported, tmp_path, monke
 
 
 def test_warm_up_may_be_left_out_or_is_for_want_of_a_package(
-    trained, tmp_path, monkeypatch
+    trained, quick, tmp_path, monkeypatch
 ):
     version = export.save(trained[1], tmp_path / "out", warm_up=False)
     assert not (version / "assets.extra").exists()

@@ -165,10 +165,10 @@ def saved_model(name, folder):
 
 def exported(format, precision, folder):
     from keras_resnet.errors import ModelError
-    from keras_resnet.export import converters, runtimes
+    from keras_resnet.export import formats, runtimes
 
     try:
-        path = folder / format / converters.FILES[format]
+        path = folder / format / formats.FILES[format]
         return runtimes.start(format, path, precision)[1]
     except ModelError as error:
         raise ImportError(error) from error

@@ -278,7 +278,7 @@ def _likeliest(result):
 def export(model, folder, kind, precision, picture, warm_up, as_json):
     """Write MODEL as FOLDER/<next version>, for TensorFlow Serving or elsewhere."""
     from keras_resnet import export as exporting
-    from keras_resnet.export.engines import read_description
+    from keras_resnet.export.description import read_description
     from keras_resnet.opening import open_model
 
     lines: list[str] = []

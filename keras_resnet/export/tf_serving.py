@@ -1,11 +1,14 @@
-"""What TensorFlow Serving wants beside a model: configuration, warm-up, how to ask."""
+"""What TensorFlow Serving needs beside a model: configuration, warm-up, a guide."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import string
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -36,14 +39,14 @@ num_batch_threads { value: 2 }  # batches computed at once; the server's cores
 """
 
 
-def write_beside(folder, facts: dict) -> None:
+def write_beside(folder: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
     """Writes models.config, batching.config and README.md into a model folder.
 
-    A file that is there already stays: it may have been edited.
+    An existing file is kept: it may have been edited.
 
     Args:
         folder: with the numbered versions.
-        facts: variant, classes, size, top and pixels, for the guide.
+        variables: variant, classes, size, top and pixels, for the guide.
     """
     folder = Path(folder)
     names = {"name": model_name(folder), "image": _IMAGE, "models": MODELS}
@@ -52,11 +55,11 @@ def write_beside(folder, facts: dict) -> None:
     for file, text in ((MODELS, _MODELS), (BATCHING, _BATCHING), (GUIDE, guide)):
         if not (folder / file).exists():
             with atomic_write(folder / file) as partial:
-                partial.write_text(string.Template(text).substitute(facts | names))
+                partial.write_text(string.Template(text).substitute(variables, **names))
 
 
-def model_name(folder) -> str:
-    """What a server calls the model of a folder: its name, as far as paths take it."""
+def model_name(folder: str | os.PathLike[str]) -> str:
+    """What a server calls the model in a folder: its name, with _ for odd letters."""
     return re.sub(r"[^\w.-]+", "_", Path(folder).resolve().name, flags=re.ASCII)
 
 
@@ -65,14 +68,16 @@ def can_warm_up() -> bool:
     return importlib.util.find_spec("tensorflow_serving") is not None
 
 
-def write_warm_up(version, name: str, image: np.ndarray) -> None:
+def write_warm_up(
+    version: str | os.PathLike[str], name: str, image: np.ndarray
+) -> None:
     """Writes the requests that a server runs before it calls a version available.
 
     Args:
         version: the version's folder.
         name: of the model.
-        image: a picture as the model sees it, uint8 [S, S, 3]; one request is of its
-            pixels, one of the same as a JPEG.
+        image: a picture as the model sees it, uint8 [S, S, 3]; one request has its
+            pixels, the other the same as a JPEG.
     """
     from tensorflow_serving.apis import prediction_log_pb2
 

@@ -2,9 +2,12 @@
 
 import base64
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from keras_resnet.export.metagraph import Shape, Side
 from keras_resnet.serve.requests import RequestError
 
 _DTYPES = {"float32": "DT_FLOAT", "float64": "DT_DOUBLE", "float16": "DT_HALF"}
@@ -12,28 +15,26 @@ _DTYPES |= {"bfloat16": "DT_BFLOAT16", "int32": "DT_INT32", "int64": "DT_INT64"}
 _DTYPES |= {"uint8": "DT_UINT8", "bool": "DT_BOOL", "string": "DT_STRING"}
 
 
-def write(outputs, by_rows):
+def write(outputs: Mapping[str, np.ndarray], by_rows: bool) -> bytes:
     """The bytes that answer a Call: predictions by rows, or outputs by columns.
 
-    With one output its values stand alone. A string is text, or, if the output's name
-    ends in _bytes, {"b64": ...}.
+    The values of a single output stand alone. A string is text, or, if the output's
+    name ends in _bytes, {"b64": ...}.
 
     Raises:
-        RequestError: 400 if an output is not finite, which JSON cannot say.
+        RequestError: 400 if an output is not finite, which JSON cannot express.
     """
     columns = {key: _values(key, array) for key, array in outputs.items()}
-    only = next(iter(columns.values())) if len(columns) == 1 else None
-    if not by_rows:
-        answer = {"outputs": columns if only is None else only}
-    elif only is not None:
-        answer = {"predictions": only}
-    else:
-        rows = zip(*columns.values())
-        answer = {"predictions": [dict(zip(columns, row)) for row in rows]}
+    answer: Any = columns
+    if len(columns) == 1:
+        (answer,) = columns.values()
+    elif by_rows:
+        answer = [dict(zip(columns, row)) for row in zip(*columns.values())]
+    answer = {"predictions" if by_rows else "outputs": answer}
     return json.dumps(answer, allow_nan=False).encode()
 
 
-def _values(key, array):
+def _values(key: str, array: np.ndarray) -> Any:
     if array.dtype.hasobject:
         texts = [_text(key, item) for item in array.flat]
         return np.array(texts, object).reshape(array.shape).tolist()
@@ -47,19 +48,21 @@ def _values(key, array):
     return array.tolist()
 
 
-def _text(key, item):
+def _text(key: str, item: bytes) -> str | dict[str, str]:
     if key.endswith("_bytes"):
         return {"b64": base64.b64encode(item).decode()}
     return item.decode(errors="replace")
 
 
-def metadata(name, version, signatures):
+def metadata(
+    name: str, version: int, signatures: Mapping[str, tuple[str, Side, Side]]
+) -> dict[str, Any]:
     """The answer to .../metadata.
 
     Args:
         signatures: as `SavedModel.metadata` has them.
     """
-    signatures = {
+    described = {
         signature: {
             "inputs": {key: _tensor(*info) for key, info in inputs.items()},
             "outputs": {key: _tensor(*info) for key, info in outputs.items()},
@@ -70,11 +73,11 @@ def metadata(name, version, signatures):
     }
     return {
         "model_spec": {"name": name, "signature_name": "", "version": str(version)},
-        "metadata": {"signature_def": {"signature_def": signatures}},
+        "metadata": {"signature_def": {"signature_def": described}},
     }
 
 
-def _tensor(tensor, dtype, shape):
+def _tensor(tensor: str, dtype: str, shape: Shape) -> dict[str, Any]:
     sizes = [-1 if size is None else size for size in shape or ()]
     return {
         "dtype": _DTYPES.get(dtype, "DT_INVALID"),
@@ -86,7 +89,7 @@ def _tensor(tensor, dtype, shape):
     }
 
 
-def status(number, state, error=None):
+def status(number: int, state: str, error: str | None = None) -> dict[str, Any]:
     """One entry of model_version_status."""
-    said = {"error_code": "UNKNOWN" if error else "OK", "error_message": error or ""}
-    return {"version": str(number), "state": state, "status": said}
+    status = {"error_code": "UNKNOWN" if error else "OK", "error_message": error or ""}
+    return {"version": str(number), "state": state, "status": status}

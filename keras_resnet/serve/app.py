@@ -2,23 +2,25 @@
 
 import contextlib
 import importlib.resources
+from collections.abc import AsyncIterator, Collection
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from keras_resnet.serve.admission import Admission
 from keras_resnet.serve.gate import Gate
-from keras_resnet.serve.metrics import CONTENT_TYPE, Metrics
+from keras_resnet.serve.metrics import CONTENT_TYPE
 from keras_resnet.serve.requests import RequestError
 from keras_resnet.serve.rest import Rest
 from keras_resnet.serve.versions import Versions
 
 _EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PAGE_HEADERS = {
-    # the page is whole in itself, and asks nobody but this server
+    # the page needs nothing from other servers
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -27,23 +29,20 @@ _PAGE_HEADERS = {
 }
 
 
-def create(folder, settings, metrics=None, versions=None, names=None):
-    """The application that serves the newest version in `folder`.
+def create(versions: Versions, host_names: Collection[str] | None = None) -> Starlette:
+    """The application that serves the newest of the versions in a folder.
 
-    While its lifespan runs it looks for versions; `versions` are given by one who has
-    looked before, and then need `metrics`. Its `state.end()` refuses what is under way,
-    ends what runs for it, and refuses what still comes.
+    During its lifespan it polls for versions. Its `state.end()` refuses the requests
+    under way, ends what runs for them, and refuses those that still come.
 
     Args:
-        names: of hosts, as Gate wants them.
+        host_names: as Gate takes them.
     """
-    metrics = metrics or Metrics()
-    versions = versions or Versions(folder, settings, metrics)
-    rest = Rest(versions, settings, metrics, Admission(settings, metrics.queue))
+    settings, metrics, rest = versions.settings, versions.metrics, Rest(versions)
     page = importlib.resources.files("keras_resnet.serve").joinpath("page.html")
 
     @contextlib.asynccontextmanager
-    async def lifespan(app):
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         await versions.start()
         try:
             yield
@@ -51,25 +50,25 @@ def create(folder, settings, metrics=None, versions=None, names=None):
             await versions.stop()
             rest.close()
 
-    def end():
+    def end() -> None:
         rest.end()
         versions.end()
 
-    async def start_page(request):
+    async def start_page(request: Request) -> Response:
         return HTMLResponse(page.read_text("utf8"), headers=_PAGE_HEADERS)
 
-    async def health(request):
+    async def health(request: Request) -> Response:
         current = versions.current
-        facts = {
+        content = {
             "status": "available" if current else "unavailable",
             "model": settings.name,
             "version": str(current.number) if current else None,
             "max_body": settings.max_body,
             "max_pixels": settings.max_pixels,
         }
-        return JSONResponse(facts, 200 if current else 503)
+        return JSONResponse(content, 200 if current else 503)
 
-    async def counters(request):
+    async def counters(request: Request) -> Response:
         return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     application = Starlette(
@@ -83,25 +82,25 @@ def create(folder, settings, metrics=None, versions=None, names=None):
         exception_handlers={
             HTTPException: _http_error,
             RequestError: _request_error,
-            Exception: _own_error,
+            Exception: _server_error,
         },
         lifespan=lifespan,
-        middleware=[Middleware(Gate, names=names)],
+        middleware=[Middleware(Gate, names=host_names)],
     )
     application.state.end = end
     return application
 
 
-async def _http_error(request, error):
+async def _http_error(request: Request, error: Any) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-async def _request_error(request, error):
-    # what is left of a body that was not read to its end is not the next request
+async def _request_error(request: Request, error: Any) -> Response:
+    # the rest of a body that was not read to its end is not the next request
     closes = error.status in (408, 413, 503)
     headers = {"Connection": "close"} if closes else None
     return JSONResponse({"error": str(error)}, error.status, headers)
 
 
-async def _own_error(request, error):
+async def _server_error(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": "the server failed; its log says how"}, 500)

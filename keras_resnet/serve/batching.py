@@ -3,72 +3,78 @@
 import asyncio
 import collections
 import contextlib
+import functools
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from keras_resnet.export.savedmodel import SavedModelError
+from keras_resnet.errors import SavedModelError
 
 RUNNERS = 2  # batches at a time: one decodes pictures while the other convolves
 _GRACE = 0.1  # seconds
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass
 class _Job:
-    inputs: dict
+    inputs: Arrays
     rows: int
     pixels: int  # to be decoded
-    until: float  # when its caller waits no longer, of time.monotonic
-    joined_by: float  # until when others may join it, of the loop's clock
-    result: asyncio.Future
+    until: float  # when its caller gives up, by time.monotonic
+    joined_by: float  # until when others may join it, by the loop's clock
+    result: asyncio.Future[Arrays]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The threads that run the batches of all versions, and the limits of a batch."""
+
+    max_rows: int  # a larger request is run in several batches
+    wait: float  # seconds that a request may wait for others
+    max_pixels: float = math.inf  # of the pictures that are joined
+    observe: Callable[[int], object] = lambda rows: None  # gets each batch's rows
+    executor: Executor = field(
+        default_factory=lambda: ThreadPoolExecutor(RUNNERS, "batch")
+    )
+    # as many as threads, so that a batch is put together when it can run
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(RUNNERS))
 
 
 class Batcher:
-    """Runs the requests of one model.
+    """Runs the requests of one model, which has `signatures` and `run`."""
 
-    Args:
-        model: has `signatures` and `run` as a SavedModel has.
-        max_rows: of a batch; a larger request is run in several.
-        max_pixels: of the pictures that are joined in a batch.
-        wait: seconds that a request may wait for others.
-        executor: of threads that run batches, RUNNERS at a time.
-        slots: a semaphore of as many, shared by all that use the executor.
-        observe: is called with the rows of each batch.
-    """
-
-    def __init__(
-        self,
-        model,
-        max_rows,
-        wait,
-        executor,
-        slots,
-        observe=lambda rows: None,
-        max_pixels=math.inf,
-    ):
-        self._max_rows = max_rows
+    def __init__(self, model: Any, pool: Pool) -> None:
+        self._max_rows = pool.max_rows
         self._lanes = {
             name: _Lane(
-                lambda inputs, until, name=name: _run(model, name, inputs, until),
-                max_rows if _is_by_rows(signature) else 0,
-                *(max_pixels, wait, executor, slots, observe),
+                functools.partial(_run, model, name), pool, _is_by_rows(signature)
             )
             for name, signature in model.signatures.items()
         }
 
-    async def run(self, signature, inputs, rows, pixels=None, until=math.inf):
-        """{key: array} of the outputs for these inputs, alone or joined with others.
+    async def run(
+        self,
+        signature: str,
+        inputs: Arrays,
+        rows: int,
+        pixels: np.ndarray | None = None,
+        until: float = math.inf,
+    ) -> Arrays:
+        """{key: array} of the outputs for these inputs, run alone or with others.
 
         Args:
-            pixels: that each row's pictures have, [rows]; None: there are none.
-            until: when the caller waits no longer, of time.monotonic; what runs for
-                nobody any more is ended.
+            pixels: of each row's pictures, [rows]; None: there are no pictures.
+            until: when the caller gives up, by time.monotonic; a batch that nobody
+                waits for is ended.
 
         Raises:
-            SavedModelError: the model refuses these inputs. Those of other requests in
-                the batch do not cause it.
+            SavedModelError: the model refuses these inputs. The inputs of other
+                requests in the batch do not cause it.
         """
         lane = self._lanes[signature]
         step = self._max_rows if lane.joins else rows
@@ -77,7 +83,7 @@ class Batcher:
             {key: array[start : start + step] for key, array in inputs.items()}
             for start in range(0, rows, step)
         ]
-        # a caller who is cancelled cancels what still waits
+        # cancelling a caller cancels the pieces that still wait
         results = await asyncio.gather(
             *(
                 lane.add(
@@ -91,25 +97,25 @@ class Batcher:
             return results[0]
         return {key: np.concatenate([it[key] for it in results]) for key in results[0]}
 
-    async def drain(self):
+    async def drain(self) -> None:
         """Returns when nothing waits or runs any more."""
         for lane in self._lanes.values():
             while lane.tasks:
                 await asyncio.wait([*lane.tasks])
 
 
-def _run(model, name, inputs, until):
+def _run(model: Any, name: str, inputs: Arrays, until: float) -> Arrays:
     if until == math.inf:
         return model.run(name, **inputs)
-    # a little later than the callers, who say themselves that it took too long
+    # a little later than the callers, who report themselves that it took too long
     seconds = until + _GRACE - time.monotonic()
     if seconds <= _GRACE:
         raise SavedModelError(f"{name}: nobody waits for it any more")
     return model.run(name, seconds, **inputs)
 
 
-def _is_by_rows(signature):
-    """Whether a row of the inputs is a row of the outputs, as far as it says."""
+def _is_by_rows(signature: dict[str, Any]) -> bool:
+    """Whether each row of the inputs gives a row of the outputs, by their shapes."""
     infos = [*signature["inputs"].values(), *signature["outputs"].values()]
     return all(shape and shape[0] is None for _, shape in infos)
 
@@ -117,20 +123,22 @@ def _is_by_rows(signature):
 class _Lane:
     """The requests of one signature, in the order that they came."""
 
-    def __init__(self, run, max_rows, max_pixels, wait, executor, slots, observe):
-        self.joins = max_rows > 0
-        self.tasks = set()
-        self._run, self._max_rows, self._max_pixels = run, max_rows, max_pixels
-        self._wait = wait if self.joins else 0
-        self._executor, self._slots, self._observe = executor, slots, observe
+    def __init__(
+        self, run: Callable[[Arrays, float], Arrays], pool: Pool, joins: bool
+    ) -> None:
+        self._run, self._pool, self.joins = run, pool, joins
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._max_rows = pool.max_rows if joins else 0
         self._jobs: collections.deque[_Job] = collections.deque()
         self._full, self._collecting = asyncio.Event(), False
 
-    def add(self, inputs, rows, pixels, until):
+    def add(
+        self, inputs: Arrays, rows: int, pixels: int, until: float
+    ) -> asyncio.Future[Arrays]:
         """A future of the outputs."""
         loop = asyncio.get_running_loop()
-        joined_by, result = loop.time() + self._wait, loop.create_future()
-        job = _Job(inputs, rows, pixels, until, joined_by, result)
+        joined_by = loop.time() + (self._pool.wait if self.joins else 0)
+        job = _Job(inputs, rows, pixels, until, joined_by, loop.create_future())
         self._jobs.append(job)
         if sum(job.rows for job in self._jobs) >= self._max_rows:
             self._full.set()
@@ -139,35 +147,35 @@ class _Lane:
             self._start(self._collect())
         return job.result
 
-    def _start(self, work):
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)  # the loop itself keeps only weak references
         task.add_done_callback(self.tasks.discard)
 
-    async def _collect(self):
+    async def _collect(self) -> None:
         try:
             while self._jobs:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(self._jobs[0].joined_by):
                         await self._full.wait()
-                await self._slots.acquire()
+                await self._pool.slots.acquire()
                 # after a slot is free, not before: more may have come meanwhile
                 batch = self._take()
                 if batch:
                     self._start(self._execute(batch))
                 else:
-                    self._slots.release()
+                    self._pool.slots.release()
         finally:
             self._collecting = False
 
-    def _take(self):
+    def _take(self) -> list[_Job]:
         batch: list[_Job] = []
         rows = pixels = 0
         while self._jobs:
             job = self._jobs[0]
-            if not job.result.done():  # or its caller has gone
+            if not job.result.done():  # else its caller has gone
                 rows, pixels = rows + job.rows, pixels + job.pixels
-                if batch and (rows > self._max_rows or pixels > self._max_pixels):
+                if batch and (rows > self._max_rows or pixels > self._pool.max_pixels):
                     break
                 batch.append(job)
             self._jobs.popleft()
@@ -175,20 +183,21 @@ class _Lane:
             self._full.clear()
         return batch
 
-    async def _execute(self, batch):
-        self._observe(sum(job.rows for job in batch))
+    async def _execute(self, batch: list[_Job]) -> None:
+        self._pool.observe(sum(job.rows for job in batch))
         inputs = [job.inputs for job in batch]
         sizes = [job.rows for job in batch]
         until = max(job.until for job in batch)
         loop = asyncio.get_running_loop()
+        results: list[Arrays | Exception]
         try:
             results = await loop.run_in_executor(
-                self._executor, run_joined, self._run, inputs, sizes, until
+                self._pool.executor, run_joined, self._run, inputs, sizes, until
             )
-        except Exception as error:  # of the executor; run_joined returns the model's
+        except Exception as error:  # the executor's; run_joined returns the model's
             results = [error] * len(batch)
         finally:
-            self._slots.release()
+            self._pool.slots.release()
         for job, result in zip(batch, results):
             if job.result.done():
                 continue
@@ -198,10 +207,15 @@ class _Lane:
                 job.result.set_result(result)
 
 
-def run_joined(run, requests, sizes, until):
+def run_joined(
+    run: Callable[[Arrays, float], Arrays],
+    requests: list[Arrays],
+    sizes: list[int],
+    until: float,
+) -> list[Arrays | Exception]:
     """[the outputs, or the error, of each request] from one run of all of them.
 
-    If that fails, each is run by itself: only the culprit gets the error.
+    If that fails, each is run by itself, so that only the culprit gets the error.
 
     Args:
         run: a function of inputs and `until`.
@@ -212,18 +226,20 @@ def run_joined(run, requests, sizes, until):
                 key: np.concatenate([request[key] for request in requests])
                 for key in requests[0]
             }
-            return _split(run(joined, until), sizes)
+            return [*_split(run(joined, until), sizes)]
     return [_alone(run, request, until) for request in requests]
 
 
-def _alone(run, request, until):
+def _alone(
+    run: Callable[[Arrays, float], Arrays], request: Arrays, until: float
+) -> Arrays | Exception:
     try:
         return run(request, until)
     except Exception as error:
         return error
 
 
-def _split(outputs, sizes):
+def _split(outputs: Arrays, sizes: list[int]) -> list[Arrays]:
     ends = np.cumsum(sizes)
     for key, array in outputs.items():
         if array.shape[:1] != (ends[-1],):

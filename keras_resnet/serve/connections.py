@@ -1,94 +1,99 @@
-"""Connections that are closed when they are silent, and of which there are so many."""
+"""Connections that are closed when they are idle, and bounded in number."""
 
+import asyncio
 import http
 import json
+from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from keras_resnet.serve.settings import Settings
 
 _LINGER = 1.0  # seconds that a client may take to read that it is refused
 
 
 class Connection(H11Protocol):
-    """uvicorn's HTTP/1.1 with bounds on the number of connections and on their rest.
+    """uvicorn's HTTP/1.1 with bounds on the number of connections and on idle time.
 
-    uvicorn bounds only the silence after an answer. Here a connection is closed that
-    for `idle_seconds` has brought no whole head of a request, or has not taken what is
-    sent to it; bytes that drip in do not prolong this. One connection too many takes
-    the place of that which has rested longest.
+    uvicorn bounds only the silence after an answer. This closes a connection that for
+    `idle_seconds` has not sent a whole head of a request, or has not read what is sent
+    to it; bytes that drip in do not prolong this. One connection too many takes the
+    place of the one that has been idle longest.
 
     Args:
-        settings: Settings, for max_connections and idle_seconds.
+        settings: for max_connections and idle_seconds.
         options: uvicorn's.
     """
 
-    def __init__(self, settings, **options):
+    def __init__(self, settings: Settings, **options: Any) -> None:
         super().__init__(**options)
-        self._settings, self._timer, self._lost = settings, None, False
-        self._is_writing_paused = self._is_refused = False
-        self.resting_since = self.loop.time()
+        self._settings = settings
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_lost = self._is_writing_paused = self._is_refused = False
+        self.idle_since = self.loop.time()
 
     @property
-    def is_resting(self):
+    def is_idle(self) -> bool:
         """Whether no request is under way, from its whole head to its whole answer."""
         return self.cycle is None or self.cycle.response_complete
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._watch()
         if len(self.connections) > self._settings.max_connections:
             others = [it for it in self.connections if isinstance(it, Connection)]
-            resting = [it for it in others if it.is_resting and it is not self]
-            if resting:
-                min(resting, key=lambda it: it.resting_since).drop()
+            idle = [it for it in others if it.is_idle and it is not self]
+            if idle:
+                min(idle, key=lambda it: it.idle_since).drop()
             else:
                 self._refuse(503, "too many connections: try again later")
 
-    def connection_lost(self, exc):
-        self._lost = True
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
         self._watch()
         super().connection_lost(exc)
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        rested = self.is_resting
+        was_idle = self.is_idle
         super().data_received(data)
-        if rested != self.is_resting:
+        if was_idle != self.is_idle:
             self._watch()
 
-    def on_response_complete(self):
+    def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch()
 
-    def pause_writing(self):
+    def pause_writing(self) -> None:
         super().pause_writing()
         self._is_writing_paused = True
         self._watch()
 
-    def resume_writing(self):
+    def resume_writing(self) -> None:
         super().resume_writing()
         self._is_writing_paused = False
         self._watch()
 
-    def drop(self):
+    def drop(self) -> None:
         """Closes at once, whatever was still to be sent."""
         self.connections.discard(self)
         self.transport.abort()
 
-    def send_400_response(self, msg):
-        """uvicorn calls this for what is no HTTP; as JSON, as all errors are."""
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is not HTTP, for uvicorn, in JSON as all errors are."""
         self._refuse(400, msg)
 
-    def _watch(self):
-        """Starts to wait, or stops to, as the connection now is."""
+    def _watch(self) -> None:
+        """Starts the timer, or stops it, by the state of the connection."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        if not self._lost and (self.is_resting or self._is_writing_paused):
-            self.resting_since = self.loop.time()
+        if not self._is_lost and (self.is_idle or self._is_writing_paused):
+            self.idle_since = self.loop.time()
             self._timer = self.loop.call_later(self._settings.idle_seconds, self.drop)
 
-    def _refuse(self, status, message):
+    def _refuse(self, status: int, message: str) -> None:
         body = json.dumps({"error": message}).encode()
         head = (
             f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n"
@@ -96,18 +101,18 @@ class Connection(H11Protocol):
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        # closing with bytes unread would reset the connection, and lose the answer
+        # closing with unread bytes would reset the connection, and lose the answer
         self.transport.write_eof()
         self._is_refused = True
         self.connections.discard(self)
         self.loop.call_later(_LINGER, self.transport.abort)
 
 
-def bounded(settings) -> type[Connection]:
-    """The Connection of these Settings: uvicorn makes them by itself."""
+def bounded(settings: Settings) -> type[Connection]:
+    """The class of Connections with these settings, which uvicorn instantiates."""
 
     class Bounded(Connection):
-        def __init__(self, **options):
+        def __init__(self, **options: Any) -> None:
             super().__init__(settings, **options)
 
     return Bounded

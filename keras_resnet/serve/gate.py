@@ -1,38 +1,41 @@
-"""Turns away requests that are meant for another server, or that can be read two ways.
+"""Refuses requests that are meant for another server, or that can be read two ways.
 
 A page of a foreign site can have its own name resolved to this machine, and then read
-what a server here answers (DNS rebinding); what gives it away is the Host header. And a
-request with two lengths is one request to this server and maybe two to a proxy.
+what a server here answers (DNS rebinding); the Host header gives it away. And a request
+with two lengths is one request to this server, but perhaps two to a proxy.
 """
 
 import ipaddress
 import urllib.parse
+from collections.abc import Collection, Iterable
 
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from keras_resnet.serve.requests import brief
 
 
 class Gate:
-    """An ASGI application before another.
+    """ASGI middleware.
 
     Args:
-        app: the other.
-        names: of hosts, that requests may be for beside all IP addresses, of which no
-            site can make its name; None: any, since a server before this one knows.
+        app: the application behind it.
+        names: of the hosts that requests may be for. IP addresses are always allowed,
+            since no site can take one for its name. None: any host, as behind a proxy
+            that checks it.
     """
 
-    def __init__(self, app, names):
+    def __init__(self, app: ASGIApp, names: Collection[str] | None) -> None:
         self._app = app
         self._names = names and {_plain(name) for name in names if name}
 
-    async def __call__(self, scope, receive, send):
-        app = self._app
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app: ASGIApp = self._app
         if scope["type"] == "http":
             app = self._refusal(scope["headers"]) or app
         await app(scope, receive, send)
 
-    def _refusal(self, headers):
+    def _refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> JSONResponse | None:
         given = dict(headers)
         closing = {"Connection": "close"}
         if b"transfer-encoding" in given and b"content-length" in given:
@@ -51,19 +54,19 @@ class Gate:
         return JSONResponse({"error": message}, 403, closing)
 
 
-def _name(host):
-    """Without its port; empty for what is no host."""
+def _name(host: str) -> str:
+    """Without its port; empty for what is not a host."""
     try:
         return urllib.parse.urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
 
 
-def _plain(name):
+def _plain(name: str) -> str:
     return name.lower().rstrip(".")
 
 
-def _is_address(name):
+def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:

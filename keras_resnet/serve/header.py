@@ -1,4 +1,4 @@
-"""The pixels that a JPEG or PNG says it has, read from its header alone."""
+"""The number of pixels of a JPEG or PNG, read from its header alone."""
 
 import re
 
@@ -9,14 +9,14 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0, SOF1, ...
 _BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _MARKERS = 4096  # that may precede the frame; cameras write a dozen
 _SCAN = b"\xff\xda"
-_SCANS = 64  # each goes over the whole picture, and may take 42 bytes; ten are usual
+_SCANS = 64  # each decodes the whole picture, and may take 42 bytes; ten are usual
 
 
-def pixels(data):
+def pixels(data: bytes) -> int | None:
     """Width times height of a file's bytes; None if it is no JPEG or PNG, or is cut.
 
-    Nothing is decoded, so a bomb costs no more than any file. None too for a JPEG whose
-    pixels are gone over more often than any camera or program asks for.
+    Nothing is decoded, so a bomb costs no more than any file. Also None for a JPEG with
+    more scans than any camera or program writes.
     """
     if data.startswith(_PNG):
         if len(data) < 24:

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""The metrics of a server, for Prometheus."""
 
 import prometheus_client as prometheus
 
@@ -7,9 +7,9 @@ _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 3
 
 
 class Metrics:
-    """Counters of one server, in a registry of its own."""
+    """Metrics of one server, in a registry of their own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.registry = registry = prometheus.CollectorRegistry()
         self.requests = prometheus.Counter(
             "keras_resnet_requests",
@@ -48,6 +48,6 @@ class Metrics:
         )
         prometheus.ProcessCollector(registry=registry)
 
-    def text(self):
-        """The exposition format, bytes."""
+    def text(self) -> bytes:
+        """The metrics in Prometheus's exposition format."""
         return prometheus.generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""The command that serves a folder with TensorFlow Serving, where that is there."""
+"""The command that serves a folder with TensorFlow Serving, where it is installed."""
 
 import os
 import shutil
@@ -7,15 +7,17 @@ import subprocess
 from keras_resnet import onednn
 
 # The environment of a server: oneDNN, also where TensorFlow leaves it off (onednn.py).
-# It reorders a convolution's kernel at each request, unless it is told that no variable
-# changes: then once. Only for a process that trains nothing.
+# It reorders a convolution's kernel only once, not at each request, if it is told that
+# no variable changes, which holds in a process that trains nothing.
 ENVIRONMENT = {onednn.VARIABLE: "1", "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
 _PORT = 8501  # of TensorFlow Serving's REST
-_SECONDS = 5.0  # that docker's daemon may take to say that it is there
+_SECONDS = 5.0  # that docker's daemon may take to answer
 
 
-def command(folder, name, port):
-    """The words of the command, or None: neither of its programs is there."""
+def command(
+    folder: str | os.PathLike[str], name: str, port: int | None
+) -> list[str] | None:
+    """The words of the command, or None if neither program can run."""
     path, port = os.path.abspath(folder), port or _PORT  # 0 would mean no REST there
     settings = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
     if shutil.which("tensorflow_model_server"):
@@ -37,8 +39,8 @@ def command(folder, name, port):
     return None
 
 
-def _docker_runs():
-    """Whether there is a daemon too: the client alone serves nothing."""
+def _docker_runs() -> bool:
+    """Whether docker has a daemon too: the client alone serves nothing."""
     if not shutil.which("docker"):
         return False
     try:

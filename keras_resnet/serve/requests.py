@@ -1,23 +1,25 @@
 """A request's JSON -> arrays, as TensorFlow Serving's REST interface reads it.
 
-https://www.tensorflow.org/tfx/serving/api_rest says what: `instances` is a list of
-rows and `inputs` a column each; bytes are {"b64": "..."}; with one input its name may
-be left out. Stricter than there: numbers must be finite, for JSON knows no others.
+https://www.tensorflow.org/tfx/serving/api_rest: `instances` is a list of rows, `inputs`
+has the columns; bytes are {"b64": "..."}; the name of a single input may be left out.
+Stricter than that: numbers must be finite, since JSON has no others.
 """
 
 import base64
 import itertools
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from keras_resnet.errors import Error
+from keras_resnet.export.metagraph import Shape, Spec
 
 DEFAULT_SIGNATURE = "serving_default"
-_LONGEST = 1000  # bytes of an error, which may repeat what was asked
-_DEEPEST = 32  # dimensions
+_MAX_BYTES = 1000  # of an error, which may repeat the request
+_MAX_RANK = 32
 _LEAVES: dict[str, tuple[set[type], str]] = {
     "b": ({bool}, "true or false"),
     "f": ({int, float}, "a number"),
@@ -28,17 +30,17 @@ _LEAVES |= {"i": ({int}, "a whole number"), "u": ({int}, "a whole number")}
 class RequestError(Error):
     """A request that is refused: an HTTP status, and why, in at most 1000 bytes."""
 
-    def __init__(self, status, message):
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(brief(message))
         self.status = status
 
 
-def brief(message):
-    """The start of a message that may repeat a request of any length."""
+def brief(message: str) -> str:
+    """At most 1000 bytes of a message that may repeat a request of any length."""
     data = message.encode(errors="backslashreplace")
-    if len(data) <= _LONGEST:
+    if len(data) <= _MAX_BYTES:
         return data.decode()
-    return f"{data[: _LONGEST - 3].decode(errors='ignore')}..."
+    return f"{data[: _MAX_BYTES - 3].decode(errors='ignore')}..."
 
 
 @dataclass
@@ -48,14 +50,14 @@ class Call:
     signature: str
     inputs: dict[str, np.ndarray]
     rows: int
-    by_rows: bool  # asked for with instances, so answered with predictions
+    by_rows: bool  # given as instances, so answered with predictions
 
 
-def read(body, signatures, max_rows):
-    """The Call that a body's bytes ask for.
+def read(body: bytes, signatures: Mapping[str, Any], max_rows: int) -> Call:
+    """The Call that is in the bytes of a request's body.
 
     Args:
-        signatures: those of a SavedModel.
+        signatures: of a SavedModel.
 
     Raises:
         RequestError: 400, naming what is wrong and what must be there; 413 for more
@@ -80,14 +82,14 @@ def read(body, signatures, max_rows):
     return Call(signature, inputs, _count(inputs, max_rows), by_rows)
 
 
-def parse(body):
+def parse(body: bytes) -> dict[str, Any]:
     """The JSON object of a body's bytes.
 
     Raises:
         RequestError: 400.
     """
 
-    def refuse(constant):
+    def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is not JSON; numbers must be finite")
 
     try:
@@ -101,7 +103,9 @@ def parse(body):
     return request
 
 
-def _from_rows(rows, sources, max_rows):
+def _from_rows(
+    rows: Any, sources: Mapping[str, Spec], max_rows: int
+) -> Mapping[str, Any]:
     if not isinstance(rows, list):
         _refuse(f"instances={_short(rows)}: must be a list of rows")
     if len(rows) > max_rows:
@@ -116,7 +120,7 @@ def _from_rows(rows, sources, max_rows):
     return {key: [row[key] for row in rows] for key in sources}
 
 
-def _from_columns(inputs, sources):
+def _from_columns(inputs: Any, sources: Mapping[str, Spec]) -> Mapping[str, Any]:
     if isinstance(inputs, dict) and not _is_b64(inputs):
         _check_keys("inputs", inputs, sources)
         return inputs
@@ -125,13 +129,15 @@ def _from_columns(inputs, sources):
     return dict.fromkeys(sources, inputs)
 
 
-def _check_keys(where, given, sources):
+def _check_keys(
+    where: str, given: Mapping[str, Any], sources: Mapping[str, Spec]
+) -> None:
     if given.keys() != sources.keys():
-        got = ", ".join(map(_short, sorted(given))) or "none of them"
-        _refuse(f"{where} must have {_list(sources)}, and has {got}")
+        names = ", ".join(map(_short, sorted(given))) or "none of them"
+        _refuse(f"{where} must have {_list(sources)}, and has {names}")
 
 
-def _count(inputs, max_rows):
+def _count(inputs: Mapping[str, np.ndarray], max_rows: int) -> int:
     counts = {array.shape[:1] for array in inputs.values()}
     if len(counts) != 1 or counts == {()}:
         _refuse("all inputs must have the same number of rows")
@@ -143,11 +149,11 @@ def _count(inputs, max_rows):
     return rows
 
 
-def _array(key, value, dtype, shape):
+def _array(key: str, value: Any, dtype: str, shape: Shape) -> np.ndarray:
     """The input as an array of the signature's dtype, and of a shape that it allows."""
     sizes: list[int] = []
     level = [value]
-    while (kinds := set(map(type, level))) == {list} and len(sizes) < _DEEPEST:
+    while (kinds := set(map(type, level))) == {list} and len(sizes) < _MAX_RANK:
         lengths = set(map(len, level))
         if len(lengths) > 1:
             _refuse(
@@ -155,7 +161,9 @@ def _array(key, value, dtype, shape):
             )
         sizes.append(lengths.pop())
         level = list(itertools.chain.from_iterable(level))
-    _check_shape(key, sizes, shape, list in kinds)
+    if list in kinds:
+        _refuse(f"{key} is ragged, or of more than {_MAX_RANK} dimensions")
+    _check_shape(key, sizes, shape)
     if dtype == "string":
         flat = np.empty(len(level), object)
         flat[:] = [_bytes(key, item) for item in level]
@@ -168,7 +176,7 @@ def _array(key, value, dtype, shape):
             _refuse(f"{key} holds {_short(item)}: must be {wanted}, {dtype}")
         with np.errstate(over="ignore"):
             array = np.array(level, dtype).reshape(sizes)
-    except (TypeError, KeyError):  # a dtype that only TensorFlow has
+    except (TypeError, KeyError):  # a dtype that NumPy lacks
         _refuse(f"{key} is {dtype}, which this server does not read from JSON")
     except (ValueError, OverflowError) as error:
         _refuse(f"{key} does not fit into {dtype}: {error}")
@@ -177,9 +185,7 @@ def _array(key, value, dtype, shape):
     return array
 
 
-def _check_shape(key, sizes, shape, mixed):
-    if mixed:
-        _refuse(f"{key} is ragged, or of more than {_DEEPEST} dimensions")
+def _check_shape(key: str, sizes: list[int], shape: Shape) -> None:
     if shape is None:
         return
     fits = len(sizes) == len(shape)
@@ -188,12 +194,12 @@ def _check_shape(key, sizes, shape, mixed):
         _refuse(f"{key} has shape {sizes}: must be [{wanted}]")
 
 
-def _bytes(key, item):
+def _bytes(key: str, item: Any) -> bytes:
     if isinstance(item, str):
         try:
             return item.encode()
         except UnicodeEncodeError:  # JSON may escape half a character
-            _refuse(f"{key} holds a string that is no Unicode; bytes must be base64")
+            _refuse(f"{key} holds a string that is not Unicode; bytes must be base64")
     if not isinstance(item, dict) or not _is_b64(item):
         _refuse(f'{key} holds {_short(item)}: must be {{"b64": "..."}} or a string')
     text = "".join(item["b64"].split())
@@ -205,23 +211,24 @@ def _bytes(key, item):
         _refuse(f"{key} holds b64 that is not base64: {error}")
 
 
-def _is_b64(value):
+def _is_b64(value: dict[str, Any]) -> bool:
     return value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
-def _list(names):
+def _list(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "nothing"
 
 
-def _short(value):
-    said = json.dumps(value) if not isinstance(value, (list, dict)) else "a list"
-    said = "an object" if isinstance(value, dict) else said
-    return said if len(said) < 60 else f"{said[:60]}..."
+def _short(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = json.dumps(value)
+    return text if len(text) < 60 else f"{text[:60]}..."
 
 
-def _too_many(rows, max_rows) -> NoReturn:
+def _too_many(rows: int, max_rows: int) -> NoReturn:
     raise RequestError(413, f"{rows} rows: must be at most {max_rows} a request")
 
 
-def _refuse(message) -> NoReturn:
+def _refuse(message: str) -> NoReturn:
     raise RequestError(400, message)

@@ -7,13 +7,15 @@ import time
 
 import numpy as np
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from keras_resnet.errors import SavedModelError
 from keras_resnet.export.numbering import LAST
-from keras_resnet.export.savedmodel import SavedModelError
 from keras_resnet.serve import answers, header, requests
-from keras_resnet.serve.requests import RequestError
+from keras_resnet.serve.admission import Admission
+from keras_resnet.serve.requests import Call, RequestError
+from keras_resnet.serve.versions import Version, Versions
 
 PICTURES = "image_bytes"  # the input that holds JPEG and PNG files
 _PATH = re.compile(
@@ -26,25 +28,26 @@ _CLOSED = 499  # nginx's code of a client that went away
 class Rest:
     """Answers under /v1; everything that a caller did wrong is a RequestError."""
 
-    def __init__(self, versions, settings, metrics, admission):
-        self._versions, self._settings = versions, settings
-        self._metrics, self._admission = metrics, admission
-        # one: JSON holds Python's lock anyway, and lists of numbers take much memory
+    def __init__(self, versions: Versions) -> None:
+        self._versions, self._settings = versions, versions.settings
+        self._metrics = versions.metrics
+        self._admission = Admission(self._settings, self._metrics.queue)
+        # one thread: JSON holds the GIL anyway, and lists of numbers take much memory
         self._codec = concurrent.futures.ThreadPoolExecutor(1, "json")
         self._limits: set[asyncio.Timeout] = set()  # of the requests under way
         self._is_ending = False
 
-    def close(self):
+    def close(self) -> None:
         self._codec.shutdown()
 
-    def end(self):
+    def end(self) -> None:
         """Answers all that is under way, and what still comes, with a 503."""
         self._is_ending = True
         for limit in self._limits:
             if not limit.expired():
                 limit.reschedule(0)
 
-    async def answer(self, request):
+    async def answer(self, request: Request) -> Response:
         """The response to a request for a path under /v1."""
         found = _PATH.fullmatch(request.scope["path"])
         if not found:
@@ -75,7 +78,7 @@ class Rest:
             )
         return self._status(number)
 
-    def _version(self, number):
+    def _version(self, number: int | None) -> Version:
         """The Version of this number, or the newest."""
         current = self._versions.current
         if number is not None and (not current or current.number != number):
@@ -85,7 +88,7 @@ class Rest:
             raise RequestError(503, "no version of the model is available")
         return current
 
-    def _status(self, number):
+    def _status(self, number: int | None) -> Response:
         statuses = [
             entry
             for entry in self._versions.statuses()
@@ -96,12 +99,12 @@ class Rest:
             raise RequestError(404, f"could not find {which} of the model")
         return JSONResponse({"model_version_status": statuses})
 
-    async def _predict(self, request, number):
-        start, seen = time.perf_counter(), {"signature": "none"}
+    async def _predict(self, request: Request, number: int | None) -> Response:
+        start, labels = time.perf_counter(), {"signature": "none"}
         code = 500
         try:
             with self._version(number).use() as version:
-                content = await self._answer(request, version, seen)
+                content = await self._answer(request, version, labels)
             code = 200
             headers = {"X-Model-Version": str(version.number)}
             return Response(content, code, headers, media_type="application/json")
@@ -113,10 +116,12 @@ class Rest:
             raise
         finally:
             seconds = time.perf_counter() - start
-            self._metrics.requests.labels(seen["signature"], code).inc()
-            self._metrics.seconds.labels(seen["signature"]).observe(seconds)
+            self._metrics.requests.labels(**labels, code=code).inc()
+            self._metrics.seconds.labels(**labels).observe(seconds)
 
-    async def _answer(self, request, version, seen):
+    async def _answer(
+        self, request: Request, version: Version, labels: dict[str, str]
+    ) -> bytes:
         seconds = self._settings.answer_seconds
         limit = asyncio.timeout(0 if self._is_ending else None)
         self._limits.add(limit)
@@ -124,7 +129,7 @@ class Rest:
             async with limit, self._admission.body(request) as body:
                 limit.reschedule(asyncio.get_running_loop().time() + seconds)
                 until = time.monotonic() + seconds
-                return await self._run(version, body, seen, until)
+                return await self._run(version, body, labels, until)
         except TimeoutError:
             if self._is_ending:
                 message = "the server was stopped: ask again, or another"
@@ -134,12 +139,14 @@ class Rest:
         finally:
             self._limits.discard(limit)
 
-    async def _run(self, version, body, seen, until):
+    async def _run(
+        self, version: Version, body: bytes, labels: dict[str, str], until: float
+    ) -> bytes:
         loop = asyncio.get_running_loop()
         call, pixels = await loop.run_in_executor(
             self._codec, self._read, version, body
         )
-        seen["signature"] = call.signature
+        labels["signature"] = call.signature
         try:
             outputs = await version.batcher.run(
                 call.signature, call.inputs, call.rows, pixels, until
@@ -155,27 +162,27 @@ class Rest:
             self._codec, answers.write, outputs, call.by_rows
         )
 
-    def _read(self, version, body):
+    def _read(self, version: Version, body: bytes) -> tuple[Call, np.ndarray]:
         """(the Call, the pixels of each row's pictures)."""
-        most = self._settings
-        call = requests.read(body, version.model.signatures, most.max_rows)
+        limits = self._settings
+        call = requests.read(body, version.model.signatures, limits.max_rows)
         pixels = np.zeros(call.rows, np.int64)
         pictures = call.inputs.get(PICTURES)
         if pictures is not None and pictures.dtype == object:
             for index, data in enumerate(pictures.flat):
                 size = header.pixels(data)
-                # what is no JPEG or PNG keeps away from decoders of other formats, and
-                # what is too large from all: the graph says that the row is not ok
-                if size is None or size > most.max_pixels:
+                # no other format gets to a decoder, and no picture that is too large:
+                # the graph answers that the row is not ok
+                if size is None or size > limits.max_pixels:
                     pictures.flat[index] = b""
                 else:
                     pixels[index * call.rows // pictures.size] += size
-                if size is not None and size > most.max_pixels:
+                if size is not None and size > limits.max_pixels:
                     self._metrics.refused.labels("pixels").inc()
-        if pixels.sum() > most.max_request_pixels:
+        if pixels.sum() > limits.max_request_pixels:
             raise RequestError(
                 413,
                 f"the pictures have {pixels.sum()} pixels: must be at most "
-                f"{most.max_request_pixels} a request",
+                f"{limits.max_request_pixels} a request",
             )
         return call, pixels

@@ -10,34 +10,38 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
+from typing import NoReturn
 
 import uvicorn
 
 from keras_resnet.errors import ServeError
 from keras_resnet.serve.app import create
 from keras_resnet.serve.connections import bounded
-from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.production import ENVIRONMENT
+from keras_resnet.serve.settings import Settings
 from keras_resnet.serve.versions import Versions
 
 _ARENAS = 2  # of memory that the C library's threads share
 _M_ARENA_MAX = -8  # as malloc.h numbers it
 _TRIM_SECONDS = 5.0
 _FILES = 128  # that a server has open beside its connections, at most
-_REFUSED, _LEFT = 0.8, 0.9  # of drain_seconds; the rest is the interpreter's to end
+_REFUSED, _LEFT = 0.8, 0.9  # of drain_seconds; the rest is for the interpreter
 
 log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, that keeps its word about when it has stopped."""
+    """uvicorn's server, which stops within `seconds` in any case."""
 
-    def __init__(self, config, seconds, end):
+    def __init__(
+        self, config: uvicorn.Config, seconds: float, end: Callable[[], object]
+    ) -> None:
         super().__init__(config)
         self._seconds, self._end = seconds, end
 
-    async def shutdown(self, sockets=None):
-        # what no library ends, as a decoder that never returns, ends with the process
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # a decoder that never returns, which nothing else ends, ends with the process
         last = threading.Timer(_LEFT * self._seconds, _leave)
         last.daemon = True
         last.start()
@@ -45,23 +49,28 @@ class _Server(uvicorn.Server):
         ending = loop.call_later(_REFUSED * self._seconds, self._end)
         await super().shutdown(sockets)
         ending.cancel()
-        if self.force_exit:  # by a second Ctrl-C; whatever runs, runs for nobody
+        if self.force_exit:  # by a second Ctrl-C: nobody waits for what runs
             self._end()
         else:
             last.cancel()
 
 
-def _leave():
-    log.error("what ran did not end in time")
+def _leave() -> NoReturn:
+    log.error("the requests under way did not end in time")
     os._exit(0)
 
 
-def run(folder, settings, host, port, announce):
-    """Serves until SIGTERM or SIGINT, then ends what is in flight and returns.
+def run(
+    folder: str | os.PathLike[str],
+    settings: Settings,
+    host: str,
+    port: int,
+    announce: Callable[[str, int], object],
+) -> None:
+    """Serves until SIGTERM or SIGINT, then ends the requests under way and returns.
 
     Args:
-        announce: is called with the URL and the version number, once there is an answer
-            to be had.
+        announce: is called with the URL and the version once requests are answered.
 
     Raises:
         ServeError: the port is taken, or no version loads.
@@ -73,7 +82,7 @@ def run(folder, settings, host, port, announce):
         asyncio.run(_serve(folder, settings, listening, announce))
 
 
-def _listen(host, port):
+def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
@@ -85,10 +94,14 @@ def _listen(host, port):
         raise ServeError(f"port={port}: must be in [0, 65535]") from error
 
 
-async def _serve(folder, settings, listening, announce):
-    metrics = Metrics()
-    versions = Versions(folder, settings, metrics)
-    app = create(folder, settings, metrics, versions, _names(listening, settings))
+async def _serve(
+    folder: str | os.PathLike[str],
+    settings: Settings,
+    listening: socket.socket,
+    announce: Callable[[str, int], object],
+) -> None:
+    versions = Versions(folder, settings)
+    app = create(versions, _host_names(listening, settings))
     config = uvicorn.Config(
         app,
         http=bounded(_within_limits(settings)),
@@ -101,8 +114,8 @@ async def _serve(folder, settings, listening, announce):
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     server = _Server(config, settings.drain_seconds, app.state.end)
-    # before anything is loaded; and uvicorn, which raises them once more at its end,
-    # then finds these and not Python's own, by which the process would die
+    # before anything is loaded; and uvicorn, which raises the signals again at its end,
+    # then finds these handlers and not Python's own, by which the process would die
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     trimming = asyncio.create_task(_trim())
@@ -115,7 +128,7 @@ async def _serve(folder, settings, listening, announce):
     trimming.cancel()
 
 
-async def _trim():
+async def _trim() -> None:
     """Gives freed memory back to the system now and then.
 
     Pictures of all sizes leave holes in each of glibc's arenas, of which it makes eight
@@ -129,28 +142,28 @@ async def _trim():
             await asyncio.to_thread(libc.malloc_trim, 0)
 
 
-def _reason(folder, versions):
+def _reason(folder: str | os.PathLike[str], versions: Versions) -> str:
     for entry in versions.statuses():
         message = entry["status"]["error_message"]
         return f"{folder}: version {entry['version']} does not load: {message}"
     return f"{folder}: has no version any more"
 
 
-def _url(listening):
+def _url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _names(listening, settings):
-    """What a request to this socket may call its host, beside an address."""
+def _host_names(listening: socket.socket, settings: Settings) -> set[str]:
+    """The names that requests to this socket may have for it, beside addresses."""
     host, names = listening.getsockname()[0], {"localhost", *settings.hosts}
     if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
         names.add(socket.gethostname())
     return names
 
 
-def _within_limits(settings):
-    """Settings of no more connections than this process may have files open."""
+def _within_limits(settings: Settings) -> Settings:
+    """Settings with no more connections than this process may open files."""
     try:
         import resource
     except ModuleNotFoundError:  # on Windows, which has no such limit

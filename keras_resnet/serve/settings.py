@@ -1,4 +1,4 @@
-"""What a server is told: names and limits, each with its unit."""
+"""The settings of a server: names and limits, each with its unit."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Settings:
     """
 
     name: str  # in the paths: /v1/models/NAME
-    poll: float = 1.0  # seconds between two looks at the folder; 0: only one
+    poll: float = 1.0  # seconds between two scans of the folder; 0: only one
     max_batch: int = 32  # rows that are run together
     wait_ms: float = 2.0  # that a request may wait for others to join it
     max_body: int = 32 * 2**20  # bytes of a request
@@ -30,12 +30,12 @@ class Settings:
     body_seconds: float = 30.0  # that a client may take to send a request
     answer_seconds: float = 30.0  # from then to the answer: TensorFlow Serving's
     drain_seconds: float = 30.0  # to stop; 0.8 of it for what is in flight
-    hosts: tuple[str, ...] = ()  # that `run` answers for, beside its own; in Host
+    hosts: tuple[str, ...] = ()  # more values of Host that `run` answers for
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ServeError(
-                f"name={self.name!r}: must have no / or : and not be empty"
+                f"name={self.name!r}: must be not empty and without / or :"
             )
         for field, value in vars(self).items():
             if field.startswith("max_") and value < 1:
@@ -44,6 +44,6 @@ class Settings:
                 raise ServeError(f"{field}={value}: must be in [0, inf)")
 
     @property
-    def max_bytes_held(self):
+    def max_bytes_held(self) -> int:
         """Bytes of all bodies at a time: the queue is bounded in memory too."""
         return 8 * self.max_body

@@ -1,0 +1,94 @@
+"""The model.json beside an exported model: its format, precision and ModelInfo."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keras_resnet.errors import DescriptionError, ModelError
+from keras_resnet.export.formats import FORMATS, brief
+from keras_resnet.info import ModelInfo, parse
+
+DESCRIPTION = "model.json"  # beside an exported model; a SavedModel's is in assets/
+_MAX_BYTES = 2**24  # the names of 20,000 classes take one of these 16 MiB
+
+
+@dataclass(frozen=True)
+class Description:
+    """What model.json tells of the exported model beside it."""
+
+    format: str
+    precision: str
+    info: ModelInfo
+    difference: float | None = None  # largest |p - p'| when it was written
+
+
+def write_description(
+    folder: str | os.PathLike[str],
+    info: ModelInfo,
+    format: str,
+    precision: str = "float32",
+    difference: float | None = None,
+) -> None:
+    """Writes the description of a model that was exported from one with this info."""
+    info = info.replace(dtype_policy="float32", input_shape=None)
+    if info.gives_logits:
+        info = info.replace(classifier_activation="softmax")  # as it is exported
+    content: dict[str, Any] = {"format": format, "precision": precision}
+    content["info"] = dataclasses.asdict(info)
+    if difference is not None:
+        content["difference"] = difference
+    Path(folder, DESCRIPTION).write_text(json.dumps(content, indent=1))
+
+
+def read_description(folder: str | os.PathLike[str]) -> Description:
+    """Reads the description of the exported model in a folder, as data.
+
+    Raises:
+        ModelError: it is missing, too large, or describes no export of this package;
+            the last as a DescriptionError, which is a WeightsError too.
+    """
+    places = [Path(folder, DESCRIPTION), Path(folder, "assets", DESCRIPTION)]
+    path = next(filter(Path.is_file, places), None)
+    if path is None:
+        raise ModelError(
+            f"{folder}: no {DESCRIPTION} beside the model, which `keras-resnet export` "
+            "writes; export it again from the run directory or .keras file"
+        )
+    if path.stat().st_size > _MAX_BYTES:
+        raise ModelError(f"{path}: larger than {_MAX_BYTES} bytes; no description")
+    try:
+        content = parse(path.read_bytes())
+        format, precision = content["format"], content["precision"]
+        if precision not in FORMATS[format]:
+            raise ValueError(f"precision={precision!r} with format={format!r}")
+        difference = content.get("difference")
+        if not isinstance(difference, float | int | None):
+            raise ValueError(f"difference={difference!r}")
+        info = ModelInfo.from_json(content["info"])
+        _check_exportable(info)
+        return Description(format, precision, info, difference)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise DescriptionError(
+            f"{path}: describes no export of keras_resnet ({brief(error)})"
+        ) from error
+
+
+def _check_exportable(info: ModelInfo) -> None:
+    """Raises a ValueError for what no exported model can have."""
+    rules = {
+        "classes": info.classes > 0,
+        "include_top": info.include_top,
+        "include_preprocessing": info.include_preprocessing,
+        "classifier_activation": info.classifier_activation is not None,
+        "dtype_policy": info.dtype_policy == "float32",
+    }
+    broken = [
+        f"{name}={getattr(info, name)!r}" for name, holds in rules.items() if not holds
+    ]
+    if broken:
+        raise ValueError(", ".join(broken))
