@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -11,6 +12,10 @@ import numpy as np
 import pytest
 
 from keras_resnet import onednn
+
+# a shell makes what it starts in the background ignore Ctrl-C, and that is inherited
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # before TensorFlow is imported: its start-up log is not what a test says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -96,7 +96,7 @@ def test_average_of_addons_is_the_runs_also_of_frozen_stages(
         precision=precision,
         ema=0.99,
         decay="all",
-        stage_rates=(0, 0, 1, 1, 1),
+        stage_rates=(0, 0, 1),
     )
     trained = train.fit(recipe, folder, tmp_path / "run")
     average = open_model(tmp_path / "run" / "model_ema.keras")
