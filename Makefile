@@ -28,7 +28,7 @@ test-without-onednn: $(VENV)/.test
 	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK) $(ONEDNN_TESTS)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m "slow and not gpu and not network and not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu and not network and not browser"
 
 # apt-get install chromium chromium-driver, or what your system calls them
 test-browser: $(VENV)/.test

@@ -27,6 +27,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow
 def test_jax_has_the_gpu_for_itself_and_its_lack_of_memory_is_known():
     done = subprocess.run(
         [sys.executable, "-c", ON_JAX],
@@ -49,6 +50,7 @@ class Greedy(keras.callbacks.Callback):
         tf.zeros([2**45])  # 128 TiB, which TensorFlow asks the system for
 
 
+@pytest.mark.slow
 def test_lack_of_memory_is_a_line_that_says_what_takes_less(tiny, folder, tmp_path):
     said = r"out of memory with batch_size=8, accumulate=1, train_size=32.*: take a "
     with pytest.raises(RunError, match=said):

@@ -242,6 +242,7 @@ def test_pixels_need_no_decoding():
 # Case 24: small and narrow
 
 
+@pytest.mark.slow
 def test_small_and_narrow_pictures_train_and_evaluate(tiny, net, tmp_path):
     shapes = [(1, 1), (1, 500), (500, 1), (1, 65_500), (65_500, 1), (2, 3)]
     for split in ("train", "val"):
@@ -367,6 +368,7 @@ def test_without_a_budget_nothing_is_read(spoilt):
     assert (source.train.size, skipped) == (18, [])
 
 
+@pytest.mark.slow
 def test_what_is_no_picture_counts_against_the_budget_too(spoilt, net, tmp_path):
     root, _ = spoilt
     red = root / "val" / "red"
@@ -399,6 +401,7 @@ def test_split_of_bad_pictures_alone_is_refused(own_folder):
         data.without_bad(own_folder, 100)
 
 
+@pytest.mark.slow
 def test_run_lists_what_it_left_out_and_counts_exactly(spoilt, tiny, tmp_path):
     root, bad = spoilt
     recipe = tiny.replace(max_bad_examples=3, epochs=1, warmup_epochs=0.0)
@@ -417,6 +420,7 @@ def test_run_lists_what_it_left_out_and_counts_exactly(spoilt, tiny, tmp_path):
         evaluate.run(model, root)
 
 
+@pytest.mark.slow
 def test_evaluation_of_good_pictures_lists_no_bad_ones(folder, net):
     assert "bad_examples" not in evaluate.run(net, folder, max_bad_examples=5)
 
@@ -424,6 +428,7 @@ def test_evaluation_of_good_pictures_lists_no_bad_ones(folder, net):
 # Case 26: folders
 
 
+@pytest.mark.slow
 def test_names_of_any_bytes_and_upper_case_endings_are_read(own_folder, tiny):
     red = own_folder / "train" / "red"
     os.rename(red / "000.png", red / "a b  c.PNG")
@@ -548,6 +553,7 @@ BAD_RECORDS = {
 }
 
 
+@pytest.mark.slow
 def test_bad_records_are_named_with_shard_and_number(tiny, tmp_path):
     examples = [example(), *BAD_RECORDS.values(), example()]
     source = data.open_source(write_records(tmp_path / "records", examples))
@@ -573,7 +579,14 @@ def test_labels_in_range_are_read_to_the_last(tmp_path):
 # Case 29: while it is read
 
 
-@pytest.mark.parametrize("how", ["deleted", "cut", "replaced"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "deleted",
+        pytest.param("cut", marks=pytest.mark.slow),
+        pytest.param("replaced", marks=pytest.mark.slow),
+    ],
+)
 def test_picture_that_changes_during_an_epoch_is_named(how, own_folder, tiny):
     source = data.open_source(own_folder)
     victim = own_folder / "train" / "green" / "005.jpg"

@@ -294,6 +294,7 @@ def test_float16_training_scales_its_loss_and_leaves_the_policy_alone():
     assert keras.config.dtype_policy().name == "float32"
 
 
+@pytest.mark.slow
 def test_teacher_is_a_run_and_its_classes_are_checked_first(trained, monkeypatch):
     run, _ = trained
     recipe = small(teacher=str(run), temperature=5.0)

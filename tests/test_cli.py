@@ -31,6 +31,10 @@ TINY = (
 ).replace("\\ ", "\0")
 
 
+# of the exports
+QUICK = [("savedmodel", "float32"), ("onnx", "float32")]
+
+
 def run(*arguments, cwd, wait=True):
     words = [str(a).replace("\0", " ") for a in arguments]
     process = subprocess.Popen(
@@ -122,6 +126,7 @@ def test_run_directory_is_whole_after_training(place):
     }
 
 
+@pytest.mark.slow
 def test_training_again_says_so_and_trains_nothing(call, place):
     before = (place / "run" / "checkpoints").stat().st_mtime_ns
     done = call(*tiny("records", "run"), cwd=place)
@@ -131,7 +136,7 @@ def test_training_again_says_so_and_trains_nothing(call, place):
 
 
 def test_evaluate_and_predict_work_on_a_run(call, place):
-    measured = run("evaluate", "run", "photos", "--json", cwd=place)
+    measured = call("evaluate", "run", "photos", "--json", cwd=place)
     assert measured.err == ""
     saved = json.loads((place / "run" / "metrics.json").read_text())
     assert json.loads(measured.out) == saved
@@ -153,7 +158,7 @@ def test_evaluate_and_predict_work_on_a_run(call, place):
         pytest.param(
             kind,
             precision,
-            marks=[] if kind in ("savedmodel", "onnx") else pytest.mark.slow,
+            marks=[] if (kind, precision) in QUICK else pytest.mark.slow,
         )
         for kind, some in FORMATS.items()
         for precision in some
@@ -221,6 +226,7 @@ def test_missing_folder_is_one_line_and_nothing_else(call, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_damaged_picture_is_one_line_and_nothing_else(tmp_path):
     victim = write_folder(tmp_path / "photos") / "train" / "red" / "001.jpg"
     victim.write_bytes(victim.read_bytes()[:400])
@@ -292,6 +298,7 @@ def test_wrong_arguments_exit_with_2(arguments, words, call, tmp_path):
     assert words in done.err
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_whole_files_and_a_run_that_goes_on(call, place, tmp_path):
     argv = tiny(place / "records", "run", "--epochs", "500", "--json")
     process = run(*argv, cwd=tmp_path, wait=False)
@@ -374,6 +381,7 @@ def test_audit_prints_what_decays_and_trains_nothing(call, place, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_one_command(call, place, tmp_path):
     done = call(
         "train", place / "photos", "tuned", "--recipe", "fine-tune", "--weights",

@@ -113,7 +113,9 @@ def test_epoch_shows_different_pictures_in_full_batches(kind, folder, tiny, tmp_
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("kind", ["folder", "records", "arrays"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("folder", marks=pytest.mark.slow), "records", "arrays"]
+)
 def test_training_starts_at_any_position(kind, folder, tiny, tmp_path):
     source = {
         "folder": lambda: folder,
@@ -147,6 +149,7 @@ def test_training_starts_at_any_position(kind, folder, tiny, tmp_path):
     assert not np.array_equal(whole[0][0], whole[1][0])
 
 
+@pytest.mark.slow
 def test_threads_and_tuning_change_nothing(folder, tiny):
     def first(options):
         batches = data.train_batches(folder, tiny).with_options(options).take(6)

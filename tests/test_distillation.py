@@ -43,7 +43,11 @@ def batches(count, size=32, classes=4):
 @pytest.mark.addons
 @pytest.mark.parametrize(
     "weighting",
-    ["paper", pytest.param("gluon", marks=pytest.mark.slow), (0.3, 0.9)],
+    [
+        "paper",
+        pytest.param("gluon", marks=pytest.mark.slow),
+        pytest.param((0.3, 0.9), marks=pytest.mark.slow),
+    ],
 )
 def test_steps_are_those_of_a_loop_by_hand(weighting, float64):
     import tensorflow as tf
@@ -114,6 +118,7 @@ def test_batch_statistics_move_once_a_step_and_never_in_evaluate():
     assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_penalties_of_the_student_count_in_full():
     teacher, student = net(seed=1), net()
     x, y = next(batches(1))
@@ -128,6 +133,7 @@ def test_penalties_of_the_student_count_in_full():
     )
 
 
+@pytest.mark.slow
 def test_weights_of_samples_weigh_both_losses():
     x, y = next(batches(1))
     weights = np.array([1, 0, 2, 0, 1, 0], np.float32)
@@ -146,6 +152,7 @@ def test_weights_of_samples_weigh_both_losses():
     assert weighted * 6 / 4 == pytest.approx(one(x[kept], y[kept], None), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_teacher_may_have_another_depth_size_and_dtype(policy):
     policy("mixed_bfloat16")
     student = net()

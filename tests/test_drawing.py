@@ -41,6 +41,7 @@ def test_title_is_drawn_letter_by_letter():
     assert title.get_text() == "lr_$0.1_wd_$1e-4 \\udce9"
 
 
+@pytest.mark.slow
 def test_run_of_odd_names_is_trained_and_drawn(odd, tiny, tmp_path, capsys):
     recipe = tiny.replace(name="lr_$0.1_wd_$1e-4", batch_size=3, epochs=2)
     run = tmp_path / os.fsdecode(b"run_\xe9")

@@ -416,6 +416,7 @@ def written(tmp_path):
     return [name for name in WRITTEN if (tmp_path / "run" / name).exists()]
 
 
+@pytest.mark.slow
 def test_usual_evaluation_is_kept_in_the_run(run_command, usual, trained, tmp_path):
     expected = usual
     for options in ([], ["--size", trained[1].info.protocol.size]):
@@ -441,7 +442,9 @@ def test_usual_evaluation_is_kept_in_the_run(run_command, usual, trained, tmp_pa
             {"views": "ten-crop", "size": 48},
             marks=pytest.mark.slow,
         ),
-        (["--scales", "32,48"], {"scales": (32, 48)}),
+        pytest.param(
+            ["--scales", "32,48"], {"scales": (32, 48)}, marks=pytest.mark.slow
+        ),
         (["--split", "train"], {"split": "train"}),
     ],
 )
@@ -468,6 +471,7 @@ def test_paper_is_the_five_scales_of_the_paper(run_command, monkeypatch):
     assert asked["scales"] == (224, 256, 384, 480, 640)
 
 
+@pytest.mark.slow
 def test_table_names_the_measures_and_the_worst_classes(run_command, trained, folder):
     metrics = evaluate.run(trained[1], folder)
     done = run_command()

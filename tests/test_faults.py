@@ -31,6 +31,7 @@ def half(data, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same(
     half, data, peace, tmp_path, capsys
 ):
@@ -56,6 +57,7 @@ def rewrite(run, change):
     return checkpoint.place
 
 
+@pytest.mark.slow
 def test_run_of_other_versions_goes_on_and_says_so(half, data, peace, tmp_path, capsys):
     run = shutil.copytree(half, tmp_path / "run")
 
@@ -190,6 +192,7 @@ def test_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     assert hidden == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["read-only", pytest.param("immutable", marks=pytest.mark.slow)]
 )
@@ -260,6 +263,7 @@ def test_other_data_and_classes_are_refused(half, data):
     assert content(half) == before
 
 
+@pytest.mark.slow
 def test_more_epochs_go_on_and_what_was_killed_then_is_not_taken_for_finished(
     data, tmp_path
 ):
@@ -293,6 +297,7 @@ def test_more_epochs_go_on_and_what_was_killed_then_is_not_taken_for_finished(
         np.testing.assert_array_equal(weight.numpy(), array)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_kept(data, peace, tmp_path):
     def spoil():
         kernel = moment.model.net.get_layer("head").kernel

@@ -90,6 +90,7 @@ def test_best_model_is_the_moving_average_of_the_best_epoch(stalled, data):
     assert losses != [row["val_loss"] for row in rows]
 
 
+@pytest.mark.slow
 def test_early_end_is_the_same_however_often_the_run_was_stopped(
     stalled, data, tmp_path, monkeypatch, capsys
 ):
@@ -135,6 +136,7 @@ class End(keras.callbacks.Callback):
         self.model.stop_training = True
 
 
+@pytest.mark.slow
 def test_callback_that_stops_a_resumed_epoch_finishes_the_run(data, tmp_path, capsys):
     run = tmp_path / "run"
     with pytest.raises(train.Interrupted):
@@ -160,6 +162,7 @@ def test_callback_that_stops_a_resumed_epoch_finishes_the_run(data, tmp_path, ca
         train.is_finished(SHORT.replace(early_stopping=3), data, run)
 
 
+@pytest.mark.slow
 def test_run_goes_on_without_the_weights_that_it_began_from(data, tmp_path):
     weights = tmp_path / "five.safetensors"
     model = keras_resnet.create(

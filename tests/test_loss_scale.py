@@ -186,6 +186,7 @@ print("all replicas agree")
 """
 
 
+@pytest.mark.slow
 def test_overflow_on_any_replica_stops_the_step_on_all(tmp_path):
     script = tmp_path / "replicas.py"
     script.write_text(REPLICAS)

@@ -537,7 +537,10 @@ def nested_and_frozen(backbone):
     return nested(backbone)
 
 
-@pytest.mark.parametrize("frozen", [all_frozen, nested_and_frozen, part_frozen])
+@pytest.mark.parametrize(
+    "frozen",
+    [all_frozen, nested_and_frozen, pytest.param(part_frozen, marks=pytest.mark.slow)],
+)
 def test_what_is_frozen_is_so_after_reload_too(frozen, tmp_path):
     options = {"width": 8, "depths": (1, 1, 1), "input_shape": (32, 32, 3)}
     backbone = unlike_fresh(keras_resnet.backbone("seresnet50d", **options))

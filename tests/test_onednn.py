@@ -40,6 +40,7 @@ def start(**environment):
     return json.loads(done.stdout.splitlines()[-1]), lines
 
 
+@pytest.mark.slow
 def test_library_leaves_the_environment_and_recommends_oneDNN_where_it_is_off():
     facts, lines = start()
     assert facts["set"] is None
@@ -47,6 +48,7 @@ def test_library_leaves_the_environment_and_recommends_oneDNN_where_it_is_off():
     assert len(lines) == (0 if facts["on"] else 1)
 
 
+@pytest.mark.slow
 def test_users_choice_is_heard():
     assert start(TF_ENABLE_ONEDNN_OPTS="0") == ({"on": False, "set": "0"}, [])
     chosen = {"COMMAND": "1", "TF_ENABLE_ONEDNN_OPTS": "0"}

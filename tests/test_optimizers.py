@@ -401,6 +401,7 @@ def trained(name):
     return [*weights.tolist(), int(rule.iterations), scale]
 
 
+@pytest.mark.slow
 def test_rules_take_the_same_steps_on_jax():
     names = ["sgd", "lamb", "parts", "scaled"]
     script = (

@@ -329,6 +329,7 @@ def test_turned_and_transparent_pictures_are_amended_as_by_pillow(
     assert kept == {Path(file).stem for file in split.files} - changed
 
 
+@pytest.mark.slow
 def test_turned_pictures_are_turned_before_they_shrink(amiss, tmp_path):
     source = data.prepare(amiss, tmp_path / "records", resize=30, upright=True)
     shapes = [tuple(data.decode_image(p).shape) for p, _ in source.train.ordered()]
@@ -353,6 +354,7 @@ def test_other_options_begin_afresh_and_odd_colours_are_named(amiss, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_prepared_source_is_prepared_again(photos, shrunk, tmp_path):
     plain = data.prepare(photos, tmp_path / "plain", val=0.3)
     again = data.prepare(tmp_path / "plain", tmp_path / "again", resize=256)
@@ -381,6 +383,7 @@ def test_val_holds_out_a_share_of_each_class(tmp_path):
     np.testing.assert_array_equal(np.bincount([label for _, label in val]), 2)
 
 
+@pytest.mark.slow
 def test_bad_picture_is_named_and_once_repaired_the_rest_stays(own_folder, tmp_path):
     def prepare(source, name, resize=0):
         return data.prepare(source, tmp_path / name, resize=resize, shard_bytes=4000)
@@ -476,6 +479,7 @@ def test_beam_writes_the_same_bytes(folder, prepared, tmp_path):
     assert tree(destination) == tree(prepared[0])
 
 
+@pytest.mark.slow
 def test_bad_picture_on_beam_is_named(own_folder, tmp_path):
     pytest.importorskip("apache_beam")
     victim = own_folder / "train" / "blue" / "002.jpg"

@@ -19,6 +19,7 @@ def test_preview_is_a_picture_of_both_splits(folder, tiny, tmp_path):
         assert len(np.unique(np.asarray(image.convert("RGB")))) > 100
 
 
+@pytest.mark.slow
 def test_preview_takes_fewer_pictures_than_a_batch(folder, tiny, tmp_path):
     source = data.open_source(folder)
     shown = data.preview(source, tiny.replace(batch_size=1000), tmp_path / "seen.png")
@@ -38,6 +39,7 @@ def test_preview_says_of_which_classes_a_picture_is(label, words):
     assert _caption(np.array(label), ("a", "b", "c")) == words
 
 
+@pytest.mark.slow
 def test_preview_command_takes_the_fields_of_a_recipe(folder, tmp_path):
     png = tmp_path / "seen.png"
     command = ["preview", str(folder), "--recipe", "demo", "--output", str(png)]

@@ -343,6 +343,7 @@ def test_tensorflow_that_takes_too_long_is_ended(tmp_path, monkeypatch):
         read(tmp_path / "slow")
 
 
+@pytest.mark.slow
 def test_a_damaged_tensorflow_checkpoint_is_refused_with_the_reason(tmp_path):
     (tmp_path / "damaged.index").write_bytes(b"not a table" * 20)
     with pytest.raises(WeightsError, match=r"damaged: TensorFlow cannot read it: \w+"):

@@ -127,10 +127,12 @@ def killed(file, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_run_killed_again_and_again_equals_the_uninterrupted_one(killed):
     assert_same(killed)
 
 
+@pytest.mark.slow
 def test_every_picture_is_seen_once_an_epoch_whatever_was_killed(killed):
     (ours, lives), (theirs, once) = (
         read_log(killed / f"{name}.log") for name in ("fire", "peace")
@@ -227,6 +229,7 @@ assert len(set(kernel.tobytes() for kernel in kernels)) == len(kernels)
 """
 
 
+@pytest.mark.slow
 def test_checkpoints_on_jax_hold_what_the_step_made(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", _ON_JAX, tmp_path / "run"],
@@ -299,6 +302,7 @@ def spoil_step(checkpoint):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "group"),
     [
@@ -416,6 +420,7 @@ def test_command_is_alone_stops_with_code_75_and_goes_on(folder, tiny, tmp_path)
     assert len(history(run)) == 2
 
 
+@pytest.mark.slow
 def test_second_signal_ends_the_command_at_once(folder, tmp_path):
     run = tmp_path / "run"
     running = command(folder, run)

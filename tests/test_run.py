@@ -69,6 +69,7 @@ def test_interrupted_run_resumes_to_the_very_same_result(
     assert ours.read_text() == theirs.read_text()
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_result(trained, folder, tiny, tmp_path):
     train.fit(tiny.replace(seed=1), folder, tmp_path / "run")
     for name in (layout.MODEL, layout.BEST, layout.HISTORY):
@@ -134,6 +135,7 @@ def test_damaged_training_picture_is_named(own_folder, tiny, tmp_path):
         train.fit(tiny, own_folder, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.addons
 @pytest.mark.parametrize(
     "precision",
@@ -202,6 +204,7 @@ def test_lying_description_is_refused_before_memory_is_taken(lie, trained, tmp_p
         open_model(path)
 
 
+@pytest.mark.slow
 def test_serving_difference_sees_a_difference(trained, folder, tmp_path):
     _, model = trained
     source = data.open_source(folder)

@@ -51,6 +51,7 @@ def test_one_pair_is_what_is_evaluated_and_what_is_trained_on():
     assert source.train.size == 12
 
 
+@pytest.mark.slow
 def test_arrays_train_a_model(tiny, tmp_path):
     recipe = tiny.replace(batch_size=4, epochs=1, warmup_epochs=0.0)
     with pytest.raises(DataError, match=r"own validation; give \{.train"):
@@ -143,6 +144,7 @@ def colours_dataset(tmp_path, monkeypatch):
     Colours(data_dir=tmp_path).download_and_prepare()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorflow-datasets' own
 def test_tfds_is_read_from_its_own_records(colours_dataset, tiny, tmp_path):
     source = data.open_source("tfds:colours")

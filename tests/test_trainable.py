@@ -93,7 +93,14 @@ def test_pixels_are_not_rounded_on_their_way_to_a_half_precision_net(policy):
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16", "float32"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "mixed_float16",
+        pytest.param("mixed_bfloat16", marks=pytest.mark.slow),
+        "float32",
+    ],
+)
 def test_loss_is_scaled_for_float16_alone(precision, policy):
     policy(precision)
     half = net()
@@ -136,6 +143,7 @@ def test_overflow_in_float16_leaves_weights_and_statistics_whole(policy):
     assert int(model.bad_steps) == 0
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_the_net(tmp_path):
     model = compiled(Trainable(net(), ema=0.9))
     model.train_on_batch(*batch())

@@ -74,6 +74,7 @@ def test_everything_at_once_resumes_to_the_very_same_result(
     assert ["val_top1" in row for row in names] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_average_is_a_model_of_its_own(quick, folder, tmp_path):
     model = train.fit(quick.replace(ema=0.8), folder, tmp_path / "run")
     average = open_model(tmp_path / "run" / layout.AVERAGE)
@@ -113,6 +114,7 @@ def test_rate_falls_on_a_plateau_and_a_resumed_run_counts_on(quick, folder, tmp_
     assert rows(tmp_path / "cut") == history
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_takes_the_step_of_the_whole(quick, folder, tmp_path):
     # no batch statistics, which see a part alone; the rest is linear
     recipe = quick.replace(freeze_statistics=True, epochs=2, base_rate=0.05)
@@ -126,6 +128,7 @@ def test_a_batch_in_parts_takes_the_step_of_the_whole(quick, folder, tmp_path):
     assert [row["rate"] for row in a] == [row["rate"] for row in b]
 
 
+@pytest.mark.slow
 def test_choice_of_precision_is_printed_where_no_bar_says_it(
     quick, folder, tmp_path, capsys, monkeypatch
 ):
@@ -140,6 +143,7 @@ def test_choice_of_precision_is_printed_where_no_bar_says_it(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_logs_say_what_the_history_says(quick, folder, tmp_path):
     seen = []
     log = keras.callbacks.LambdaCallback(
@@ -189,6 +193,7 @@ def test_run_without_a_finite_loss_stops_with_step_rate_and_scale(
     assert not (tmp_path / "run2" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_streak_of_overflows_in_float16_stops_with_the_scale(quick, folder, tmp_path):
     class Overflow(keras.callbacks.Callback):
         """Makes every first convolution give more than float16 has."""
@@ -249,6 +254,7 @@ def test_repeats_are_augmented_each_anew(quick):
     assert (batch.numpy()[0] != batch.numpy()[1]).any()
 
 
+@pytest.mark.slow
 def test_model_that_was_trained_in_float16_and_reloaded_is_trained_on_with_its_scale(
     quick, folder, tmp_path
 ):

@@ -195,6 +195,7 @@ def workers_of(pid):
     return found
 
 
+@pytest.mark.slow
 def test_worker_starts_without_keras_and_without_the_nets():
     program = (
         "import sys; from keras_resnet.data.checks import inspection; "
@@ -205,7 +206,9 @@ def test_worker_starts_without_keras_and_without_the_nets():
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
 def test_interrupted_command_leaves_nothing_and_nobody(own_folder, how):
     process = start(own_folder)
     deadline = time.monotonic() + 60

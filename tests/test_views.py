@@ -67,6 +67,7 @@ def test_multi_scale_is_the_classifier_at_every_place(model, folder):
     np.testing.assert_allclose(ours.sum(), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "views", ["center", pytest.param("multi-scale", marks=pytest.mark.slow)]
 )
@@ -93,6 +94,7 @@ def test_multi_scale_needs_a_model_for_any_size():
         MultiScale(fixed)
 
 
+@pytest.mark.slow
 def test_multi_scale_without_scales_is_the_papers(model, folder):
     few = folder_of_one(folder)
     ours = evaluate.run(model, few, views="multi-scale")
@@ -106,7 +108,9 @@ def folder_of_one(folder):
     return {"val": pair, "class_names": ["blue", "green", "red"]}
 
 
-@pytest.mark.parametrize("views", ["center", "ten-crop"])
+@pytest.mark.parametrize(
+    "views", ["center", pytest.param("ten-crop", marks=pytest.mark.slow)]
+)
 def test_size_is_the_crops_instead_of_the_protocols(views, model, folder):
     other = rebuild(model)
     other.info = model.info.replace(protocol=Protocol(96, 0.875, "bicubic"))
@@ -114,6 +118,7 @@ def test_size_is_the_crops_instead_of_the_protocols(views, model, folder):
     assert ours == evaluate.run(other, folder, views=views)
 
 
+@pytest.mark.slow
 def test_model_of_a_fixed_size_is_evaluated_at_others_and_stays_as_it_is(model, folder):
     fixed = rebuild(model, input_shape=(64, 64, 3))
     info, weights = fixed.info, fixed.get_weights()
@@ -126,6 +131,7 @@ def test_model_of_a_fixed_size_is_evaluated_at_others_and_stays_as_it_is(model, 
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_logits_and_half_precision_stay_so_at_another_size(model, folder):
     changes = {"input_shape": (64, 64, 3), "classifier_activation": None}
     half = rebuild(model, "mixed_bfloat16", **changes)
