@@ -402,9 +402,8 @@ def assert_all_whole(folder):
             assert served.run("serving_default", images=images)
 
 
-@pytest.mark.parametrize(
-    "kills", [1, pytest.param(20, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [20])
 def test_killed_export_leaves_no_number_that_is_not_whole(kills, trained, quick, place):
     draw = random.Random(kills)
     for _ in range(kills):

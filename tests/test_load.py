@@ -21,6 +21,7 @@ def assert_right(found, clients):
     assert found["exit_code"] == 0
 
 
+@pytest.mark.slow
 def test_answers_under_a_second_of_load_are_right(place, monkeypatch):
     monkeypatch.setattr(load, "PICTURES", 14)  # two of each size
     assert_right(load.run(place, [4], 1, print, warm_up=0), [4])
