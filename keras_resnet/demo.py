@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -46,11 +48,11 @@ LEFT = {  # in the run directory
 
 
 def run(
-    folder="runs/demo",
-    data="runs/digits",
+    folder: str | os.PathLike[str] = "runs/demo",
+    data: str | os.PathLike[str] = "runs/digits",
     say: Callable[[str], None] = print,
     progress: keras.callbacks.Callback | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Trains a narrow ResNet-18-D on scikit-learn's digits, and serves it.
 
     Args:
@@ -108,7 +110,7 @@ def run(
     return metrics
 
 
-def write_digits(destination):
+def write_digits(destination: str | os.PathLike[str]) -> None:
     """`digits` as TFRecords, 80/20 by class, seed 0."""
     images, labels, names = digits()
     from sklearn.model_selection import train_test_split
@@ -123,7 +125,7 @@ def write_digits(destination):
     pictures.prepare(source | {"class_names": names}, destination)
 
 
-def digits():
+def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """scikit-learn's 1,797 written digits, 8x8 in 17 greys, enlarged.
 
     Returns:
@@ -145,7 +147,9 @@ def digits():
     return images, loaded.target, loaded.target_names
 
 
-def serving_difference(model, source, exported) -> float:
+def serving_difference(
+    model: keras.Model, source: pictures.Source, exported: Path
+) -> float:
     """The largest |p - p'| over the held-out pictures, served by another process.
 
     p is of the model in float32, which is what is served, whatever it trained in.

@@ -5,9 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def png(figure) -> bytes:
+def png(figure: Figure) -> bytes:
     """A matplotlib figure as PNG, every title and label in it drawn as it is.
 
     A name is no formula, whatever dollars are in it, and a folder's may have bytes that
@@ -30,7 +36,7 @@ def drawable(name: str) -> str:
 
 
 @contextlib.contextmanager
-def attempted(path):
+def attempted(path: str | Path) -> Iterator[None]:
     """Turns what goes wrong in drawing `path` into a line on stderr."""
     try:
         yield

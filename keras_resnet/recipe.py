@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -355,7 +357,7 @@ class Recipe:
         high=2**32 - 1,  # what NumPy's generators take
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.colour == addons.YIQ:  # says what is done, and not how strongly
             addons.check("colour", self.colour)
             object.__setattr__(self, "colour", type(self).colour)
@@ -381,23 +383,23 @@ class Recipe:
         """Whether the protocol is the recipe's own, and none of its weights'."""
         return bool(self.test_size and self.crop_pct and self.interpolation)
 
-    def replace(self, **fields) -> Recipe:
+    def replace(self, **fields: Any) -> Recipe:
         """A copy with other values; an unknown field is a RecipeError that names it."""
         _check_names(fields)
         return dataclasses.replace(self, **fields)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON and YAML hold them."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def from_dict(cls, values: dict) -> Recipe:
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """The opposite of `to_dict`; unknown and ill-typed fields are refused."""
         _check_names(values)
         return cls(**values)
 
     @classmethod
-    def read(cls, path) -> Recipe:
+    def read(cls, path: str | os.PathLike[str]) -> Recipe:
         """A recipe from a .json, .yaml or .yml file."""
         path = Path(path)
         try:  # YAML holds JSON
@@ -409,7 +411,7 @@ class Recipe:
         return cls.from_dict(values)
 
 
-def read_yaml(text: str):
+def read_yaml(text: str) -> Any:
     """A YAML or JSON text's value, 1e-4 a number; yaml.YAMLError if it is neither."""
     return yaml.load(text, _Loader)
 
@@ -426,7 +428,7 @@ _Loader.add_implicit_resolver(
 _OF_ADDONS = ("optimizer", "colours")  # may name a `tfa.` piece instead
 
 
-def _typed(name, value):
+def _typed(name: str, value: Any) -> Any:
     """The value in the field's type, or a RecipeError."""
     kind = FIELD_TYPES[name]
     if typing.get_origin(kind) is tuple:
@@ -449,7 +451,7 @@ def _typed(name, value):
         raise RecipeError(f"{name}={value!r}: must be as JSON has it") from error
 
 
-def _check_limits(name, value, limits):
+def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     """Refuses a value that is none of a field's `choices`, or out of its range."""
     if "choices" in limits:
         if name in _OF_ADDONS and value.startswith("tfa."):
@@ -468,7 +470,7 @@ def _check_limits(name, value, limits):
         raise RecipeError(f"{name}={value!r}: must be in {interval}")
 
 
-def _check_together(recipe):
+def _check_together(recipe: Recipe) -> None:
     """What one field means for another."""
     low = recipe.train_size
     if recipe.scales and not (
@@ -529,7 +531,7 @@ def _check_together(recipe):
         )
 
 
-def _check_names(values):
+def _check_names(values: object) -> None:
     if not isinstance(values, dict):
         raise RecipeError(f"{values!r}: must be a mapping of Recipe fields")
     if unknown := sorted(values.keys() - FIELD_TYPES.keys(), key=str):

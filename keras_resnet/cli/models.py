@@ -7,10 +7,13 @@ import dataclasses
 import itertools
 import json
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.progress import track
+from rich.table import Table
 
 import keras_resnet
 from keras_resnet import data as datasets
@@ -33,11 +36,13 @@ from keras_resnet.runs import layout
 
 _TABLE = 1000  # predictions that a table has
 
+Result = dict[str, Any]  # of `evaluate.predict_each`
+
 
 @group.command("list")
 @click.argument("pattern", default="*")
 @json_option
-def list_command(pattern, as_json):
+def list_command(pattern: str, as_json: bool) -> None:
     """Variants that match PATTERN, with parameters and multiply-adds at 224."""
     rows = [
         (name, *complexity(keras_resnet.VARIANTS[name]))
@@ -56,7 +61,9 @@ def list_command(pattern, as_json):
     )
 
 
-def _pixels(context, parameter, text):
+def _pixels(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> Any:
     """Of --size and --scales: whole pixels, as many as a picture may have."""
     from keras_resnet.evaluate.views import LARGEST, SCALES
 
@@ -64,7 +71,7 @@ def _pixels(context, parameter, text):
         return None if parameter.name == "size" else ()
     if parameter.name == "scales" and text == "paper":
         return SCALES
-    sides = click.IntRange(1, LARGEST)
+    sides: click.ParamType = click.IntRange(1, LARGEST)
     if parameter.name == "size":
         return sides.convert(text, parameter, context)
     return tuple(sides.convert(side, parameter, context) for side in text.split(","))
@@ -90,7 +97,16 @@ def _pixels(context, parameter, text):
     help='Whole and mirrored, with short sides as 224,256,384; or "paper".',
 )
 @json_option
-def evaluate(model, data, split, max_bad_examples, ten_crop, size, scales, as_json):
+def evaluate(
+    model: str,
+    data: Path,
+    split: str,
+    max_bad_examples: int,
+    ten_crop: bool,
+    size: int | None,
+    scales: tuple[int, ...],
+    as_json: bool,
+) -> None:
     """Top-1, top-5, loss and calibration of MODEL on DATA, each picture once.
 
     MODEL is a run directory, a .keras file, variant:weights, or an exported model.
@@ -102,7 +118,7 @@ def evaluate(model, data, split, max_bad_examples, ten_crop, size, scales, as_js
 
     source, _ = datasets.without_bad(data, max_bad_examples, (split,))
     net = open_any(model)
-    looks = {"views": "ten-crop" if ten_crop else "center"}
+    looks: dict[str, Any] = {"views": "ten-crop" if ten_crop else "center"}
     looks |= {"size": size, "scales": scales}
     usual = split == "val" and not ten_crop and not scales
     usual = usual and size in (None, net.info.protocol.size)
@@ -111,7 +127,7 @@ def evaluate(model, data, split, max_bad_examples, ten_crop, size, scales, as_js
     print_result(metrics, as_json, *metrics_tables(metrics))
 
 
-def _is_run_of(model, source):
+def _is_run_of(model: str, source: datasets.Source) -> bool:
     """Whether it is the directory of a run on this very data, whose measures it is."""
     try:
         said = json.loads(Path(model, layout.DATA).read_text())
@@ -120,7 +136,14 @@ def _is_run_of(model, source):
         return False
 
 
-def measure(model, data, split, as_json, run=None, **looks):
+def measure(
+    model: Any,
+    data: datasets.Source,
+    split: str,
+    as_json: bool,
+    run: Path | None = None,
+    **looks: Any,
+) -> dict[str, Any]:
     """Measures; and writes what a run directory keeps, if there is one.
 
     There the moving average, if any, is measured too.
@@ -131,7 +154,7 @@ def measure(model, data, split, as_json, run=None, **looks):
     from keras_resnet.evaluate.measures import to_json
     from keras_resnet.opening import open_model
 
-    def bar(batches):
+    def bar(batches: Any) -> Any:
         if as_json:
             return batches
         return track(batches, "evaluating", total=len(batches), console=err)
@@ -149,7 +172,7 @@ def measure(model, data, split, as_json, run=None, **looks):
     return metrics
 
 
-def metrics_tables(metrics):
+def metrics_tables(metrics: Mapping[str, Any]) -> Iterator[Table | str]:
     """Of a model; and of its moving average, if that was measured."""
     yield metrics_table(metrics)
     if "ema" in metrics:
@@ -157,7 +180,7 @@ def metrics_tables(metrics):
         yield metrics_table(metrics["ema"])
 
 
-def metrics_table(metrics):
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
     from keras_resnet.evaluate.measures import worst_classes
 
     several = len(metrics["per_class"]) > 1
@@ -183,7 +206,9 @@ def metrics_table(metrics):
 @click.option("--top", type=click.IntRange(1), default=5, help="Classes to show.")
 @click.option("--csv", "as_csv", is_flag=True, help="A line a class: for spreadsheets.")
 @json_option
-def predict(model, picture, top, as_csv, as_json):
+def predict(
+    model: str, picture: tuple[str, ...], top: int, as_csv: bool, as_json: bool
+) -> None:
     """Classify pictures, or all those in folders, with MODEL.
 
     MODEL is a run directory, a .keras file, variant:weights, or what `export` wrote:
@@ -197,7 +222,7 @@ def predict(model, picture, top, as_csv, as_json):
 
     count, bad = 0, 0
 
-    def counted(results):
+    def counted(results: Iterable[Result]) -> Iterator[Result]:
         nonlocal count, bad
         for result in results:
             count, bad = count + 1, bad + ("problem" in result)
@@ -213,7 +238,7 @@ def predict(model, picture, top, as_csv, as_json):
 # each as it comes: a million results would not fit in memory
 
 
-def _print_csv(results):
+def _print_csv(results: Iterable[Result]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(("file", "rank", "class", "probability", "problem"))
     for result in results:
@@ -226,7 +251,7 @@ def _print_csv(results):
             writer.writerow((file, rank, printable(name), probability, ""))
 
 
-def _print_json(results):
+def _print_json(results: Iterable[Result]) -> None:
     separator = "["
     for result in results:
         click.echo(separator + json.dumps(result), nl=False)
@@ -234,13 +259,13 @@ def _print_json(results):
     click.echo("]" if separator == ", " else "[]")
 
 
-def _print_predictions(results):
+def _print_predictions(results: Iterator[Result]) -> None:
     while some := list(itertools.islice(results, _TABLE)):
         rows = [(result["file"], _likeliest(result)) for result in some]
         out.print(make_table(None, "picture", "classes", rows=rows))
 
 
-def _likeliest(result):
+def _likeliest(result: Result) -> str:
     if "problem" in result:
         return result["problem"]
     likeliest = zip(result["classes"], result["probabilities"])
@@ -275,7 +300,15 @@ def _likeliest(result):
     help="Requests that TensorFlow Serving begins with; where their package is there.",
 )
 @json_option
-def export(model, folder, kind, precision, picture, warm_up, as_json):
+def export(
+    model: str,
+    folder: Path,
+    kind: str,
+    precision: str,
+    picture: tuple[Path, ...],
+    warm_up: bool | None,
+    as_json: bool,
+) -> None:
     """Write MODEL as FOLDER/<next version>, for TensorFlow Serving or elsewhere."""
     from keras_resnet import export as exporting
     from keras_resnet.export.description import read_description
@@ -286,8 +319,12 @@ def export(model, folder, kind, precision, picture, warm_up, as_json):
     version = exporting.save(
         net, folder, kind, precision, picture, warm_up, lines.append
     )
-    facts = {"path": str(version), "format": kind, "precision": precision}
-    facts["difference"] = read_description(version).difference
+    facts = {
+        "path": str(version),
+        "format": kind,
+        "precision": precision,
+        "difference": read_description(version).difference,
+    }
     print_result(facts, as_json, *lines, f"{kind} in {plain(version)}")
 
 
@@ -303,7 +340,15 @@ def export(model, folder, kind, precision, picture, warm_up, as_json):
     help="Of SOURCE's classifier; as many as it says, or 1000, otherwise.",
 )
 @json_option
-def convert(source, destination, model, dialect, to, classes, as_json):
+def convert(
+    source: str,
+    destination: Path,
+    model: str,
+    dialect: str,
+    to: str,
+    classes: int | None,
+    as_json: bool,
+) -> None:
     """Write the weights file SOURCE in another dialect, as .safetensors or .npz."""
     weights = keras_resnet.weights
     if model not in keras_resnet.VARIANTS:

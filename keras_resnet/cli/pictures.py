@@ -1,9 +1,14 @@
 """The commands that look at data: prepare, validate, preview."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.progress import Progress
+from rich.table import Table
 
 from keras_resnet import data as datasets
 from keras_resnet.cli.base import (
@@ -30,7 +35,17 @@ _LISTED = 20  # bad pictures that `validate` prints
 @click.option("--background", default="", help="A colour under alpha, as white.")
 @click.option("--beam", metavar="OPTIONS", help="Of an Apache Beam pipeline.")
 @json_option
-def prepare(source, destination, val, seed, resize, upright, background, beam, as_json):
+def prepare(
+    source: Path,
+    destination: Path,
+    val: float,
+    seed: int,
+    resize: int,
+    upright: bool,
+    background: str,
+    beam: str | None,
+    as_json: bool,
+) -> None:
     """Write SOURCE as TFRecord shards in DESTINATION; again, to go on.
 
     SOURCE is a folder of train/ and val/ classes, or of classes with --val, or of
@@ -39,7 +54,7 @@ def prepare(source, destination, val, seed, resize, upright, background, beam, a
     quiet = as_json or not err.is_terminal
     with Progress(console=err, transient=True, disable=quiet) as bar:
 
-        def show(them, total):
+        def show(them: Iterable[Any], total: int) -> Iterable[Any]:
             return bar.track(them, total, description="writing")
 
         written = datasets.prepare(
@@ -77,7 +92,16 @@ def prepare(source, destination, val, seed, resize, upright, background, beam, a
     help="A .json file to write instead, where DATA is read-only; train on that file.",
 )
 @json_option
-def validate(data, first_label, classes, seconds, memory, workers, manifest, as_json):
+def validate(
+    data: Path,
+    first_label: int | None,
+    classes: int | None,
+    seconds: float,
+    memory: float,
+    workers: int | None,
+    manifest: Path | None,
+    as_json: bool,
+) -> None:
     """Look at every picture of DATA, and write its manifest, dataset.json.
 
     Exit code 1 if there are bad ones; training then needs --max-bad-examples.
@@ -101,8 +125,8 @@ def validate(data, first_label, classes, seconds, memory, workers, manifest, as_
         raise click.exceptions.Exit(1)
 
 
-def _validate_tables(report):
-    def counts(what):
+def _validate_tables(report: Mapping[str, Any]) -> Iterator[Table | str]:
+    def counts(what: Mapping[str, int]) -> str:
         return ", ".join(f"{name} {count:,}" for name, count in what.items())
 
     sizes = report["sizes"]
@@ -156,7 +180,7 @@ def _validate_tables(report):
 @click.option("--output", default="preview.png", show_default=True, help="A PNG file.")
 @json_option
 @recipe_options
-def preview(data, recipe, output, as_json, **fields):
+def preview(data: Path, recipe: str, output: str, as_json: bool, **fields: Any) -> None:
     """Save a grid of what training and evaluation see of DATA."""
     from keras_resnet.train.build import resolve
 

@@ -1,8 +1,12 @@
 """The command that serves: serve."""
 
+from __future__ import annotations
+
 import json
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +18,7 @@ from keras_resnet.serve import Settings
 _DEFAULTS = Settings("any")
 
 
-def _limit(name, kind, text):
+def _limit(name: str, kind: click.ParamType, text: str) -> Callable[..., Any]:
     return click.option(
         name,
         type=kind,
@@ -66,7 +70,16 @@ def _limit(name, kind, text):
 )
 @click.option("--here", is_flag=True, help="Do not look for TensorFlow Serving.")
 @json_option
-def serve(folder, name, host, port, max_body, here, as_json, **limits):
+def serve(
+    folder: Path,
+    name: str | None,
+    host: str,
+    port: int,
+    max_body: int,
+    here: bool,
+    as_json: bool,
+    **limits: Any,
+) -> None:
     """Serve the newest version in DIR at TensorFlow Serving's REST paths.
 
     Where tensorflow_model_server or docker is there, this only prints the command that
@@ -75,7 +88,7 @@ def serve(folder, name, host, port, max_body, here, as_json, **limits):
 
     from keras_resnet.export.tf_serving import model_name
 
-    def announce(url, version):
+    def announce(url: str, version: int) -> None:
         if as_json:
             facts = {"url": url, "model": settings.name, "version": str(version)}
             click.echo(json.dumps(facts))
@@ -99,7 +112,7 @@ def serve(folder, name, host, port, max_body, here, as_json, **limits):
         raise click.exceptions.Exit(1) from error
 
 
-def _print_command(words, as_json):
+def _print_command(words: Sequence[str], as_json: bool) -> None:
     print_result({"command": words}, as_json)
     if not as_json:
         click.echo(shlex.join(words))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+from rich.table import Table
 
 from keras_resnet import data as datasets
 from keras_resnet.cli.base import (
@@ -19,7 +22,7 @@ from keras_resnet.cli.base import (
 )
 from keras_resnet.cli.models import measure, metrics_table, metrics_tables
 from keras_resnet.cli.options import RecipeCommand, chosen_recipe, recipe_options
-from keras_resnet.recipe import FIELD_TYPES
+from keras_resnet.recipe import FIELD_TYPES, Recipe
 from keras_resnet.recipes import RECIPES
 
 _COLUMN = 26  # characters that a recipe takes in a table
@@ -29,7 +32,7 @@ _COLUMN = 26  # characters that a recipe takes in a table
 @click.option("--show", metavar="NAME", help="Show all of one: a name or a file.")
 @click.option("--output", default="rate.png", show_default=True, help="Its rate curve.")
 @json_option
-def recipes_command(show, output, as_json):
+def recipes_command(show: str | None, output: str, as_json: bool) -> None:
     """The recipes side by side; or all of one, and its rate curve as a PNG."""
     if show:
         from keras_resnet.train.curves import rate_curve
@@ -52,7 +55,9 @@ def recipes_command(show, output, as_json):
     print_result(whole, as_json, *tables, "--show NAME prints the rest of one")
 
 
-def _folded(title, *columns, rows):
+def _folded(
+    title: str | None, *columns: str, rows: Iterable[Iterable[object]]
+) -> Table:
     """A table of which a narrow terminal breaks the long words, and cuts none off."""
     table = make_table(title, *columns, rows=rows)
     for column in table.columns:
@@ -60,10 +65,10 @@ def _folded(title, *columns, rows):
     return table
 
 
-def _rows(recipes):
+def _rows(recipes: Sequence[Recipe]) -> list[list[str]]:
     """[field, its value in each recipe], the numbers rounded for the eye."""
 
-    def said(value):
+    def said(value: object) -> str:
         if isinstance(value, dict):
             return ", ".join(f"{key} {said(value[key])}" for key in value) or "-"
         if isinstance(value, (list, tuple)):
@@ -108,16 +113,16 @@ def _rows(recipes):
 @json_option
 @recipe_options
 def train(
-    data,
-    run,
-    recipe,
-    audit,
-    checkpoint_steps,
-    checkpoint_seconds,
-    keep,
-    as_json,
-    **fields,
-):
+    data: Path,
+    run: Path,
+    recipe: str,
+    audit: bool,
+    checkpoint_steps: int,
+    checkpoint_seconds: float,
+    keep: int,
+    as_json: bool,
+    **fields: Any,
+) -> None:
     """Train a recipe on DATA into the directory RUN; again, to resume.
 
     A run that was stopped, killed or out of disk goes on where it was, to the same
@@ -153,7 +158,7 @@ def train(
     print_result(metrics, as_json, *metrics_tables(metrics), where)
 
 
-def _print_audit(model, as_json):
+def _print_audit(model: Any, as_json: bool) -> None:
     from keras_resnet.train.build import audit
 
     rows = audit(model)
@@ -180,7 +185,7 @@ def _print_audit(model, as_json):
 @group.command("status")
 @click.argument("run", type=click.Path(path_type=Path))
 @json_option
-def status_command(run, as_json):
+def status_command(run: Path, as_json: bool) -> None:
     """Where the run in RUN stands, its checkpoints, their health, and its history.
 
     Exit code 1 if a checkpoint is damaged.
@@ -193,7 +198,7 @@ def status_command(run, as_json):
         raise click.exceptions.Exit(1)
 
 
-def _status_tables(facts):
+def _status_tables(facts: Mapping[str, Any]) -> Iterator[Table]:
     best = facts["best"]
     rows = [
         ("recipe", f"{facts['recipe']}, {facts['model']}"),
@@ -245,12 +250,12 @@ def _status_tables(facts):
 @click.option("--run", default="runs/demo", show_default=True)
 @click.option("--data", default="runs/digits", show_default=True)
 @json_option
-def demo(run, data, as_json):
+def demo(run: str, data: str, as_json: bool) -> None:
     """Digits, from pictures to a served net, in about a minute."""
 
     from keras_resnet import demo as demonstration
 
-    def say(line):
+    def say(line: str) -> None:
         (err if as_json else out).print(line)
 
     with training_bar(RECIPES["demo"], as_json) as bar:
@@ -261,7 +266,7 @@ def demo(run, data, as_json):
 
 
 @contextlib.contextmanager
-def training_bar(recipe, as_json):
+def training_bar(recipe: Recipe, as_json: bool) -> Iterator[Any]:
     from keras_resnet.backend import keras
     from keras_resnet.train.progress import TrainingBar
 

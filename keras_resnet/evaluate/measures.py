@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,9 @@ class Tally:
         return counts.tolist()
 
 
-def worst_classes(metrics: dict[str, Any], count: int = 5) -> list[tuple[str, float]]:
+def worst_classes(
+    metrics: Mapping[str, Any], count: int = 5
+) -> list[tuple[str, float]]:
     """(name, accuracy) of the classes with the lowest accuracy, the worst first."""
     pairs = [pair for pair in metrics["per_class"].items() if pair[1] is not None]
     return sorted(pairs, key=lambda pair: pair[1])[:count]

@@ -34,7 +34,7 @@ class Place(NamedTuple):
     epoch: int
     batch: int = 0
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"epoch{self.epoch:05d}-batch{self.batch:07d}"
 
 
@@ -53,7 +53,12 @@ class Checkpoint:
     facts: dict[str, Any]
 
 
-def write(run, place: Place, arrays: Mapping[str, np.ndarray], facts: Mapping) -> Path:
+def write(
+    run: str | os.PathLike[str],
+    place: Place,
+    arrays: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+) -> Path:
     """Writes a checkpoint aside, flushes it to the disk and renames it into place.
 
     Args:
@@ -87,7 +92,7 @@ def write(run, place: Place, arrays: Mapping[str, np.ndarray], facts: Mapping) -
     return target
 
 
-def read(path) -> Checkpoint:
+def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads one checkpoint, every byte of it verified.
 
     Raises:
@@ -115,7 +120,7 @@ def read(path) -> Checkpoint:
     return Checkpoint(Place(*map(int, match.groups())), values, manifest)
 
 
-def places(run) -> list[Place]:
+def places(run: str | os.PathLike[str]) -> list[Place]:
     """Where the checkpoints of a run were taken, the newest last."""
     folder = Path(run, layout.CHECKPOINTS)
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
@@ -124,12 +129,12 @@ def places(run) -> list[Place]:
     return sorted(place for place, name in found if name == str(place))
 
 
-def path_of(run, place: Place) -> Path:
+def path_of(run: str | os.PathLike[str], place: Place) -> Path:
     """The folder of the checkpoint of a place."""
     return Path(run, layout.CHECKPOINTS, str(place))
 
 
-def newest(run) -> tuple[Checkpoint | None, list[str]]:
+def newest(run: str | os.PathLike[str]) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies, if there are any; and why others do not.
 
     Raises:
@@ -150,7 +155,9 @@ def newest(run) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
-def prune(run, last: Place, keep: int, best: Place | None = None) -> None:
+def prune(
+    run: str | os.PathLike[str], last: Place, keep: int, best: Place | None = None
+) -> None:
     """Removes all but the newest `keep` and the best, and what was never finished.
 
     Args:
@@ -169,14 +176,14 @@ def prune(run, last: Place, keep: int, best: Place | None = None) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _signed(manifest):
+def _signed(manifest: Mapping[str, Any]) -> str:
     """JSON text with the SHA-256 that it has while that is empty."""
     text = json.dumps({_OWN: "", **manifest}, indent=1)
     own = hashlib.sha256(text.encode()).hexdigest()
     return text.replace(f'"{_OWN}": ""', f'"{_OWN}": "{own}"', 1)
 
 
-def _replace(partial, target):
+def _replace(partial: Path, target: Path) -> None:
     """A folder cannot be renamed onto another: that one goes aside meanwhile."""
     if not target.exists():
         os.rename(partial, target)
@@ -190,17 +197,17 @@ def _replace(partial, target):
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _remove(path):
+def _remove(path: Path) -> None:
     """At once for a reader: half a folder would be a damaged checkpoint."""
     shutil.rmtree(_doomed(path), ignore_errors=True)
 
 
-def _doomed(path):
+def _doomed(path: Path) -> Path:
     doomed = files.unique(path)
     os.rename(path, doomed)
     return doomed
 
 
-def _sha256(path):
+def _sha256(path: Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

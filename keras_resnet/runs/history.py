@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,14 +15,16 @@ from keras_resnet.files import write_whole
 from keras_resnet.runs import layout
 from keras_resnet.runs.checkpoints import Place
 
+Row = dict[str, Any]  # the measures of an epoch
 
-def best_place(history, monitor="val_top1") -> Place | None:
+
+def best_place(history: Sequence[Row], monitor: str = "val_top1") -> Place | None:
     """Of the epoch with the best measure of that name, the first of such."""
     scores = [row.get(monitor, -1.0) for row in history]
     return Place(history[int(np.argmax(scores))]["epoch"]) if scores else None
 
 
-def is_stalled(history, monitor, patience) -> bool:
+def is_stalled(history: Sequence[Row], monitor: str, patience: int) -> bool:
     """Whether so many epochs, the last of them validated, brought no better measure."""
     if not patience or not history or monitor not in history[-1]:
         return False
@@ -27,13 +32,13 @@ def is_stalled(history, monitor, patience) -> bool:
     return best is not None and history[-1]["epoch"] - best.epoch >= patience
 
 
-def write_history(run, history):
+def write_history(run: Path, history: Sequence[Row]) -> None:
     """Writes history.json and log.csv."""
     write_whole(run / layout.HISTORY, json.dumps(history, indent=1))
     write_whole(run / layout.LOG, _table(history))
 
 
-def _table(history):
+def _table(history: Sequence[Row]) -> str:
     names = list(dict.fromkeys(name for row in history for name in row))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, names, lineterminator="\n")

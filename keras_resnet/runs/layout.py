@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 from keras_resnet.errors import RunError
 
@@ -24,7 +26,7 @@ GRID = "predictions.png"
 CONFUSION = "confusion.png"
 
 
-def finished(run) -> dict | None:
+def finished(run: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What the models of a run directory are of, or None where there are none.
 
     Returns:
@@ -42,7 +44,7 @@ def finished(run) -> dict | None:
     return {"epochs": epochs, "of": epochs, "stopped": ""}
 
 
-def read_json(path: Path, kind: type = dict):
+def read_json(path: Path, kind: type = dict) -> Any:
     """The value of a file of a run, of that type; RunError where it is none."""
     try:
         value = json.loads(path.read_text())

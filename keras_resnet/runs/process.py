@@ -8,7 +8,9 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from keras_resnet import files
 from keras_resnet.errors import RunError
@@ -28,7 +30,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stoppable():
+def stoppable() -> Iterator[Stop]:
     """SIGTERM, SIGINT and SIGUSR1 ask the run to stop, once; the next ends the process.
 
     SLURM sends SIGUSR1 some time before the end where it is asked to
@@ -42,7 +44,7 @@ def stoppable():
         yield stop
         return
 
-    def ask(number, frame):
+    def ask(number: int, frame: object) -> None:
         stop.signal = number
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
@@ -59,7 +61,7 @@ def stoppable():
 
 
 @contextlib.contextmanager
-def locked(run):
+def locked(run: str | os.PathLike[str]) -> Iterator[None]:
     """Holds the lock of a run directory; that of a dead process is free.
 
     Raises:
@@ -94,14 +96,14 @@ def locked(run):
             return
 
 
-def _is_still(file, path):
+def _is_still(file: IO[str], path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def holder(run) -> str | None:
+def holder(run: str | os.PathLike[str]) -> str | None:
     """Which process trains in a run directory now, if one does."""
     import fcntl
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 
 from keras_resnet.backend import keras
 from keras_resnet.errors import RunError
+from keras_resnet.recipe import Recipe
 from keras_resnet.runs import checkpoints
-from keras_resnet.runs.checkpoints import Place
-from keras_resnet.runs.history import best_place, is_stalled, write_history
-from keras_resnet.runs.process import Interrupted
+from keras_resnet.runs.checkpoints import Checkpoint, Place
+from keras_resnet.runs.history import Row, best_place, is_stalled, write_history
+from keras_resnet.runs.process import Interrupted, Stop
+
+Logs = dict[str, Any] | None  # the measures that Keras gives a callback
 
 _METRIC = "metric"  # where a checkpoint's arrays are of metrics
 
@@ -27,7 +33,7 @@ class Saving:
     seconds: float = 600.0  # the same by time; 0: by steps and epochs alone
     keep: int = 2  # the newest; the best epoch's is kept besides
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.steps < 0 or not 0 <= self.seconds < float("inf"):
             raise ValueError(
                 f"checkpoint_steps={self.steps}, checkpoint_seconds={self.seconds}: "
@@ -53,7 +59,16 @@ class Saver(keras.callbacks.Callback):
         saving: a Saving.
     """
 
-    def __init__(self, run, recipe, steps, history, facts, stop, saving):
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        steps: int,
+        history: list[Row],
+        facts: Mapping[str, Any],
+        stop: Stop,
+        saving: Saving,
+    ) -> None:
         super().__init__()
         self.run, self.history, self.facts = run, history, facts
         self.monitor, self.patience = recipe.monitor, recipe.early_stopping
@@ -64,10 +79,10 @@ class Saver(keras.callbacks.Callback):
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.epoch, self.logs = epoch, None
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self._writing and self._writing.done():
             self.wait()
         done, part = divmod(batch + 1, self.parts)
@@ -80,13 +95,13 @@ class Saver(keras.callbacks.Callback):
         if done < self.steps and self._is_due(done) and not self._writing:
             self._save(Place(self.epoch, done))
 
-    def on_test_batch_end(self, batch, logs=None):
+    def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self.stop.signal and self.logs is not None:
             self._leave(Place(self.epoch, self.steps))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         rate = float(self.model.optimizer.learning_rate)
-        self.history.append({"epoch": epoch + 1, "rate": rate, **_floats(logs)})
+        self.history.append({"epoch": epoch + 1, "rate": rate, **_floats(logs or {})})
         self.logs = None
         if is_stalled(self.history, self.monitor, self.patience):
             self.model.stop_training = True
@@ -95,36 +110,38 @@ class Saver(keras.callbacks.Callback):
         if self.stop.signal:
             self._leave(Place(epoch + 1), saved=True)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self.wait()
 
-    def wait(self):
+    def wait(self) -> None:
         """Returns when nothing is being written, or raises what went wrong."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
 
-    def close(self):
+    def close(self) -> None:
         """Ends the thread when it has written what it was given."""
         self._thread.shutdown()
 
-    def _is_due(self, done):
+    def _is_due(self, done: int) -> bool:
         steps, seconds = self.saving.steps, self.saving.seconds
-        by_steps = steps and (self.epoch * self.steps + done) % steps == 0
-        return by_steps or (seconds and time.monotonic() - self._saved >= seconds)
+        if steps and (self.epoch * self.steps + done) % steps == 0:
+            return True
+        return seconds > 0 and time.monotonic() - self._saved >= seconds
 
-    def _leave(self, place, saved=False):
+    def _leave(self, place: Place, saved: bool = False) -> NoReturn:
         self.wait()
         if not saved:
             self._save(place)
             self.wait()
+        assert self.stop.signal is not None
         name = signal.Signals(self.stop.signal).name
         raise Interrupted(
             f"{self.run}: stopped by {name}, and written at {place}; "
             "the same command goes on from there"
         )
 
-    def _save(self, place):
+    def _save(self, place: Place) -> None:
         # on JAX the new values are `fit`'s own until a callback asks for its model
         arrays = {
             name: np.array(keras.ops.convert_to_numpy(variable))  # a copy
@@ -135,7 +152,13 @@ class Saver(keras.callbacks.Callback):
         self._writing = self._thread.submit(self._write, place, arrays, facts, rate)
         self._saved = time.monotonic()
 
-    def _write(self, place, arrays, facts, pace):
+    def _write(
+        self,
+        place: Place,
+        arrays: Mapping[str, np.ndarray],
+        facts: Mapping[str, Any],
+        pace: str,
+    ) -> None:
         if not all(
             np.isfinite(array).all()
             for name, array in arrays.items()
@@ -165,16 +188,18 @@ class Saver(keras.callbacks.Callback):
 class StopEvaluating(keras.callbacks.Callback):
     """Ends an evaluation that is none of `fit`'s own, when the run is to stop."""
 
-    def __init__(self, saver):
+    def __init__(self, saver: Saver) -> None:
         super().__init__()
         self.saver = saver
 
-    def on_test_batch_end(self, batch, logs=None):
+    def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self.saver.stop.signal and self.saver.logs is not None:
             self.model.stop_evaluating = True
 
 
-def saved_weights(model, checkpoint, average=False) -> list[np.ndarray]:
+def saved_weights(
+    model: Any, checkpoint: Checkpoint, average: bool = False
+) -> list[np.ndarray]:
     """The net's weights, or their moving average, as a checkpoint has them."""
     arrays = {
         id(variable): checkpoint.arrays[name]
@@ -185,7 +210,7 @@ def saved_weights(model, checkpoint, average=False) -> list[np.ndarray]:
     return [arrays[id(variable)] for variable in variables]
 
 
-def restore(model, checkpoint):
+def restore(model: Any, checkpoint: Checkpoint) -> None:
     """Puts back all variables of model and optimizer.
 
     Raises:
@@ -227,58 +252,67 @@ class ResumableCallbacks(keras.callbacks.CallbackList):
         measure: what gives more of the measures of an epoch that was validated.
     """
 
-    def __init__(self, callbacks, model, first, metrics, measure, **params):
+    def __init__(
+        self,
+        callbacks: Sequence[Any],
+        model: Any,
+        first: int,
+        metrics: Mapping[str, np.ndarray],
+        measure: Callable[[], dict[str, float]],
+        **params: Any,
+    ) -> None:
         super().__init__(callbacks, add_history=True, model=model, **params)
         self.first, self.metrics, self.measure = first, metrics, measure
-        self.begun, self.logs = False, None
+        self.begun = False
+        self.logs: Logs = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         if not self.begun:
             super().on_train_begin(logs)
         self.begun = True
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self.logs = logs
 
-    def close(self):
+    def close(self) -> None:
         """The end of the training, whichever `fit` was the last."""
         self.on_train_begin()  # if there was nothing left to do
         super().on_train_end(self.logs)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_begin(epoch, logs)
         for name, variable in _state(self.model).items():
             if name in self.metrics:  # which fit has just reset
                 variable.assign(self.metrics[name])
         self.metrics = {}
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         super().on_train_batch_begin(batch + self.first, logs)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         super().on_train_batch_end(batch + self.first, logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.first = 0
-        if "val_loss" in logs:
+        if logs and "val_loss" in logs:
             logs = {**logs, **self.measure()}
         super().on_epoch_end(epoch, logs)
 
 
-def pace(optimizer):
+def pace(optimizer: Any) -> str:
     """The rate and the loss scale, for an error."""
     scale = loss_scale(optimizer)
     said = "none" if scale is None else f"{scale:.3g}"
     return f"rate {float(optimizer.learning_rate):.3g}, loss scale {said}"
 
 
-def loss_scale(optimizer):
+def loss_scale(optimizer: Any) -> float | None:
     """The loss scale, or None where the loss is not scaled."""
     scale = getattr(optimizer, "dynamic_scale", None)
     return None if scale is None else float(scale)
 
 
-def _state(model):
+def _state(model: Any) -> dict[str, Any]:
     """{name: variable} of all that training changes; metrics only once they are built.
 
     The names are those of a checkpoint's arrays.
@@ -295,5 +329,5 @@ def _state(model):
     }
 
 
-def _floats(logs):
+def _floats(logs: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in logs.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 from keras_resnet.errors import RunError
 from keras_resnet.recipe import Recipe
@@ -12,7 +14,7 @@ from keras_resnet.runs.history import best_place
 from keras_resnet.runs.process import holder
 
 
-def status(run) -> dict:
+def status(run: str | os.PathLike[str]) -> dict[str, Any]:
     """What a run directory says of its run; nothing is built, and nothing changed.
 
     Returns:

@@ -59,7 +59,7 @@ def train_epochs(
                 return_dict=True,
                 verbose=0,
             )
-        saver.on_test_batch_end(None)  # with the net's own weights again
+        saver.on_test_batch_end(0)  # with the net's own weights again
         return {f"val_ema_{name}": value for name, value in measured.items()}
 
     callbacks = ResumableCallbacks(
