@@ -1,7 +1,9 @@
 """Small real data: coloured pictures in a folder of classes, and a tiny run."""
 
 import contextlib
+import functools
 import io
+import json
 import os
 import shutil
 import signal
@@ -20,6 +22,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # before TensorFlow is imported: its start-up log is not what a test says
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 onednn.choose()  # as the command line, whose answers are compared with ours
+
+import tensorflow as tf  # noqa: E402
 
 from keras_resnet.backend import keras  # noqa: E402
 
@@ -44,8 +48,6 @@ def float64(policy):
 
 
 def write_picture(path, colour, seed, size=(40, 36)):
-    import tensorflow as tf
-
     noise = np.random.default_rng(seed).normal(0, 12, (*size, 3))
     pixels = np.clip(np.asarray(colour) + noise, 0, 255).astype(np.uint8)
     encode = tf.io.encode_png if path.suffix == ".png" else tf.io.encode_jpeg
@@ -65,9 +67,22 @@ def write_folder(root, train=12, val=4):
 
 def load_one(encoded, recipe, seed):
     """A training picture, its crop of the same seed."""
-    from keras_resnet.data.transforms.random_crop import draw_crops, load_train
+    return loader(json.dumps(recipe.to_dict()))(tf.convert_to_tensor(encoded), seed)
 
-    return load_train(encoded, recipe, draw_crops(recipe, 1, seed)[0], seed)
+
+@functools.cache
+def loader(recipe):
+    """`load_train` of a recipe's JSON, traced once for all pictures."""
+    from keras_resnet.data.transforms.random_crop import draw_crops, load_train
+    from keras_resnet.recipe import Recipe
+
+    recipe = Recipe.from_dict(json.loads(recipe))
+
+    @tf.function(reduce_retracing=True)
+    def load(encoded, seed):
+        return load_train(encoded, recipe, draw_crops(recipe, 1, seed)[0], seed)
+
+    return load
 
 
 @pytest.fixture(scope="session")

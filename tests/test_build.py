@@ -78,6 +78,7 @@ def test_frozen_stages_keep_weights_and_statistics_and_the_others_learn():
     assert rows["head/kernel"]["rate"] == 1.0
 
 
+@pytest.mark.slow
 def test_rate_of_a_stage_multiplies_its_step():
     overrides = {**small().overrides, "zero_gamma": False}
     plain = steps(small(overrides=overrides, weight_decay=0.0), 1)

@@ -177,6 +177,7 @@ def test_order_is_a_permutation_that_seed_and_epoch_determine(folder):
     np.testing.assert_array_equal(split.order(1, 2), orders[1, 2])
 
 
+@pytest.mark.slow
 def test_order_has_no_memory_of_places():
     # each number falls on each place equally often, and neighbours are no neighbours
     pictures = np.zeros((10, 1, 1, 3), np.uint8)

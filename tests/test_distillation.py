@@ -200,6 +200,7 @@ def test_step_with_a_teacher_of_another_size_compiles_under_xla():
     np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_the_student_is_saved(tmp_path):
     student, teacher = net(), net(depths=(2, 2), seed=1)
     model = compiled(student, teacher)
@@ -215,6 +216,7 @@ def test_only_the_student_is_saved(tmp_path):
     np.testing.assert_array_equal(fresh(x), student(x))
 
 
+@pytest.mark.slow
 def test_loss_is_scaled_for_a_half_precision_student_behind_the_wrapper(policy):
     policy("mixed_float16")
     student = net()

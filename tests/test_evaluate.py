@@ -445,7 +445,7 @@ def test_usual_evaluation_is_kept_in_the_run(run_command, usual, trained, tmp_pa
         pytest.param(
             ["--scales", "32,48"], {"scales": (32, 48)}, marks=pytest.mark.slow
         ),
-        (["--split", "train"], {"split": "train"}),
+        pytest.param(["--split", "train"], {"split": "train"}, marks=pytest.mark.slow),
     ],
 )
 def test_other_views_are_those_of_python_and_leave_the_run_alone(

@@ -161,13 +161,9 @@ def fill(path):
     assert shutil.disk_usage(path.parent).free == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "moment",
-    [
-        ("batch begin", 1, 1),
-        pytest.param(("batch end", 1, 3), marks=pytest.mark.slow),
-        pytest.param(("train end", 2, 0), marks=pytest.mark.slow),
-    ],
+    "moment", [("batch begin", 1, 1), ("batch end", 1, 3), ("train end", 2, 0)]
 )
 def test_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     moment, small_disk, data, peace
@@ -316,6 +312,7 @@ def test_weights_that_are_not_finite_are_not_kept(data, peace, tmp_path):
     assert differing(final(run), peace) == []
 
 
+@pytest.mark.slow
 def test_one_loss_that_is_not_finite_in_float16_stops_nothing(data, tmp_path):
     kept = []
 

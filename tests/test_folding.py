@@ -113,5 +113,5 @@ def test_what_cannot_be_folded_is_named():
         export.fold_batch_norm(model, "float16")
     inputs = keras.Input((4,), name="x")
     foreign = keras.Model(inputs, keras.layers.Dense(2)(inputs), name="foreign")
-    with pytest.raises(ModelError, match="foreign: no net of keras_resnet"):
+    with pytest.raises(ModelError, match="foreign: must be a net of keras_resnet"):
         export.fold_batch_norm(foreign)

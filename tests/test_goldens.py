@@ -68,7 +68,6 @@ QUICK = {
     ("timm/resnet18d", 224),
     ("timm/resnet50d", 240),
     ("timm/ecaresnet50d", 224),
-    ("timm/resnext50d_32x4d", 224),
     ("timm/seresnext26d_32x4d", 224),
     ("gluon/resnet50_v1d", 224),
     ("paddle/ResNet18_vd", 224),

@@ -130,7 +130,13 @@ def sizes(variables):
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if sum(it.depths) > 16 else ())
+        for name, it in VARIANTS.items()
+    ],
+)
 def test_built_net_has_the_published_parameter_count(name):
     with shapes_only():
         model = keras_resnet.create(name)
