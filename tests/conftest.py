@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import io
 import json
 import os
@@ -26,8 +27,25 @@ onednn.choose()  # as the command line, whose answers are compared with ours
 import tensorflow as tf  # noqa: E402
 
 from keras_resnet.backend import keras  # noqa: E402
+from keras_resnet.config import VARIANTS  # noqa: E402
+
+
+def pytest_collection_finish():
+    """Looks for garbage less often, and never among what importing has made."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
+
+
+def variants():
+    """Every variant as a parameter: the deeper nets, of the same blocks, are slow."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow if sum(config.depths) > 16 else ())
+        for name, config in VARIANTS.items()
+    ]
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ TINY = (
 
 
 # of the exports
-QUICK = [("savedmodel", "float32"), ("onnx", "float32")]
+QUICK = [("savedmodel", "float32")]
 
 
 def run(*arguments, cwd, wait=True):

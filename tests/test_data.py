@@ -114,7 +114,12 @@ def test_epoch_shows_different_pictures_in_full_batches(kind, folder, tiny, tmp_
 
 @pytest.mark.addons
 @pytest.mark.parametrize(
-    "kind", [pytest.param("folder", marks=pytest.mark.slow), "records", "arrays"]
+    "kind",
+    [
+        pytest.param("folder", marks=pytest.mark.slow),
+        pytest.param("records", marks=pytest.mark.slow),
+        "arrays",
+    ],
 )
 def test_training_starts_at_any_position(kind, folder, tiny, tmp_path):
     source = {

@@ -96,6 +96,7 @@ def compiled(student, teacher, **options):
     return model
 
 
+@pytest.mark.slow
 def test_batch_statistics_move_once_a_step_and_never_in_evaluate():
     teacher, student, alone = net(seed=1), net(), net()
     model = compiled(student, teacher)

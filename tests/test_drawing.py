@@ -81,6 +81,7 @@ def test_folder_of_odd_names_is_prepared(odd, tmp_path):
     assert b"$0.1_$" in content
 
 
+@pytest.mark.slow
 def test_curves_that_cannot_be_drawn_are_a_line_and_the_model_is_there(
     folder, tiny, tmp_path, monkeypatch, capsys
 ):

@@ -236,6 +236,7 @@ def test_metrics_are_those_of_a_loop_by_hand(trained, folder):
         )
 
 
+@pytest.mark.slow
 def test_a_model_of_equal_scores_is_right_by_chance_alone(folder):
     model = keras_resnet.create("resnet18d", width=8, classes=3)
     head = model.get_layer("head")
@@ -435,7 +436,7 @@ def test_usual_evaluation_is_kept_in_the_run(run_command, usual, trained, tmp_pa
 @pytest.mark.parametrize(
     ("options", "arguments"),
     [
-        (["--ten-crop"], {"views": "ten-crop"}),
+        pytest.param(["--ten-crop"], {"views": "ten-crop"}, marks=pytest.mark.slow),
         (["--size", "48"], {"size": 48}),
         pytest.param(
             ["--ten-crop", "--size", "48"],

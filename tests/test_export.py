@@ -76,6 +76,7 @@ def images():
     return pixels.astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.addons
 def test_model_in_float16_is_served_in_float32(trained, images, tmp_path):
     half = rebuild(trained[1], "float16")

@@ -76,6 +76,7 @@ def test_run_of_other_versions_goes_on_and_says_so(half, data, peace, tmp_path, 
     assert differing(final(run), peace) == []
 
 
+@pytest.mark.slow
 def test_state_of_another_version_is_refused_with_both(half, data, tmp_path):
     run = shutil.copytree(half, tmp_path / "run")
 

@@ -22,6 +22,7 @@ NETS = {
     "resnet26d": {"output_stride": 8, "first_stage_projection": True},
     "resnet26c": {"fused_batch_norm": False},
 }
+QUICK = {"resnet18d", "seresnet50d", "resnet18b"}
 
 
 def seasoned(name, **overrides):
@@ -43,7 +44,13 @@ def images():
     return np.random.default_rng(1).uniform(0, 255, (4, 48, 40, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in NETS
+    ],
+)
 def test_logits_stay(name, images):
     model = seasoned(name, classifier_activation=None, **NETS[name])
     before = model.get_weights()

@@ -172,7 +172,10 @@ def tell_apart(model, images):
     scope="module",
     params=[
         ("resnext50d_32x4d", {"width": 16, "groups": 4, "attention": "se"}),
-        ("resnet50t", {"attention": "eca", "output_stride": 8}),
+        pytest.param(
+            ("resnet50t", {"attention": "eca", "output_stride": 8}),
+            marks=pytest.mark.slow,
+        ),
         ("resnet18b", {"shortcut": "zero_pad"}),
     ],
     ids=["groups and se", "tiered, eca and dilated", "zero-pad"],

@@ -191,6 +191,7 @@ def assert_tensorflow_survives(count, folder):
     assert tally["refused"] > count / 10
 
 
+@pytest.mark.slow
 def test_tensorflow_reads_or_refuses_300_mutations(tmp_path):
     assert_tensorflow_survives(300, tmp_path)
 

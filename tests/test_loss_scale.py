@@ -94,6 +94,7 @@ def test_net_that_was_not_to_be_scaled_is_not_when_reloaded(policy, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_reloaded_net_is_scaled_again_and_goes_on_where_it_was(policy, tmp_path):
     policy("mixed_float16")
     model = net()

@@ -15,12 +15,13 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import variants
 from test_config import PUBLISHED
 
 import keras_resnet
 from keras_resnet.backend import keras
 from keras_resnet.complexity import complexity
-from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, VARIANTS, ResNetConfig
+from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
 from keras_resnet.model import ResNet, rebuild
 from keras_resnet.opening import open_model
 
@@ -130,13 +131,7 @@ def sizes(variables):
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if sum(it.depths) > 16 else ())
-        for name, it in VARIANTS.items()
-    ],
-)
+@pytest.mark.parametrize("name", variants())
 def test_built_net_has_the_published_parameter_count(name):
     with shapes_only():
         model = keras_resnet.create(name)
@@ -205,7 +200,9 @@ def test_net_comes_back_from_its_files_to_the_bit(name, tmp_path):
 
 @pytest.mark.addons
 @pytest.mark.parametrize("later", ["float32", "mixed_float16"])
-@pytest.mark.parametrize("dtypes", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "dtypes", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)]
+)
 def test_half_precision_net_answers_in_float32_also_after_reload(
     dtypes, later, tmp_path, policy
 ):
@@ -307,6 +304,7 @@ def test_pyramid_has_the_static_strides_also_after_reload(
         np.testing.assert_array_equal(detector(images)["P5"], net(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("name", ["resnet18c", "resnet50a", "resnet50b"])
 def test_dilated_net_agrees_with_the_strided_one_where_both_look(name, output_stride):
@@ -722,7 +720,7 @@ CAP_WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", variants())
 def test_constructor_of_each_variant_makes_the_same_net(name):
     public = keras_resnet.__all__
     (constructor,) = (each for each in public if each.lower() == name)

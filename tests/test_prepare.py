@@ -307,7 +307,14 @@ def pillows(file, upright, background):
         return np.asarray(turned.convert("RGB"))
 
 
-@pytest.mark.parametrize("background", ["", "white", "#204060"])
+@pytest.mark.parametrize(
+    "background",
+    [
+        pytest.param("", marks=pytest.mark.slow),
+        "white",
+        pytest.param("#204060", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("upright", [False, True])
 def test_turned_and_transparent_pictures_are_amended_as_by_pillow(
     upright, background, amiss, tmp_path

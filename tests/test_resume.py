@@ -397,6 +397,7 @@ def command(folder, run):
     )
 
 
+@pytest.mark.slow
 def test_command_is_alone_stops_with_code_75_and_goes_on(folder, tiny, tmp_path):
     run = tmp_path / "run"
     first = command(folder, run)

@@ -128,6 +128,7 @@ def test_impossible_run_writes_nothing(fields, words, folder, tiny, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_damaged_training_picture_is_named(own_folder, tiny, tmp_path):
     victim = own_folder / "train" / "red" / "002.jpg"
     victim.write_bytes(victim.read_bytes()[:200])

@@ -275,6 +275,7 @@ def batches_of(address):
     return float(found[1])
 
 
+@pytest.mark.slow
 def test_work_that_takes_too_long_is_ended_and_so_is_the_server(place):
     limits = {"max_request_pixels": 10**9, "answer_seconds": 6, "idle_seconds": 2}
     limits |= {"drain_seconds": 4, "max_connections": 20}

@@ -7,6 +7,7 @@ import threading
 import time
 
 import numpy as np
+import pytest
 from serving import (
     FAST,
     FakeModel,
@@ -92,6 +93,7 @@ def corrupt_version_is_named_and_the_old_one_keeps_serving(client, place, source
     assert_answered_by(client, "4")
 
 
+@pytest.mark.slow
 def test_versions_without_variables_and_folders_that_disappear(place, two_versions):
     with serving(place) as client:
         shutil.copytree(two_versions / "2", tmp := place / ".2")

@@ -268,11 +268,13 @@ def answers(folder, grouped_export, images, tmp_path_factory):
     return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("onednn", [0, 1])
 def test_empty_batch_is_an_empty_answer(onednn, answers):
     assert answers[onednn]["empty"] == [[0, 3], [0, 3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("onednn", [0, 1])
 def test_convolutions_run_with_bias_and_relu_and_by_onednn_the_sum_in_one(
     onednn, answers
@@ -292,6 +294,7 @@ def test_convolutions_run_with_bias_and_relu_and_by_onednn_the_sum_in_one(
     assert not [op for op, _ in nodes if "FusedBatchNorm" in op]
 
 
+@pytest.mark.slow
 def test_grouped_convolutions_need_no_compiler(
     answers, grouped, grouped_export, images
 ):
@@ -343,6 +346,7 @@ def digits(tmp_path_factory):
     return model, place / "1", source, files
 
 
+@pytest.mark.slow
 def test_digits_are_answered_as_evaluate_answers_picture_for_picture(digits):
     model, exported, source, files = digits
     protocol = model.info.protocol
@@ -364,6 +368,7 @@ def test_digits_are_answered_as_evaluate_answers_picture_for_picture(digits):
     assert confusion.tolist() == evaluated["confusion"]
 
 
+@pytest.mark.slow
 def test_export_loads_where_neither_keras_nor_a_layer_is(digits, tmp_path):
     _, exported, _, files = digits
     files = np.array(files[:20], object)

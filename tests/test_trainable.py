@@ -59,6 +59,7 @@ def test_average_is_that_of_all_weights_and_statistics():
     assert len(statistics) > 5
 
 
+@pytest.mark.slow
 def test_average_waits_for_the_gradients_of_all_parts():
     model = compiled(Trainable(net(), ema=0.3), gradient_accumulation_steps=2)
     before = values(model.averages)

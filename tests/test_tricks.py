@@ -172,6 +172,7 @@ def test_logs_say_what_the_history_says(quick, folder, tmp_path):
             assert events[row["epoch"], tag] == pytest.approx(row[name], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_run_without_a_finite_loss_stops_with_step_rate_and_scale(
     quick, folder, tmp_path
 ):

@@ -32,6 +32,7 @@ def pairs(folder):
     ]
 
 
+@pytest.mark.slow
 def test_ten_crop_evaluation_averages_the_crops_probabilities(model, folder):
     measured = evaluate.run(model, folder, views="ten-crop", batch_size=5)
     assert measured["examples"] == 12
