@@ -31,7 +31,7 @@ from keras_resnet.config import VARIANTS  # noqa: E402
 
 
 def pytest_collection_finish():
-    """Looks for garbage less often, and never among what importing has made."""
+    """Looks for garbage less often, and never among what was imported."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)

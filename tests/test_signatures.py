@@ -268,13 +268,11 @@ def answers(folder, grouped_export, images, tmp_path_factory):
     return answers
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("onednn", [0, 1])
 def test_empty_batch_is_an_empty_answer(onednn, answers):
     assert answers[onednn]["empty"] == [[0, 3], [0, 3]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("onednn", [0, 1])
 def test_convolutions_run_with_bias_and_relu_and_by_onednn_the_sum_in_one(
     onednn, answers
@@ -294,7 +292,6 @@ def test_convolutions_run_with_bias_and_relu_and_by_onednn_the_sum_in_one(
     assert not [op for op, _ in nodes if "FusedBatchNorm" in op]
 
 
-@pytest.mark.slow
 def test_grouped_convolutions_need_no_compiler(
     answers, grouped, grouped_export, images
 ):
