@@ -7,6 +7,8 @@ draw their own. Runs are kept in runs/ablation/, and the same command goes on.
     python tools/ablation.py [--seeds 5] [--epochs 60] [--workers 2]
 """
 
+from __future__ import annotations
+
 import argparse
 import concurrent.futures
 import json
@@ -15,17 +17,23 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from keras_resnet.recipe import Recipe
 
 PER_CLASS = 20
 SMALL, LARGE = 16, 64  # pictures a batch, as 256 and 1024 of ImageNet
 MIXED = 200 / 120  # epochs of a run with mixup over those of one without
+Measured = dict[int, tuple[float, float]]  # {seed: (top-1, loss)}
 TEACHERS = {"cosine": "teacher", "mixup": "teacher with mixup"}
 
 
-def rows(epochs):
+def rows(epochs: int) -> dict[str, Recipe]:
     """{row: recipe}, and the teachers' own."""
     from keras_resnet.recipes import RECIPES
 
@@ -80,7 +88,9 @@ def rows(epochs):
     }
 
 
-def one(row, seed, epochs, runs):
+def one(
+    row: str, seed: int, epochs: int, runs: str | os.PathLike[str]
+) -> tuple[float, float]:
     """Trains and tests one run: its top-1 on the digits that it did not see."""
     import keras
     import tensorflow as tf
@@ -112,7 +122,7 @@ def one(row, seed, epochs, runs):
     return result["top1"], result["loss"]
 
 
-def folder(runs, row, seed):
+def folder(runs: str | os.PathLike[str], row: str, seed: int) -> Path:
     """The run directory of a row and a seed."""
     return (
         Path(runs)
@@ -121,7 +131,7 @@ def folder(runs, row, seed):
     )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=60, help="of runs without mixup")
@@ -131,7 +141,7 @@ def main():
     options = parser.parse_args()
     started = time.monotonic()
     names = list(rows(options.epochs))
-    measured: dict = {name: {} for name in names}
+    measured: dict[str, Measured] = {name: {} for name in names}
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.workers, context) as pool:
         for some in (names[:2], names[2:]):  # the teachers first
@@ -148,7 +158,9 @@ def main():
     write(measured, options, time.monotonic() - started)
 
 
-def write(measured, options, seconds):
+def write(
+    measured: Mapping[str, Measured], options: argparse.Namespace, seconds: float
+) -> None:
     """README.md, results.json and ablation.png."""
     options.output.mkdir(parents=True, exist_ok=True)
     seeds = range(options.seeds)
@@ -224,7 +236,7 @@ def write(measured, options, seconds):
     print("\n".join(lines))
 
 
-def plot(tops, output):
+def plot(tops: Mapping[str, np.ndarray], output: Path) -> None:
     """Every run a dot, every row its mean."""
     from matplotlib.figure import Figure
 

@@ -21,6 +21,8 @@ the machine and on its neighbours; what counts is the comparison of the sides of
 run. tools/benchmark_gpu.py is for a machine with a GPU.
 """
 
+from __future__ import annotations
+
 import argparse
 import functools
 import json
@@ -29,7 +31,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import benchmark_infer
 import benchmark_input
@@ -37,6 +41,8 @@ import benchmark_onednn
 import benchmark_start
 import benchmark_train
 import turns
+
+Measure = Callable[[int], dict[str, Any]]  # of so many rounds
 
 _IMPORTS = """
 import time
@@ -51,7 +57,7 @@ _LIGHT = (["--help"], ["--version"], ["list"], ["recipes"], ["train", "--help"])
 _GOAL = 0.6  # s beyond `python -c pass`
 
 
-def measure_import(rounds):
+def measure_import(rounds: int) -> dict[str, float]:
     """Seconds of `import keras`, of our nets after it, and of commands, in turns."""
     seconds: dict[str, list] = {}
     for turn in range(rounds + 1):
@@ -67,7 +73,7 @@ def measure_import(rounds):
     return {**medians, "goal of the commands, s": _GOAL}
 
 
-def _seconds(program, *arguments):
+def _seconds(program: str, *arguments: str) -> float:
     start = time.perf_counter()
     _python(program, *arguments)
     return time.perf_counter() - start
@@ -123,7 +129,7 @@ print(time.perf_counter() - start)
 """
 
 
-def measure_load(rounds):
+def measure_load(rounds: int) -> dict[str, float]:
     """Loading a timm file of ResNet-50-D, against numpy.load and the bare build.
 
     And building ResNet-152-D, against keras.applications' ResNet-152.
@@ -187,7 +193,7 @@ print(*(last - first for first, last in zip(Clock.times[1], Clock.times[-1])))
 """
 
 
-def measure_checkpoint(rounds):
+def measure_checkpoint(rounds: int) -> dict[str, turns.Rows]:
     """Training the demo with a checkpoint every 50 steps, and without such."""
     pair = "every 50 steps", "after epochs alone"
     answers: dict[str, list] = {side: [] for side in pair}
@@ -211,7 +217,7 @@ def measure_checkpoint(rounds):
     }
 
 
-def _python(program, *arguments):
+def _python(program: str, *arguments: str) -> str:
     return subprocess.check_output(
         [sys.executable, "-c", program, *arguments],
         text=True,
@@ -219,14 +225,14 @@ def _python(program, *arguments):
     )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    peers = {
+    peers: dict[str, Callable[..., dict[str, Any]]] = {
         "input": benchmark_input.measure,
         "infer": benchmark_infer.measure,
         "train": benchmark_train.measure,
     }
-    alone = {
+    alone: dict[str, Measure] = {
         "import": measure_import,
         "load": measure_load,
         "checkpoint": measure_checkpoint,
@@ -240,7 +246,7 @@ def main():
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.what == "input" and arguments.stages:
-        measure = benchmark_input.measure_stages
+        measure: Measure = benchmark_input.measure_stages
     elif arguments.what in peers:
         measure = functools.partial(peers[arguments.what], python=arguments.python)
     else:

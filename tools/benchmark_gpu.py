@@ -17,12 +17,16 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import turns
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RATE, MEMORY, PEAK = "pictures/s", "memory, GB", "TFLOP/s"
 CHECKED = 5  # steps whose losses must agree
@@ -34,9 +38,11 @@ SIZES = {  # net, side, batch, steps a turn, GMACs a picture
     "dry": ("resnet18d", 64, 8, 2, 0.168),
 }
 GOAL = 1.0
+# a training step's loss, that of the first of so many steps, bytes of memory
+Net = tuple[Callable[[], float], Callable[[int], float], Callable[[], int]]
 
 
-def measure(rounds, python, kind):
+def measure(rounds: int, python: str, kind: str) -> dict[str, dict[str, Any]]:
     """{"precision": {"sides", "ratios"}, ...}."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     # the sides share one card
@@ -55,7 +61,9 @@ def measure(rounds, python, kind):
     return result
 
 
-def _compare(answers, kind, precision):
+def _compare(
+    answers: Mapping[str, Sequence[Mapping[str, Any]]], kind: str, precision: str
+) -> dict[str, Any]:
     *_, gmacs = SIZES[kind]
     nets = {side: rows for side, rows in answers.items() if side not in PRODUCTS}
     if not nets or len(nets) == len(answers):
@@ -70,7 +78,7 @@ def _compare(answers, kind, precision):
     ]
     sides = []
     for side in nets:
-        row = {"side": side, **turns.spread(nets, side, RATE)}
+        row: dict[str, Any] = {"side": side, **turns.spread(nets, side, RATE)}
         row[PEAK] = row[RATE] * 3 * 2 * gmacs / 1000  # backward is twice forward
         row["of the products' peak"] = row[PEAK] / max(peaks)
         row[MEMORY] = max(answer[MEMORY] for answer in nets[side])
@@ -86,7 +94,7 @@ def _compare(answers, kind, precision):
     return {"products": {PEAK: max(peaks)}, "sides": sides, "ratios": ratios}
 
 
-def write(folder, kind):
+def write(folder: Path, kind: str) -> None:
     """Weights in timm's dialect, and a batch."""
     import keras
     import numpy as np
@@ -102,14 +110,14 @@ def write(folder, kind):
     np.savez(folder / "batch.npz", images=images, labels=np.arange(batch) % CLASSES)
 
 
-def _batch(folder):
+def _batch(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
     with np.load(folder / "batch.npz") as file:
         return file["images"], file["labels"]
 
 
-def ours(backend, folder, kind, precision):
+def ours(backend: str, folder: Path, kind: str, precision: str) -> Net:
     """(a training step's loss, steps without reading any, memory)."""
     import numpy as np
 
@@ -144,20 +152,20 @@ def ours(backend, folder, kind, precision):
     if backend == "jax":
         pair = jax.device_put(images), jax.device_put(labels)
 
-        def batches():
+        def batches() -> Iterable[Any]:
             while True:
                 yield pair
     else:
         dataset = tf.data.Dataset.from_tensors((images, labels)).repeat()
 
-        def batches():
+        def batches() -> Iterable[Any]:
             return dataset.prefetch(2)
 
-    def steps(count):
+    def steps(count: int) -> float:
         history = model.fit(batches(), steps_per_epoch=count, verbose=0)
         return history.history["loss"][0]
 
-    def memory():
+    def memory() -> int:
         if backend == "jax":
             return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
         if not tf.config.list_physical_devices("GPU"):
@@ -167,12 +175,12 @@ def ours(backend, folder, kind, precision):
     return partial(steps, 1), steps, memory
 
 
-def _need_gpu(kind, there):
+def _need_gpu(kind: str, there: object) -> None:
     if kind == "real" and not there:
         raise ImportError("it sees no GPU")
 
 
-def timm(folder, kind, precision):
+def timm(folder: Path, kind: str, precision: str) -> Net:
     import timm
     import torch
 
@@ -192,14 +200,14 @@ def timm(folder, kind, precision):
     )
 
     @torch.compile
-    def loss_of(images, labels):
+    def loss_of(images: Any, labels: Any) -> Any:
         pixels = (images.permute(0, 3, 1, 2).float() - mean) / std
         with torch.autocast(
             device, getattr(torch, precision), enabled=precision != "float32"
         ):
             return torch.nn.functional.cross_entropy(model(pixels), labels)
 
-    def steps(count):
+    def steps(count: int) -> float:
         for _ in range(count):
             loss = loss_of(images, labels)
             optimizer.zero_grad()
@@ -208,13 +216,13 @@ def timm(folder, kind, precision):
             scaler.update()
         return float(loss)  # waits for the device
 
-    def memory():
+    def memory() -> int:
         return torch.cuda.max_memory_allocated() if cuda else 0
 
     return partial(steps, 1), steps, memory
 
 
-def products(framework, folder, kind, precision):
+def products(framework: str, folder: Path, kind: str, precision: str) -> turns.Round:
     """TFLOP/s of a large matrix product."""
     side = 8192 if kind == "real" else 1024
     if framework == "jax":
@@ -224,7 +232,7 @@ def products(framework, folder, kind, precision):
         numbers = jax.random.normal(jax.random.key(0), [side, side]).astype(precision)
         multiply = jax.jit(numbers.__matmul__)
 
-        def wait(product):
+        def wait(product: Any) -> None:
             product.block_until_ready()
     else:
         import torch
@@ -237,10 +245,10 @@ def products(framework, folder, kind, precision):
 
         multiply = numbers.__matmul__
 
-        def wait(product):
+        def wait(product: Any) -> None:
             float(product[0, 0])
 
-    def work():
+    def work() -> dict[str, float]:
         wait(multiply(numbers))
         start, count = time.perf_counter(), 20
         for _ in range(count):
@@ -263,7 +271,7 @@ NETS: dict[str, Callable] = {
 SIDES = {**PRODUCTS, **NETS}
 
 
-def take_part(name, folder, kind, precision):
+def take_part(name: str, folder: Path, kind: str, precision: str) -> None:
     """A side, as turns.answer has it."""
     if name in PRODUCTS:
         turns.answer(lambda: PRODUCTS[name](folder, kind, precision))
@@ -271,11 +279,11 @@ def take_part(name, folder, kind, precision):
     os.environ["KERAS_BACKEND"] = "jax" if "JAX" in name else "tensorflow"
     _, _, batch, count, _ = SIZES[kind]
 
-    def start():
+    def start() -> turns.Round:
         step, steps, memory = NETS[name](folder, kind, precision)
         losses = [step() for _ in range(CHECKED)]
 
-        def work():
+        def work() -> dict[str, Any]:
             steps(2)
             begin = time.perf_counter()
             steps(count)
@@ -288,7 +296,7 @@ def take_part(name, folder, kind, precision):
     turns.answer(start)
 
 
-def main():
+def main() -> None:
     """What the command line says."""
     if {*sys.argv[1:2]} & {"write", *SIDES}:  # for this program's own use
         name, folder, *rest = sys.argv[1:]

@@ -14,12 +14,18 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import benchmark_input
 import turns
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Work = Callable[[np.ndarray], Any]  # a batch of images -> what it answers
 
 MODEL, SIZE, GMACS = "resnet50d", 224, 4.329
 BATCHES = (16, 1)
@@ -44,7 +50,9 @@ GOALS = [  # batch, side, against, goal
 ]
 
 
-def measure(rounds, python=None, batches=BATCHES):
+def measure(
+    rounds: int, python: str | None = None, batches: Sequence[int] = BATCHES
+) -> dict[str, dict[str, turns.Rows]]:
     """{"batch N": {"sides", "ratios"}}, each a list of rows."""
     os.environ.update(benchmark_input.QUIET)  # the sides inherit it
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +63,9 @@ def measure(rounds, python=None, batches=BATCHES):
         }
 
 
-def _measure(folder, batch, rounds, python):
+def _measure(
+    folder: str, batch: int, rounds: int, python: str | None
+) -> dict[str, turns.Rows]:
     answers = turns.take(__file__, SIDES, [folder, batch], rounds, python)
     peaks = {name: turns.spread(answers, name, RATE)[RATE] for name in PEAKS}
     sides = []
@@ -73,7 +83,7 @@ def _measure(folder, batch, rounds, python):
     return {"sides": sides, "ratios": ratios}
 
 
-def write(folder):
+def write(folder: Path) -> None:
     """Weights, pictures and answers, and the exports of all that is installed."""
     import keras
     import numpy as np
@@ -119,7 +129,7 @@ def write(folder):
             _export_plainly(hub, folder / f"KerasHub {precision}")
 
 
-def keras_hub(precision):
+def keras_hub(precision: str) -> Any:
     """KerasHub's net of these layers, of random weights."""
     import keras_hub
 
@@ -138,7 +148,7 @@ def keras_hub(precision):
     )
 
 
-def _export_plainly(model, path):
+def _export_plainly(model: Any, path: Path) -> None:
     """As Keras's `export` does, with a name for the output."""
     import tensorflow as tf
     from keras.export import ExportArchive
@@ -154,7 +164,7 @@ def _export_plainly(model, path):
     archive.write_out(path, verbose=False)
 
 
-def saved_model(name, folder):
+def saved_model(name: str, folder: Path) -> Work:
     from keras_resnet.export.savedmodel import SavedModel
 
     if not (folder / name).is_dir():
@@ -163,7 +173,7 @@ def saved_model(name, folder):
     return lambda images: model.run("serving_default", images=images)["probabilities"]
 
 
-def exported(format, precision, folder):
+def exported(format: str, precision: str, folder: Path) -> Work:
     from keras_resnet.errors import ModelError
     from keras_resnet.export import formats, runtimes
 
@@ -174,12 +184,12 @@ def exported(format, precision, folder):
         raise ImportError(error) from error
 
 
-def hub_predict(precision, folder):
+def hub_predict(precision: str, folder: Path) -> Work:
     model = keras_hub(precision)
     return lambda images: model.predict(images, batch_size=len(images), verbose=0)
 
 
-def timm(precision, compiled, folder):
+def timm(precision: str, compiled: bool, folder: Path) -> Work:
     import timm
     import torch
 
@@ -194,7 +204,7 @@ def timm(precision, compiled, folder):
         for key in ("mean", "std")
     )
 
-    def answer(images):
+    def answer(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
             pixels = ((pixels - mean) / std).to(next(model.parameters()).dtype)
@@ -203,7 +213,7 @@ def timm(precision, compiled, folder):
     return answer
 
 
-def products(dtype, folder):
+def products(dtype: str, folder: Path) -> Work:
     """As GFLOP/s: a large matrix product, in TensorFlow."""
     import tensorflow as tf
 
@@ -231,7 +241,7 @@ SIDES: dict[str, Callable] = PEAKS | {
 }
 
 
-def main():
+def main() -> None:
     """Writes the files, or is a side."""
     name, path, *rest = sys.argv[1:]
     folder = Path(path)
@@ -244,7 +254,7 @@ def main():
 
         os.environ.update(ENVIRONMENT | os.environ)
 
-    def start():
+    def start() -> turns.Round:
         import numpy as np
 
         images = np.load(folder / "images.npy")[: int(rest[0])]
@@ -262,7 +272,7 @@ def main():
     turns.answer(start)
 
 
-def rate(work, images):
+def rate(work: Work, images: np.ndarray) -> float:
     """Answers a second."""
     start, count, end = time.perf_counter(), 0, 0.0
     while end < start + SECONDS:

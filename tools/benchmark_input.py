@@ -4,16 +4,23 @@ What `tools/benchmark.py input` runs. A round of a side is answered by a rate an
 time of one core that a picture took, which neighbours on the machine disturb less.
 """
 
+from __future__ import annotations
+
 import functools
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import turns
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
 
 CORES = len(os.sched_getaffinity(0))  # tf.data's threads, torch's workers
 PICTURES, HEIGHT, WIDTH = 512, 375, 500
@@ -30,13 +37,13 @@ GOALS = [
 ]
 
 
-def measure(rounds, python=None):
+def measure(rounds: int, python: str | None = None) -> dict[str, turns.Rows]:
     """The rows of {"sides", "ratios"}."""
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
         answers = turns.take(__file__, SIDES, [folder], rounds, python)
 
-    def ratios(name, base):
+    def ratios(name: str, base: str) -> dict[str, float]:
         by_cpu = turns.ratios(answers, base, name, COST)["ratio"]
         return {**turns.ratios(answers, name, base, RATE), "by CPU": by_cpu}
 
@@ -56,7 +63,7 @@ def measure(rounds, python=None):
     }
 
 
-def write_pictures(folder):
+def write_pictures(folder: Path) -> None:
     """photos/, its files linked as often as an epoch needs; prepared/, if it can be."""
     os.environ.update(QUIET)  # the sides inherit it
     import numpy as np
@@ -67,12 +74,12 @@ def write_pictures(folder):
     frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH))
     frequency[0, 0] = np.inf
 
-    def field(random, slope):
+    def field(random: np.random.Generator, slope: float) -> np.ndarray:
         spectrum = random.normal(size=(2, *frequency.shape)) * frequency**-slope
         values = np.fft.irfft2(spectrum[0] + 1j * spectrum[1], (HEIGHT, WIDTH))
         return values / values.std()
 
-    def photo(random):
+    def photo(random: np.random.Generator) -> np.ndarray:
         """Smooth light, textures of 1 / f that are strong here and weak there."""
         texture = field(random, 1.0) * np.exp(0.5 * field(random, 2.0))
         light = 120 + 45 * field(random, 1.8) + 22 * texture
@@ -96,17 +103,17 @@ def write_pictures(folder):
     data.prepare(folder / "photos", folder / "prepared", resize=256)
 
 
-def main():
+def main() -> None:
     """A side, as turns.answer has it."""
 
-    def start():
+    def start() -> turns.Round:
         batches = SIDES[sys.argv[1]](Path(sys.argv[2]))
         return lambda: _round(batches)
 
     turns.answer(start)
 
 
-def _round(batches):
+def _round(batches: Iterable[Any]) -> dict[str, float]:
     for number, _ in enumerate(batches, start=1):
         if number == WARM:
             start, cpu = time.perf_counter(), _cpu()
@@ -117,7 +124,7 @@ def _round(batches):
     return {RATE: pictures / seconds, COST: 1e6 * cpu / pictures}
 
 
-def _cpu():
+def _cpu() -> float:
     """Seconds of this process and of its living children."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     stats = [Path("/proc", pid, "stat").read_text() for pid in ["self", *children]]
@@ -126,7 +133,7 @@ def _cpu():
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _finite(batches):
+def _finite(batches: tf.data.Dataset) -> tf.data.Dataset:
     import tensorflow as tf
 
     options = tf.data.Options()
@@ -134,31 +141,34 @@ def _finite(batches):
     return batches.take(WARM + TIMED).with_options(options)
 
 
-def _files(folder):
+def _files(folder: Path) -> tf.data.Dataset:
     import tensorflow as tf
 
     files = sorted(map(str, folder.glob("photos/train/*/*")))
     return tf.data.Dataset.from_tensor_slices(files)
 
 
-def raw_decode(folder):
+def raw_decode(folder: Path) -> tf.data.Dataset:
     import tensorflow as tf
 
-    def pixel(file):  # of a whole picture, decoded and not copied any more
+    # of a whole picture, decoded and not copied any more
+    def pixel(file: tf.Tensor) -> tf.Tensor:
         return tf.io.decode_jpeg(tf.io.read_file(file), 3)[0, 0]
 
     parallel = tf.data.AUTOTUNE
     return _finite(_files(folder).repeat().map(pixel, parallel).batch(BATCH))
 
 
-def training(folder, photos="photos", recipe="efficient"):
+def training(
+    folder: Path, photos: str = "photos", recipe: str = "efficient"
+) -> tf.data.Dataset:
     from keras_resnet import RECIPES, data
 
-    recipe = RECIPES[recipe].replace(batch_size=BATCH, train_size=SIZE)
-    return _finite(data.train_batches(folder / photos, recipe))
+    chosen = RECIPES[recipe].replace(batch_size=BATCH, train_size=SIZE)
+    return _finite(data.train_batches(folder / photos, chosen))
 
 
-def evaluation(folder):
+def evaluation(folder: Path) -> tf.data.Dataset:
     from keras_resnet import RECIPES, data
 
     recipe = RECIPES["efficient"].replace(test_size=SIZE, crop_pct=CROP_PCT)
@@ -166,11 +176,11 @@ def evaluation(folder):
     return _finite(batches.repeat())
 
 
-def unfused_chain(folder):
+def unfused_chain(folder: Path) -> tf.data.Dataset:
     """What one writes with tf.image: the whole picture, then a function a trick."""
     import tensorflow as tf
 
-    def example(seed, file):
+    def example(seed: tf.Tensor, file: tf.Tensor) -> tf.Tensor:
         seed = tf.stack([0, seed])
         image = tf.io.decode_jpeg(tf.io.read_file(file), 3)
         begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
@@ -191,7 +201,7 @@ def unfused_chain(folder):
     return _finite(batches.prefetch(tf.data.AUTOTUNE))
 
 
-def timm_loader(folder, is_training):
+def timm_loader(folder: Path, is_training: bool) -> Iterable[Any]:
     from timm.data import ImageDataset, create_loader
 
     dataset = ImageDataset(str(folder / "photos" / "train"))
@@ -227,7 +237,7 @@ SIDES: dict[str, Callable] = {
 }
 
 
-def measure_stages(rounds):
+def measure_stages(rounds: int) -> dict[str, float]:
     """{stage: microseconds of one core a picture}, each on what is in memory."""
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
@@ -242,14 +252,14 @@ def measure_stages(rounds):
     }
 
 
-def _seconds(dataset):
+def _seconds(dataset: tf.data.Dataset) -> float:
     iterator = iter(dataset.filter(lambda *_: False))
     start = time.process_time()
     next(iterator, None)
     return time.process_time() - start
 
 
-def _stages(folder):
+def _stages(folder: Path) -> dict[str, tuple[tf.data.Dataset, tf.data.Dataset]]:
     """{stage: (the data set before it, with it)}."""
     import tensorflow as tf
 
@@ -258,37 +268,37 @@ def _stages(folder):
 
     recipe = RECIPES["bag-of-tricks"].replace(train_size=SIZE)
 
-    def window(drawn, jpeg):
+    def window(drawn: tf.Tensor, jpeg: tf.Tensor) -> tf.Tensor:
         return random_crop._random_crop(jpeg, recipe, drawn)
 
-    def square(image):
+    def square(image: tf.Tensor) -> tf.Tensor:
         image = tf.cast(image, tf.float32)
         return tf.image.resize(image, [SIZE, SIZE], recipe.train_interpolation)
 
-    def antialiased(image):
+    def antialiased(image: tf.Tensor) -> tf.Tensor:
         return resize.resize_as_pillow(image, SIZE, SIZE, recipe.train_interpolation)
 
-    def train(drawn, jpeg):
+    def train(drawn: tf.Tensor, jpeg: tf.Tensor) -> tf.Tensor:
         return random_crop.load_train(jpeg, recipe, drawn, seed=None)
 
-    def flip(number, images):
+    def flip(number: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         only = recipe.replace(colour=0, lighting=0)
         return colour.distort(images, random([BATCH, colour.DRAWS], number), only)
 
-    def distort(number, images):
+    def distort(number: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         return colour.distort(images, random([BATCH, colour.DRAWS], number), recipe)
 
-    def mix(number, images):
+    def mix(number: tf.Tensor, images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         labels = tf.zeros([BATCH, 2])
         return data.mixup(images, labels, recipe.mixup, tf.stack([0, number]))
 
-    def random(shape, number):
+    def random(shape: list[int], number: tf.Tensor) -> tf.Tensor:
         return tf.random.stateless_uniform(shape, tf.stack([0, number]), alg="philox")
 
-    def with_crop(number, jpeg):
+    def with_crop(number: tf.Tensor, jpeg: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return random_crop.draw_crops(recipe, 1, tf.stack([0, number]))[0], jpeg
 
-    def kept(dataset):
+    def kept(dataset: tf.data.Dataset) -> tf.data.Dataset:
         dataset = dataset.cache()
         _seconds(dataset)
         return dataset

@@ -25,7 +25,7 @@ RATE = "pictures/s"
 SWITCH = {"with oneDNN": "1", "without": "0"}
 
 
-def measure(rounds):
+def measure(rounds: int) -> dict[str, turns.Rows]:
     """The rows of {"sides", "ratios"}."""
     os.environ.update(benchmark_input.QUIET)  # the sides inherit it
     sides, ratios = [], []
@@ -41,7 +41,7 @@ def measure(rounds):
     return {"sides": sides, "ratios": ratios}
 
 
-def write(folder):
+def write(folder: Path) -> None:
     """The export; of random weights, which are as fast as any."""
     import keras_resnet
     from keras_resnet import export
@@ -51,7 +51,7 @@ def write(folder):
     signatures.write_saved_model(export.fold_batch_norm(model), folder / "ours")
 
 
-def served(batch, folder):
+def served(batch: int, folder: Path) -> turns.Round:
     import numpy as np
 
     shape = (batch, benchmark_infer.SIZE, benchmark_infer.SIZE, 3)
@@ -61,7 +61,7 @@ def served(batch, folder):
     return lambda: {RATE: batch * benchmark_infer.rate(answer, images)}
 
 
-def step(folder):
+def step(folder: Path) -> turns.Round:
     work = benchmark_train.ours(folder, "float32")
     return lambda: benchmark_train.round_of(work, benchmark_train.STEPS, 1)
 
@@ -73,7 +73,7 @@ WORK: dict[str, Callable] = {
 }
 
 
-def main():
+def main() -> None:
     """Writes the net, or is a side."""
     name, folder = sys.argv[1], Path(sys.argv[2])
     if name == "write":

@@ -5,11 +5,15 @@ is the processor's, memory the peak beyond what the imports hold, and both are l
 the number of pictures, so that they are told for ImageNet's as well.
 """
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import turns
 
@@ -40,7 +44,7 @@ print(json.dumps({**took, "peak, MiB": memory("VmHWM") - before}))
 """
 
 
-def measure(rounds):
+def measure(rounds: int) -> dict[str, turns.Rows]:
     """The rows of {"sides"}."""
     answers: dict[str, list] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -54,10 +58,14 @@ def measure(rounds):
     return {"sides": [_row(answers, name) for name in answers]}
 
 
-def _row(answers, name):
+def _row(answers: turns.Answers, name: str) -> dict[str, Any]:
     seconds = turns.spread(answers, name, CPU)
     peak = turns.spread(answers, name, PEAK)[PEAK]
-    row = {"side": name, **seconds, "s": turns.spread(answers, name, "s")["s"]}
+    row: dict[str, Any] = {
+        "side": name,
+        **seconds,
+        "s": turns.spread(answers, name, "s")["s"],
+    }
     row[PEAK] = peak
     scale = IMAGENET / PICTURES
     row |= {"ImageNet, s of CPU": scale * seconds[CPU], "ImageNet, MiB": scale * peak}
@@ -65,7 +73,7 @@ def _row(answers, name):
     return row | ({"goal, MiB": MEMORY} if name == "folder" else {})
 
 
-def write_sources(folder) -> dict[str, Path]:
+def write_sources(folder: Path) -> dict[str, Path]:
     """{side: what it opens}: of one file, linked so often, and one shard."""
     photos, records = folder / "photos", folder / "records"
     names = [f"n{label:08d}" for label in range(CLASSES)]
@@ -96,7 +104,7 @@ def write_sources(folder) -> dict[str, Path]:
     return {"bare scan": photos, "folder": photos, "manifest": file, "shards": records}
 
 
-def _write_records(records, names):
+def _write_records(records: Path, names: Sequence[str]) -> None:
     import tensorflow as tf
 
     from keras_resnet.data.records import encode_example, index_records

@@ -17,10 +17,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import benchmark_infer
 import benchmark_input
 import turns
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from keras_resnet.recipe import Recipe
 
 MODEL, SIZE, BATCH, CLASSES = "resnet50d", 160, 16, 1000
 STEPS = 6  # of a side's turn
@@ -28,6 +34,7 @@ FED_STEPS = 48  # of the side with its input: it starts the pipeline in every tu
 AHEAD = 20  # batches of the input alone for a step
 RATE, PEAK = "pictures/s", "peak, GB"
 OURS = "ours {}"
+Work = Callable[[int], Any]  # takes so many steps
 GOALS = [  # of both precisions: side, against, goals by precision, what is compared
     (OURS, "Keras's normalisation {}", {"bfloat16": 1.8, "float32": 1.2}, RATE),
     (OURS, "KerasHub {}", {"bfloat16": 1.8, "float32": 1.2}, RATE),
@@ -36,7 +43,7 @@ GOALS = [  # of both precisions: side, against, goals by precision, what is comp
 ]
 
 
-def measure(rounds, python=None):
+def measure(rounds: int, python: str | None = None) -> dict[str, turns.Rows]:
     """The rows of {"sides", "ratios"}; of a peak less is better."""
     os.environ.update(benchmark_input.QUIET)  # the sides inherit it
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +75,7 @@ def measure(rounds, python=None):
     return {"sides": sides, "ratios": ratios}
 
 
-def _recipe(precision="bfloat16", **overrides):
+def _recipe(precision: str = "bfloat16", **overrides: Any) -> Recipe:
     from keras_resnet import RECIPES
 
     return RECIPES["efficient"].replace(
@@ -80,7 +87,7 @@ def _recipe(precision="bfloat16", **overrides):
     )
 
 
-def _one_batch():
+def _one_batch() -> tf.data.Dataset:
     import numpy as np
     import tensorflow as tf
 
@@ -94,11 +101,13 @@ def _one_batch():
     return batches.repeat().with_options(options)
 
 
-def _fit(model, batches):
+def _fit(model: Any, batches: tf.data.Dataset) -> Work:
     return lambda count: model.fit(batches, steps_per_epoch=count, verbose=0)
 
 
-def ours(folder, precision="bfloat16", pictures=False, **overrides):
+def ours(
+    folder: Path, precision: str = "bfloat16", pictures: bool = False, **overrides: Any
+) -> Work:
     from keras_resnet import data
     from keras_resnet.train.build import build
 
@@ -111,7 +120,7 @@ def ours(folder, precision="bfloat16", pictures=False, **overrides):
     return _fit(model, _one_batch())
 
 
-def keras_hub(folder, precision):
+def keras_hub(folder: Path, precision: str) -> Work:
     import keras
 
     model = benchmark_infer.keras_hub(precision)
@@ -124,7 +133,7 @@ def keras_hub(folder, precision):
     return _fit(model, _one_batch())
 
 
-def timm(folder, precision):
+def timm(folder: Path, precision: str) -> Work:
     import timm
     import torch
 
@@ -137,7 +146,7 @@ def timm(folder, precision):
     labels = torch.arange(BATCH)
     half = precision == "bfloat16"
 
-    def work(count):
+    def work(count: int) -> None:
         for _ in range(count):
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 loss = torch.nn.functional.cross_entropy(model(images), labels)
@@ -149,12 +158,12 @@ def timm(folder, precision):
     return work
 
 
-def input_alone(folder):
+def input_alone(folder: Path) -> Work:
     from keras_resnet import data
 
     batches = data.train_batches(folder / "photos", _recipe())
 
-    def work(count):
+    def work(count: int) -> None:
         for _ in batches.take(AHEAD * count):
             pass
 
@@ -175,10 +184,10 @@ FED = "ours bfloat16, with its input"
 SIDES[FED] = partial(ours, pictures=True)
 
 
-def main():
+def main() -> None:
     """A side, as turns.answer has it."""
 
-    def start():
+    def start() -> turns.Round:
         name = sys.argv[1]
         work = SIDES[name](Path(sys.argv[2]))
         steps = FED_STEPS if name == FED else STEPS
@@ -187,7 +196,7 @@ def main():
     turns.answer(start)
 
 
-def round_of(work, steps, batches):
+def round_of(work: Work, steps: int, batches: int) -> dict[str, float]:
     work(2)  # what its own turn does not warm up, another's has thrown out
     start = time.perf_counter()
     work(steps)

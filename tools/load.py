@@ -12,12 +12,15 @@ what it prepared for each size of batch. Exit code 1 if an answer was wrong or t
 server died.
 """
 
+from __future__ import annotations
+
 import argparse
 import base64
 import contextlib
 import http.client
 import io
 import json
+import os
 import random
 import signal
 import subprocess
@@ -25,7 +28,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -38,9 +43,11 @@ TOLERANCE = 1e-5  # between probabilities, alone and in a batch
 LONGEST = 600  # seconds a stage
 TIMEOUT = 60  # seconds an answer
 WARM_UP = 30  # seconds
+Answer = tuple[int, Any]  # status, what JSON says
+Requests = list[tuple[bytes, Answer]]
 
 
-def pictures(seed=0):
+def pictures(seed: int = 0) -> Iterator[bytes]:
     """Files of mixed sizes, shapes and formats."""
     draw = np.random.default_rng(seed)
     for index in range(PICTURES):
@@ -53,7 +60,7 @@ def pictures(seed=0):
         yield file.getvalue()
 
 
-def bad_ones(good):
+def bad_ones(good: bytes) -> Iterator[bytes]:
     """Bodies of requests that no server should like."""
     lying = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2
     for data in (random.Random(0).randbytes(3000), good[: len(good) // 2]):
@@ -64,14 +71,16 @@ def bad_ones(good):
     yield b'{"instances": [' + b"[" * 100_000
 
 
-def body(data):
+def body(data: bytes) -> bytes:
     row = {"b64": base64.b64encode(data).decode()}
     request = {"signature_name": "serving_bytes", "instances": [row]}
     return json.dumps(request).encode()
 
 
 @contextlib.contextmanager
-def serving(folder):
+def serving(
+    folder: str | os.PathLike[str],
+) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """(process, host:port, model's name) of a server."""
     command = Path(sys.executable).with_name("keras-resnet")
     words = [str(command), "serve", str(folder), "--here", "--json", "--port", "0"]
@@ -89,18 +98,18 @@ def serving(folder):
 class Client:
     """One connection, kept alive."""
 
-    def __init__(self, address, name):
+    def __init__(self, address: str, name: str) -> None:
         self.path = f"/v1/models/{name}:predict"
         self.connection = http.client.HTTPConnection(address, timeout=TIMEOUT)
 
-    def ask(self, content):
+    def ask(self, content: bytes) -> Answer:
         """(status, answer)"""
         self.connection.request("POST", self.path, content)
         response = self.connection.getresponse()
         return response.status, json.loads(response.read())
 
 
-def equal(answer, expected):
+def equal(answer: Answer, expected: Answer) -> bool:
     """Whether two answers say the same, up to the rounding of another batch size."""
     if answer[0] != expected[0] or answer[0] != 200:
         return answer == expected
@@ -112,13 +121,20 @@ def equal(answer, expected):
     return bool(close and same and ours.get("ok") == theirs.get("ok"))
 
 
-def stage(address, name, process, clients, seconds, requests):
+def stage(
+    address: str,
+    name: str,
+    process: subprocess.Popen[str],
+    clients: int,
+    seconds: float,
+    requests: tuple[Requests, Requests],
+) -> dict[str, Any]:
     """What so many clients measured in so many seconds."""
     stop = time.monotonic() + seconds
     times: list[float] = []
     wrong: list[str] = []
 
-    def work(number):
+    def work(number: int) -> None:
         draw, client = random.Random(number), Client(address, name)
         good, bad = requests
         while time.monotonic() < stop and len(wrong) < 10:
@@ -144,7 +160,7 @@ def stage(address, name, process, clients, seconds, requests):
     return measures(clients, seconds, times, wrong, memory, process)
 
 
-def watch(process, stop):
+def watch(process: subprocess.Popen[str], stop: float) -> list[tuple[float, float]]:
     """[(second, MiB resident)] until `stop`."""
     start, memory = time.monotonic(), []
     while time.monotonic() < stop and process.poll() is None:
@@ -156,7 +172,14 @@ def watch(process, stop):
     return memory
 
 
-def measures(clients, seconds, times, wrong, memory, process):
+def measures(
+    clients: int,
+    seconds: float,
+    times: list[float],
+    wrong: list[str],
+    memory: list[tuple[float, float]],
+    process: subprocess.Popen[str],
+) -> dict[str, Any]:
     milliseconds = 1000 * np.percentile(times or [np.nan], [50, 95, 99])
     settled = np.array(memory[len(memory) // 3 :] or [(0, 0)])
     still = len(settled) < 3
@@ -175,7 +198,13 @@ def measures(clients, seconds, times, wrong, memory, process):
     }
 
 
-def run(folder, clients, seconds, say=print, warm_up=WARM_UP):
+def run(
+    folder: str | os.PathLike[str],
+    clients: Sequence[int],
+    seconds: float,
+    say: Callable[[str], object] = print,
+    warm_up: float = WARM_UP,
+) -> dict[str, Any]:
     """The measures of each number of clients, and the server's exit code."""
     files = list(pictures())
     with serving(folder) as (process, address, name):
@@ -194,7 +223,7 @@ def run(folder, clients, seconds, say=print, warm_up=WARM_UP):
             say(row(stages[-1]))
         process.send_signal(signal.SIGTERM)
         try:
-            code = process.wait(TIMEOUT)
+            code: int | None = process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             code = None
     return {"stages": stages, "exit_code": code}
@@ -205,7 +234,7 @@ HEAD = """\
 |---:|---:|---:|---:|---:|---:|---:|---:|---:|"""  # noqa: E501
 
 
-def row(found):
+def row(found: Mapping[str, Any]) -> str:
     memory = found["memory_mib"] or [0.0]
     return (
         f"| {found['clients']} | {found['requests']:,} | {found['per_second']:.0f} "
@@ -215,7 +244,7 @@ def row(found):
     )
 
 
-def exported(folder):
+def exported(folder: Path) -> Path:
     """The released digits net as a model folder."""
     words = ["export", str(ROOT / "models/resnet18d-digits/model.keras"), str(folder)]
     command = Path(sys.executable).with_name("keras-resnet")
@@ -223,7 +252,7 @@ def exported(folder):
     return folder
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", nargs="?", metavar="DIR")
     parser.add_argument("--clients", default="1,8,32", help="at a time, as 1,8,32")

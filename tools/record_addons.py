@@ -6,11 +6,15 @@ also where the variables are float64: here they are sums of a few powers of two,
 that holds.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -97,12 +101,12 @@ RULES["sgdw_still"] = (
 WRAPPERS = ("Lookahead", "MovingAverage", "SWA")
 
 
-def rates(falling):
+def rates(falling: bool) -> list[float]:
     """Of each step: all RATE, or down from it in a straight line."""
     return [RATE * (1 - step / 32 if falling else 1) for step in range(STEPS)]
 
 
-def wave(place, step):
+def wave(place: int, step: int) -> np.ndarray:
     """Values of all tensors in a row, each with a phase of its own."""
     parts = [
         np.sin(0.7 * np.arange(np.prod(shape)) + 1.3 * (place + t) + 0.9 * step + 0.1)
@@ -111,7 +115,7 @@ def wave(place, step):
     return np.concatenate(parts)
 
 
-def start_and_gradients():
+def start_and_gradients() -> tuple[np.ndarray, np.ndarray]:
     """[39] and [STEPS, 39]: the bias starts at 0; norms are on both sides of 1."""
     start = wave(0, -1)
     start[-SHAPES["bias"][0] :] = 0
@@ -119,17 +123,23 @@ def start_and_gradients():
     return start, np.stack([scale * wave(0, s) for s, scale in enumerate(scales)])
 
 
-def split(row):
+def split(row: np.ndarray) -> list[np.ndarray]:
     ends = np.cumsum([np.prod(shape) for shape in SHAPES.values()])[:-1]
     parts = zip(np.split(row, ends), SHAPES.values())
     return [part.reshape(shape) for part, shape in parts]
 
 
-def row(tensors):
+def row(tensors: Iterable[Any]) -> np.ndarray:
     return np.concatenate([tensor.numpy().ravel() for tensor in tensors])
 
 
-def steps(kind, arguments, falling, start, gradients):
+def steps(
+    kind: str,
+    arguments: dict[str, Any],
+    falling: bool,
+    start: np.ndarray,
+    gradients: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The variables after each step [STEPS, 39], and their averages if there are."""
     # it multiplies by a float32 count
     dtype = np.float32 if kind == "SWA" else np.float64
@@ -163,7 +173,7 @@ def steps(kind, arguments, falling, start, gradients):
     return np.stack(weights), np.stack(averages) if averages else None
 
 
-def optimizers():
+def optimizers() -> dict[str, np.ndarray]:
     start, gradients = start_and_gradients()
     arrays = {"start": start, "gradients": gradients}
     for name, (kind, arguments, falling) in RULES.items():
@@ -175,7 +185,7 @@ def optimizers():
     return arrays
 
 
-def pictures():
+def pictures() -> dict[str, np.ndarray]:
     """A noisy gradient [32, 32, 3] of all values, and what is made of it."""
     generator = np.random.default_rng(0)
     ramp = np.linspace(10, 245, 32)
@@ -218,7 +228,7 @@ def pictures():
     return arrays
 
 
-def losses_and_metrics():
+def losses_and_metrics() -> dict[str, np.ndarray]:
     generator = np.random.default_rng(1)
     classes, count = 5, 64
     truth = generator.integers(0, classes, count)
@@ -248,7 +258,7 @@ def losses_and_metrics():
     return arrays
 
 
-def layers():
+def layers() -> dict[str, np.ndarray]:
     x = np.random.default_rng(2).normal(size=(2, 6, 6, 8))
     residual = np.random.default_rng(3).normal(size=x.shape)
     options = {"dtype": "float64"}
@@ -268,7 +278,7 @@ def layers():
     }
 
 
-def net(folder):
+def net(folder: Path) -> dict[str, np.ndarray]:
     """A file of keras_resnet's from Keras 2, and what it answers there."""
     import keras_resnet
 
@@ -283,7 +293,7 @@ def net(folder):
     return {"images": images, "probabilities": model.predict(images, verbose=0)}
 
 
-def main(folder):
+def main(folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts = {
@@ -293,8 +303,11 @@ def main(folder):
         "layers": layers,
     }
     for name, record in parts.items():
-        np.savez_compressed(folder / f"{name}.npz", **record())
-    np.savez_compressed(folder / "net.npz", **net(folder))
+        np.savez_compressed(
+            folder / f"{name}.npz",
+            **record(),  # type: ignore[arg-type]
+        )
+    np.savez_compressed(folder / "net.npz", **net(folder))  # type: ignore[arg-type]
     settings = {
         "tensorflow_addons": tfa.__version__,
         "tensorflow": tf.__version__,

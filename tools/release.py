@@ -71,7 +71,7 @@ reader of cheques.
 """
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", default="runs/release", type=Path)
     parser.add_argument("--output", default=f"models/{NAME}", type=Path)

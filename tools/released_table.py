@@ -4,7 +4,7 @@ from keras_resnet import VARIANTS
 from keras_resnet.weights.released import find, released
 
 
-def main():
+def main() -> None:
     print("| variant | tag | top-1 | top-5 | test size, crop | licence | load it |")
     print("|---|---|---:|---:|---|---|---|")
     for variant in VARIANTS:

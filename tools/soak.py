@@ -10,6 +10,8 @@ mixup and a moving average on 32 drawn pictures; `demo` is the recipe of that na
 written digits.
 """
 
+from __future__ import annotations
+
 import argparse
 import collections
 import contextlib
@@ -23,9 +25,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from keras_resnet.runs import layout
+
+if TYPE_CHECKING:
+    from keras_resnet.recipe import Recipe
 
 PHASES = ("start", "build", "step", "evaluation", "epoch end", "end")
 SHARE = 0.2  # of lives that end while they start, and of SIGTERMs
@@ -34,7 +41,7 @@ INTERRUPTED = 75
 _WIDTH = 16  # bytes of a mark: the phase; S while a checkpoint is written; steps
 
 
-def recipe_of(name, epochs):
+def recipe_of(name: str, epochs: int) -> tuple[Recipe, dict[str, Any]]:
     """The recipe, and what `train.fit` takes as its data."""
     import numpy as np
 
@@ -76,12 +83,12 @@ def recipe_of(name, epochs):
     return recipe, data
 
 
-def live(name, epochs, run, mark):
+def live(name: str, epochs: int, run: Path, mark: str) -> None:
     """One life: trains on, and leaves a mark of what it is at."""
     handle = os.open(mark, os.O_WRONLY)
     state = {"phase": 0, "saving": False, "steps": 0}
 
-    def at(**changed):
+    def at(**changed: int) -> None:
         state.update(changed)
         saving = "S" if state["saving"] else "-"
         said = f"{state['phase']} {saving} {state['steps']}"
@@ -94,29 +101,33 @@ def live(name, epochs, run, mark):
     from keras_resnet.runs import checkpoints
 
     class Marks(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
+        def on_train_batch_begin(
+            self, batch: int, logs: dict[str, Any] | None = None
+        ) -> None:
             at(phase=PHASES.index("step" if state["steps"] else "build"))
 
-        def on_train_batch_end(self, batch, logs=None):
+        def on_train_batch_end(
+            self, batch: int, logs: dict[str, Any] | None = None
+        ) -> None:
             at(phase=PHASES.index("step"), steps=state["steps"] + 1)
 
-        def on_test_begin(self, logs=None):
+        def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
             at(phase=PHASES.index("evaluation"))
 
-        def on_test_end(self, logs=None):
+        def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
             at(phase=PHASES.index("epoch end"))
 
-        def on_train_end(self, logs=None):
+        def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
             at(phase=PHASES.index("end"))
 
     real = checkpoints.write
 
-    def write(*args):
+    def write(*args: Any) -> None:
         at(saving=True)
         real(*args)
         at(saving=False)
 
-    checkpoints.write = write
+    checkpoints.write = write  # type: ignore[assignment]
     recipe, data = recipe_of(name, epochs)
     at(phase=PHASES.index("build"))
     try:
@@ -128,7 +139,7 @@ def live(name, epochs, run, mark):
 class Life:
     """A process that trains, and what it is at."""
 
-    def __init__(self, name, epochs, run, log):
+    def __init__(self, name: str, epochs: int, run: Path, log: Path) -> None:
         self.mark = Path(f"{run}.mark")
         self.mark.write_text(f"0 - 0{' ' * (_WIDTH - 5)}")
         self.began = time.monotonic()
@@ -140,23 +151,23 @@ class Life:
                 stderr=stream,
             )
 
-    def at(self):
+    def at(self) -> tuple[str, bool, int]:
         """(phase, whether a checkpoint is being written, steps)."""
         phase, saving, steps = self.mark.read_text().split()
         return PHASES[int(phase)], saving == "S", int(steps)
 
-    def wait_for_a_step(self):
+    def wait_for_a_step(self) -> float:
         """Seconds from the beginning to the end of the first step, or to the end."""
         while self.process.poll() is None and not self.at()[2]:
             time.sleep(0.005)
         return time.monotonic() - self.began
 
-    def sleep(self, seconds):
+    def sleep(self, seconds: float) -> None:
         """Sleeps, but not longer than the process lives."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
 
-    def end(self, number):
+    def end(self, number: int) -> tuple[str, bool, int, str]:
         """Sends a signal; (phase, saving, exit status, what it said)."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -165,7 +176,7 @@ class Life:
         return phase, saving, code, self.log.read_text()
 
 
-def in_peace(name, epochs, run, log):
+def in_peace(name: str, epochs: int, run: Path, log: Path) -> tuple[float, float]:
     """Trains without a kill; (seconds to the first step's end, seconds a step)."""
     life = Life(name, epochs, run, log)
     start = life.wait_for_a_step()
@@ -175,7 +186,7 @@ def in_peace(name, epochs, run, log):
     return start, (time.monotonic() - began) / max(life.at()[2], 1)
 
 
-def fingerprint(run):
+def fingerprint(run: Path) -> dict[str, str]:
     """{what: SHA-256} of a finished run: all arrays of its state, models, history."""
     from keras_resnet.opening import open_model
     from keras_resnet.runs import checkpoints
@@ -198,7 +209,14 @@ def fingerprint(run):
     return {name: each.hexdigest() for name, each in sums.items()}
 
 
-def soak(folder, name="tiny", kills=100, seed=0, limit=3600.0, say=print):
+def soak(
+    folder: Path,
+    name: str = "tiny",
+    kills: int = 100,
+    seed: int = 0,
+    limit: float = 3600.0,
+    say: Callable[[str], object] = print,
+) -> dict[str, Any]:
     """Runs it in peace and under fire; a dict of what happened.
 
     Args:
@@ -264,7 +282,7 @@ def soak(folder, name="tiny", kills=100, seed=0, limit=3600.0, say=print):
     return {"equal": False, **result}
 
 
-def steps_of(name, epochs):
+def steps_of(name: str, epochs: int) -> int:
     """The steps of the run."""
     from keras_resnet import data as pictures
 
@@ -272,7 +290,7 @@ def steps_of(name, epochs):
     return recipe.epochs * pictures.steps_per_epoch(data, recipe)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)

@@ -14,17 +14,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 Answers = Mapping[str, Sequence[Mapping[str, float]]]  # of a side, one a round
+Round = Callable[[], Mapping[str, float]]  # a side's answer of a round
+Rows = list[dict[str, Any]]  # of a table
 _SKIPPED = "skipped: "
 
 # before a side imports TensorFlow, which leaves it off on processors with AVX2 alone
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
-def take(script, names, arguments, rounds: int, python=None) -> Answers:
+def take(
+    script: str | os.PathLike[str],
+    names: Iterable[str],
+    arguments: Iterable[object],
+    rounds: int,
+    python: str | None = None,
+) -> Answers:
     """What each side answered in each round but the first, which starts everything.
 
     A side that says that it cannot run, for want of a package, is left out with a line
@@ -69,14 +78,15 @@ def take(script, names, arguments, rounds: int, python=None) -> Answers:
     return answers
 
 
-def _line(side, name, log):
+def _line(side: subprocess.Popen[str], name: str, log: Path) -> str:
+    assert side.stdout is not None
     line = side.stdout.readline().strip()
     if not line:
         sys.exit(f"{name}: {log.read_text()}")
     return line
 
 
-def answer(start: Callable[[], Callable[[], Mapping[str, float]]]):
+def answer(start: Callable[[], Round]) -> None:
     """A side: starts, then answers each line on standard input by what a round gives.
 
     Args:
@@ -95,7 +105,7 @@ def answer(start: Callable[[], Callable[[], Mapping[str, float]]]):
         print(json.dumps(work()), file=ours, flush=True)
 
 
-def run(command: Sequence):
+def run(command: Iterable[object]) -> None:
     """A process to its end; if it fails, this program ends with what it wrote."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
@@ -137,11 +147,11 @@ def tables(result: Mapping) -> str:
     return "\n".join(lines)
 
 
-def _row(cells):
+def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(value):
+def _cell(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
@@ -163,11 +173,11 @@ def machine() -> dict[str, str]:
     }
 
 
-def _git_dirty():
+def _git_dirty() -> str:
     return " and changes" if _git("status", "--porcelain", "-uno") else ""
 
 
-def _git(*arguments):
+def _git(*arguments: str) -> str:
     here = Path(__file__).parent
     done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
     return done.stdout.strip()

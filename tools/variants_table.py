@@ -4,7 +4,7 @@ from keras_resnet import VARIANTS
 from keras_resnet.complexity import complexity
 
 
-def figures(name):
+def figures(name: str) -> tuple[str, str]:
     """ "parameters" and "GMACs" of a variant as text, "-" where there is none."""
     if name not in VARIANTS:
         return "-", "-"
@@ -12,7 +12,7 @@ def figures(name):
     return f"{parameters:,}", f"{macs / 1e9:.3f}"
 
 
-def main():
+def main() -> None:
     print("| depth | parameters a, b | c, d | GMACs a | b | c, d |")
     print("|---:|---:|---:|---:|---:|---:|")
     for depth in (18, 26, 34, 50, 101, 152, 200):
