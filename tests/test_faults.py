@@ -301,7 +301,8 @@ def test_weights_that_are_not_finite_are_not_kept(data, peace, tmp_path):
         kernel.assign(np.full(kernel.shape, np.nan))
 
     moment = Do(("batch begin", 1, 1), spoil)
-    words = r"not finite at step \d, after 1 epochs; rate 0\.\d+, loss scale none"
+    # a save that is still being written leaves out the next: the epoch may end first
+    words = r"not finite at step \d, after [12] epochs; rate 0\.\d+, loss scale none"
     run = tmp_path / "run"
     with pytest.raises(RunError, match=f"{words}.*The last checkpoint is kept"):
         train.fit(RECIPE, data, run, None, [moment], **EVERY)

@@ -59,7 +59,7 @@ def test_everything_at_once_resumes_to_the_very_same_result(
         final_rate=0.001,
         loss="binary-cross-entropy",
         binary_threshold=0.2,
-        stage_rates=[0.5, 1, 1, 1, 1],
+        stage_rates=[0.5, 1, 1],
         validate_every=2,
     )
     whole = train.fit(recipe, folder, tmp_path / "whole")
