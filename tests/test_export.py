@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 import pytest
+from runs import wait_for
 
 import keras_resnet
 from keras_resnet import export
@@ -366,20 +367,25 @@ while True:
 """
 
 
-def kill_while_writing(run, folder, seconds):
-    """Exports for ever; SIGKILL in the midst of an export, so long after it began."""
+def kill_while_writing(run, folder, share):
+    """Exports for ever; SIGKILL in the midst of an export.
+
+    Args:
+        share: of the time that the export before took to write, after which it comes.
+    """
     with subprocess.Popen(
         [sys.executable, "-c", EXPORTS, run, folder],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
         left = {*folder.glob(".export.*")}  # of those that were killed before
-        deadline = time.monotonic() + 300
         try:
             while True:
-                while not is_partial(folder, left):
-                    assert time.monotonic() < deadline
-                    time.sleep(0.002)
+                wait_for(lambda: is_partial(folder, left))
+                start = time.monotonic()
+                wait_for(lambda: not is_partial(folder, left))
+                seconds = share * (time.monotonic() - start)
+                wait_for(lambda: is_partial(folder, left))
                 time.sleep(seconds)
                 process.send_signal(signal.SIGSTOP)
                 if is_partial(folder, left):  # and it can be published no more
@@ -404,17 +410,16 @@ def assert_all_whole(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [20])
-def test_killed_export_leaves_no_number_that_is_not_whole(kills, trained, quick, place):
-    draw = random.Random(kills)
-    for _ in range(kills):
-        kill_while_writing(trained[0], place, draw.uniform(0, 1.5))
-        assert any(name.startswith(".export.") for name in names(place))
-        assert_all_whole(place)
-        for number in export.versions(place)[:-1]:
-            shutil.rmtree(place / str(number))
-    export.save(trained[1], place)
-    assert not [name for name in names(place) if name.startswith(".")]
+def test_killed_export_leaves_no_number_that_is_not_whole(trained, tmp_path):
+    draw = random.Random(20)
+    for _ in range(20):
+        kill_while_writing(trained[0], tmp_path, draw.uniform(0, 0.9))
+        assert any(name.startswith(".export.") for name in names(tmp_path))
+        assert_all_whole(tmp_path)
+        for number in export.versions(tmp_path)[:-1]:
+            shutil.rmtree(tmp_path / str(number))
+    export.save(trained[1], tmp_path)
+    assert not [name for name in names(tmp_path) if name.startswith(".")]
 
 
 def test_every_file_is_readable_by_a_server_of_another_user(exported):
