@@ -198,9 +198,9 @@ class Recipe:
     optimizer: str = _field(
         "optimisation",
         "sgd",
-        "CoupledSGD (sgd), or LAMB (arXiv 1904.00962); or one of TensorFlow Addons' "
-        "where that is installed, such as tfa.AdamW.",
-        choices=("sgd", "lamb"),
+        "CoupledSGD (sgd), AdamW (arXiv 1711.05101) or LAMB (arXiv 1904.00962); or one "
+        "of TensorFlow Addons' where that is installed, such as tfa.AdamW.",
+        choices=("sgd", "adamw", "lamb"),
     )
     batch_size: int = _field("data", 256, "Pictures of a step.", low=1)
     accumulate: int = _field(
@@ -250,10 +250,16 @@ class Recipe:
         "optimisation", 0.9, "Momentum of SGD.", low=0, high=1, below=True
     )
     nesterov: bool = _field("optimisation", True, "Nesterov's momentum in SGD.")
+    betas: tuple[float, ...] = _field(
+        "optimisation",
+        (0.9, 0.999),
+        "Decays of the two moments of AdamW and LAMB.",
+        example="[0.9, 0.99]",
+    )
     weight_decay: float = _field(
         "regularisation",
         1e-4,
-        "Factor of the weights in SGD's gradient, or in LAMB's direction.",
+        "Factor of the weights in the gradient (SGD) or the direction (AdamW, LAMB).",
         low=0,
     )
     decay: str = _field(
@@ -501,6 +507,8 @@ def _check_together(recipe: Recipe) -> None:
             f"accumulate={recipe.accumulate}: must divide "
             f"batch_size={recipe.batch_size}"
         )
+    if len(recipe.betas) != 2 or any(not 0 <= beta < 1 for beta in recipe.betas):
+        raise RecipeError(f"betas={recipe.betas}: must be two numbers in [0, 1)")
     if any(not 0 <= rate < math.inf for rate in recipe.stage_rates):
         raise RecipeError(f"stage_rates={recipe.stage_rates}: must be 0 or more each")
     if bool(recipe.teacher) != bool(recipe.temperature):

@@ -1,4 +1,18 @@
-"""RECIPES: the published runs, and those that a user begins with."""
+"""RECIPES: the published runs, and those that a user begins with.
+
+Where a publisher's run cannot be had exactly, no accuracy is claimed for the recipe:
+
+- `ra4` is the recipe behind timm's best weights of ResNet-18-D, -34 and -50-D. Public
+  are that it was "inspired by MobileNetV4's" (timm's `hfdocs/source/hparams.mdx`), the
+  length of the runs, and configurations of MobileNetV4-Conv-Small after timm's, whose
+  values these are. The values of the ResNets are not public. It leaves out grayscale (a
+  tenth of the images), Gaussian blur (a twentieth), random interpolation, and the
+  warm-up of the moving average.
+- `resnet-rs-50` to `resnet-rs-420` are those of arXiv 2103.07579, table 1 and the
+  configurations that its authors keep in the TensorFlow Model Garden: image size,
+  dropout and stochastic depth grow with the net. Their magnitude of RandAugment is 15
+  from depth 101 on; here it is 10, the most that timm's operations have.
+"""
 
 import types
 
@@ -63,6 +77,55 @@ _RSB_A1 = Recipe(  # arXiv 2110.00476 table 2, and the hyper-parameters of timm'
 _RSB_A2 = _RSB_A1.replace(
     name="rsb-a2", mixup=0.1, epochs=300, weight_decay=0.02, label_smoothing=0.0
 )
+_RA4 = Recipe(
+    name="ra4",
+    overrides={"mean": [0.5] * 3, "std": [0.5] * 3, "dropout": 0.25},
+    train_interpolation="bicubic",
+    train_antialias=True,
+    colour=0.0,
+    lighting=0.0,
+    mixup=0.0,
+    rand_augment=8.0,
+    rand_augment_std=1.0,
+    erasing=0.25,
+    crop_pct=0.95,
+    optimizer="adamw",
+    betas=(0.6, 0.995),
+    batch_size=4096,
+    epochs=3600,
+    base_rate=2e-3 * 256 / 4096,
+    weight_decay=0.06,
+    ema=0.99995,
+)
+_RESNET_RS = [
+    Recipe(
+        name=f"resnet-rs-{depth}",
+        model=f"resnetrs{depth}",
+        overrides={"dropout": dropout, "drop_path": drop_path},
+        train_size=size,
+        test_size=size,
+        interpolation="bilinear",
+        colour=0.0,
+        lighting=0.0,
+        mixup=0.0,
+        rand_augment=10.0,
+        rand_augment_std=0.0,
+        batch_size=4096,
+        epochs=350,
+        nesterov=False,
+        weight_decay=4e-5,
+        ema=0.9999,
+    )
+    for depth, size, dropout, drop_path in (
+        (50, 160, 0.25, 0.0),
+        (101, 192, 0.25, 0.0),
+        (152, 256, 0.25, 0.0),
+        (200, 256, 0.25, 0.1),
+        (270, 256, 0.25, 0.1),
+        (350, 320, 0.4, 0.1),
+        (420, 320, 0.4, 0.1),
+    )
+]
 _SMALL = Recipe(  # small pictures that may not be mirrored or recoloured
     name="demo",  # written digits, in a minute
     model="resnet18d",
@@ -124,6 +187,8 @@ RECIPES = types.MappingProxyType(
                 epochs=100,
                 base_rate=8e-3 * 256 / 2048,
             ),
+            _RA4,
+            *_RESNET_RS,
             Recipe(  # a folder of one's own, from released weights
                 name="fine-tune",
                 weights="imagenet",

@@ -12,6 +12,7 @@ from checkpoints import GOLDENS, checkpoint, image, labels, tensor
 import keras_resnet
 from keras_resnet.backend import keras, ops
 from keras_resnet.optimizers import (
+    AdamW,
     CoupledSGD,
     Lamb,
     LossScale,
@@ -144,6 +145,30 @@ def wave(shape, place, step):
     return np.sin(0.7 * i + 1.3 * place + 0.9 * step + 0.1).reshape(shape)
 
 
+def test_adamw_is_the_formula_of_torch_step_for_step(float64):
+    shapes = {"kernel": (3, 4), "bias": (4,)}
+    weights = {name: 0.3 * wave(it, 0, -1) for name, it in shapes.items()}
+    variables = [keras.Variable(value, name=name) for name, value in weights.items()]
+    rule = AdamW(0.01, beta_1=0.6, beta_2=0.995, weight_decay=0.06)
+    first, second = (dict.fromkeys(shapes, 0.0) for _ in range(2))
+    for step in range(20):
+        gradients = {name: wave(it, 1, step) for name, it in shapes.items()}
+        rule.apply(list(map(ops.convert_to_tensor, gradients.values())), variables)
+        for name, gradient in gradients.items():
+            if name == "kernel":
+                weights[name] = weights[name] * (1 - 0.01 * 0.06)
+            first[name] = 0.6 * first[name] + 0.4 * gradient
+            second[name] = 0.995 * second[name] + 0.005 * gradient**2
+            root = np.sqrt(second[name]) / np.sqrt(1 - 0.995 ** (step + 1))
+            rate = 0.01 / (1 - 0.6 ** (step + 1))
+            weights[name] = weights[name] - rate * first[name] / (root + 1e-8)
+        for variable, expected in zip(variables, weights.values()):
+            ours = ops.convert_to_numpy(variable)
+            np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-14)
+    again = AdamW.from_config(rule.get_config())
+    assert again.get_config() == rule.get_config()
+
+
 def test_lamb_is_that_of_the_published_runs_step_for_step(float64):
     trace = json.loads((GOLDENS / "traces" / "lamb.json").read_text())
     shapes = {name: tuple(shape) for name, shape in trace["shapes"].items()}
@@ -171,7 +196,7 @@ def test_lamb_is_that_of_the_published_runs_step_for_step(float64):
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("rule", [CoupledSGD, Lamb])
+@pytest.mark.parametrize("rule", [CoupledSGD, AdamW, Lamb])
 def test_gradients_of_parts_make_the_step_of_the_whole(rule, scaled, float64):
     gradients = np.random.default_rng(0).normal(size=(5, 3, 4, 2))
 
@@ -196,7 +221,7 @@ def test_gradients_of_parts_make_the_step_of_the_whole(rule, scaled, float64):
     np.testing.assert_allclose(rates[:3], [0, 0.05, 0.1], rtol=1e-12)
 
 
-@pytest.mark.parametrize("rule", [CoupledSGD, Lamb])
+@pytest.mark.parametrize("rule", [CoupledSGD, AdamW, Lamb])
 def test_rates_of_parts_multiply_the_whole_step_and_survive_saving(rule, tmp_path):
     def model():
         keras.utils.set_random_seed(0)
@@ -285,7 +310,7 @@ def test_decay_is_not_applied_a_second_time_by_keras():
 
 
 @pytest.mark.parametrize("kind", ["keras", "weights.h5"])
-@pytest.mark.parametrize("rule", [CoupledSGD, Lamb])
+@pytest.mark.parametrize("rule", [CoupledSGD, AdamW, Lamb])
 def test_saved_optimizer_decays_the_same_variables(rule, kind, tmp_path):
     def compiled():
         inputs = keras.Input((4,))

@@ -8,6 +8,7 @@ import yaml
 from keras_resnet.errors import RecipeError
 from keras_resnet.recipe import FIELD_TYPES, Recipe
 from keras_resnet.recipes import RECIPES
+from keras_resnet.weights.released import find
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -58,7 +59,7 @@ def test_recipe_survives_json_and_yaml(name, tmp_path):
         ),
         ({"stage_rates": [1, -1]}, r"stage_rates=\(1.0, -1.0\): must be 0 or more"),
         ({"stage_rates": "ab"}, "stage_rates='ab': must be a list of numbers"),
-        ({"optimizer": "adam"}, "optimizer='adam': must be one of.*sgd.*lamb"),
+        ({"optimizer": "adam"}, "optimizer='adam': must be one of.*sgd.*adamw.*lamb"),
         ({"loss": "mse"}, "loss='mse': must be one of.*binary-cross-entropy"),
         ({"smoothing": "some"}, "smoothing='some': must be one of.*other-classes"),
         ({"distillation": "soft"}, "distillation='soft': must be one of.*gluon"),
@@ -142,6 +143,8 @@ def test_recipes_are_the_published_ones():
         "rsb-a1",
         "rsb-a2",
         "rsb-a3",
+        "ra4",
+        *(f"resnet-rs-{depth}" for depth in (50, 101, 152, 200, 270, 350, 420)),
         "fine-tune",
         "demo",
         "smoke",
@@ -192,6 +195,39 @@ def test_recipes_are_the_published_ones():
         "model": "resnet50a",
         "decay": "all",
     }
+
+
+@pytest.mark.parametrize(
+    ("depth", "size", "dropout", "drop_path"),
+    [
+        (50, 160, 0.25, 0.0),
+        (101, 192, 0.25, 0.0),
+        (152, 256, 0.25, 0.0),
+        (200, 256, 0.25, 0.1),
+        (270, 256, 0.25, 0.1),
+        (350, 320, 0.4, 0.1),
+        (420, 320, 0.4, 0.1),
+    ],
+)
+def test_resnet_rs_is_as_its_authors_configured_it(depth, size, dropout, drop_path):
+    recipe = RECIPES[f"resnet-rs-{depth}"]
+    assert recipe.model == f"resnetrs{depth}"
+    assert recipe.overrides == {"dropout": dropout, "drop_path": drop_path}
+    assert recipe.train_size == recipe.test_size == size
+    assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (350, 4096, 4e-5)
+    averaged = (recipe.schedule, recipe.ema, recipe.label_smoothing)
+    assert averaged == ("cosine", 0.9999, 0.1)
+    assert recipe.base_rate * recipe.batch_size / 256 == 1.6
+
+
+def test_ra4_has_the_mean_of_its_tags():
+    recipe = RECIPES["ra4"]
+    tag = find("resnet50d", "ra4_e3600_r224_in1k")
+    assert tuple(recipe.overrides["mean"]) == tag.mean
+    assert tuple(recipe.overrides["std"]) == tag.std
+    assert (recipe.train_size, recipe.epochs) == (tag.train_size, 3600)
+    rule = (recipe.optimizer, recipe.betas, recipe.weight_decay)
+    assert rule == ("adamw", (0.6, 0.995), 0.06)
 
 
 @pytest.mark.parametrize(

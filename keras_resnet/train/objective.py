@@ -8,12 +8,18 @@ from typing import Any
 from keras_resnet.backend import keras, ops
 from keras_resnet.errors import RecipeError
 from keras_resnet.legacy import addons
-from keras_resnet.optimizers import CoupledSGD, Lamb, WarmupCosine, WarmupSteps
+from keras_resnet.optimizers import (
+    AdamW,
+    CoupledSGD,
+    Lamb,
+    WarmupCosine,
+    WarmupSteps,
+)
 from keras_resnet.recipe import Recipe
 
 
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The recipe's update rule on its schedule, in steps: a CoupledSGD or a Lamb.
+    """The recipe's update rule on its schedule, in steps.
 
     With the extra "addons" it may be an optimizer of TensorFlow Addons.
     """
@@ -31,9 +37,11 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimize
     }
     if recipe.accumulate > 1:
         options["gradient_accumulation_steps"] = recipe.accumulate
-    if recipe.optimizer == "lamb":
-        return Lamb(**options)
-    return CoupledSGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **options)
+    if recipe.optimizer == "sgd":
+        return CoupledSGD(momentum=recipe.momentum, nesterov=recipe.nesterov, **options)
+    beta_1, beta_2 = recipe.betas
+    rule = {"adamw": AdamW, "lamb": Lamb}[recipe.optimizer]
+    return rule(beta_1=beta_1, beta_2=beta_2, **options)
 
 
 def _addons_optimizer(
