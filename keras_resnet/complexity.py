@@ -7,11 +7,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from keras_resnet.config import ResNetConfig, python_scalar
+from keras_resnet.config import ResNetConfig, grouped_width, python_scalar
 from keras_resnet.plan import (
     BlockPlan,
     eca_kernel_size,
-    grouped_width,
     plan_blocks,
     plan_stem,
     se_width,
@@ -70,7 +69,9 @@ def variable_shapes(
         shapes[f"{kernel.module}/kernel"] = kernel.shape
         if kernel.companion == "norm":
             norm = f"{kernel.module.removesuffix('conv')}norm"
-            for leaf in ("gamma", "beta", "moving_mean", "moving_variance"):
+            statistics = ("moving_mean", "moving_variance")
+            is_batch = config.normalization == "batch"
+            for leaf in ("gamma", "beta", *(statistics if is_batch else ())):
                 shapes[f"{norm}/{leaf}"] = outputs
         elif kernel.companion:
             shapes[f"{kernel.module}/bias"] = outputs
@@ -92,6 +93,8 @@ def _walk(config: ResNetConfig, size: int, classes: int) -> Iterator[_Kernel]:
         yield _conv(f"stem/conv{number}", stem.kernel_size, channels, filters, side)
         channels = filters
     side = -(-side // 2)
+    if stem.pool == "conv":
+        yield _conv("stem/pool", 3, channels, channels, side)
     for block in plan_blocks(config):
         yield from _block(block, config, side)
         side, channels = -(-side // block.stride), block.outputs
@@ -102,17 +105,19 @@ def _walk(config: ResNetConfig, size: int, classes: int) -> Iterator[_Kernel]:
 def _block(block: BlockPlan, config: ResNetConfig, side: int) -> Iterator[_Kernel]:
     name, filters, outputs = block.name, block.filters, block.outputs
     after = -(-side // block.stride)
+    strided = side if block.anti_alias else after  # where the 3x3 is computed
     if config.block == "basic":
-        yield _conv(f"{name}/conv1", 3, block.inputs, filters, after)
+        yield _conv(f"{name}/conv1", 3, block.inputs, filters, strided)
         yield _conv(f"{name}/conv2", 3, filters, filters, after)
     else:
         inner = grouped_width(filters, config.groups, config.group_width)
+        reduced = inner // config.reduce_first
         first = after if config.stride_on_first else side
-        yield _conv(f"{name}/conv1", 1, block.inputs, inner, first)
-        yield _conv(f"{name}/conv2", 3, inner, inner, after, config.groups)
+        yield _conv(f"{name}/conv1", 1, block.inputs, reduced, first)
+        yield _conv(f"{name}/conv2", 3, reduced, inner, strided, config.groups)
         yield _conv(f"{name}/conv3", 1, inner, outputs, after)
     if config.attention == "se":
-        inner = se_width(outputs, 1 / 16)
+        inner = se_width(outputs, config.se_ratio)
         yield _Kernel(f"{name}/attention/fc1", (1, 1, outputs, inner), 1, "bias")
         yield _Kernel(f"{name}/attention/fc2", (1, 1, inner, outputs), 1, "bias")
     if config.attention == "eca":
@@ -120,7 +125,8 @@ def _block(block: BlockPlan, config: ResNetConfig, side: int) -> Iterator[_Kerne
         yield _Kernel(f"{name}/attention/conv", (size, 1, 1), outputs, "")
     is_identity = block.stride == 1 and block.inputs == outputs and not block.project
     if not is_identity and config.shortcut != "zero_pad":
-        yield _conv(f"{name}/shortcut/projection", 1, block.inputs, outputs, after)
+        size = block.projection_size
+        yield _conv(f"{name}/shortcut/projection", size, block.inputs, outputs, after)
 
 
 def _conv(

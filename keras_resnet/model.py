@@ -184,16 +184,18 @@ def check_variables(model: ResNet) -> None:
 
 
 def has_random_weights(model: keras.Model) -> bool:
-    """Whether the statistics of all normalisations are those that a net begins with."""
+    """Whether all normalizations have the statistics that a net begins with.
+
+    Group normalization has none; there the betas tell.
+    """
     starts = {"moving_mean": 0, "moving_variance": 1}
-    statistics = {
-        weight.path: weight
-        for weight in model.weights
-        if weight.path.rpartition("/")[2] in starts
-    }
-    return bool(statistics) and all(
+    found = {w.path: w for w in model.weights if w.path.rpartition("/")[2] in starts}
+    if not found:
+        starts = {"beta": 0}
+        found = {w.path: w for w in model.weights if w.path.endswith("/beta")}
+    return bool(found) and all(
         np.all(ops.convert_to_numpy(weight) == starts[path.rpartition("/")[2]])
-        for path, weight in statistics.items()
+        for path, weight in found.items()
     )
 
 
@@ -244,12 +246,16 @@ _POOLING = {
 
 
 def _stem(config: ResNetConfig) -> Any:
-    filters = plan_stem(config).filters
-    fused = config.fused_batch_norm
-    options: dict[str, Any] = {"fused_batch_norm": fused, "name": "stem"}
+    plan = plan_stem(config)
+    options: dict[str, Any] = {
+        "pool": plan.pool,
+        "normalization": config.normalization,
+        "fused_batch_norm": config.fused_batch_norm,
+        "name": "stem",
+    }
     if config.stem == "conv7":
-        return ConvStem(filters[0], **options)
-    return DeepStem(filters[1], tiered=config.stem == "deep_tiered", **options)
+        return ConvStem(plan.filters[0], **options)
+    return DeepStem(plan.filters[1], tiered=config.stem == "deep_tiered", **options)
 
 
 def _block(block: BlockPlan, config: ResNetConfig) -> Any:
@@ -264,8 +270,13 @@ def _block(block: BlockPlan, config: ResNetConfig) -> Any:
         project=block.project,
         stride_on_first=config.stride_on_first,
         attention=config.attention,
+        anti_alias=block.anti_alias,
+        se_ratio=config.se_ratio,
+        reduce_first=config.reduce_first,
+        projection_size=block.projection_size,
         zero_gamma=config.zero_gamma,
         drop_path=block.drop_path,
+        normalization=config.normalization,
         fused_batch_norm=config.fused_batch_norm,
         name=block.name,
     )

@@ -17,8 +17,9 @@ from keras_resnet.model import ResNet, assemble, freeze_as
 from keras_resnet.runs import layout
 from keras_resnet.variants import create
 from keras_resnet.weights import is_tag, load_weights, locate, read_info
+from keras_resnet.weights.released import find
 
-_MOST_BLOCKS = 1000  # in a file's description; ResNet-200 has 66
+_MOST_BLOCKS = 1000  # in a file's description; ResNet-RS-420 has 139
 
 
 def open_model(name: str | os.PathLike[str]) -> ResNet:
@@ -57,8 +58,8 @@ def open_model(name: str | os.PathLike[str]) -> ResNet:
 def read_model_info(name: str | os.PathLike[str]) -> ModelInfo:
     """The description of the model that `open_model` would open, without building it.
 
-    For weights that are yet to be fetched it is their variant alone, with ImageNet's
-    classes, whose names are unknown.
+    For a released tag it is the variant with the tag's number of classes, whose names
+    are unknown.
 
     Raises:
         ModelError: there is nothing to open, or a net without weights.
@@ -72,8 +73,10 @@ def read_model_info(name: str | os.PathLike[str]) -> ModelInfo:
         raise ModelError(
             f"{name}: a variant without weights; give some, as {variant}:imagenet"
         )
-    info = None if is_tag(weights) else read_info(weights)
-    return info or ModelInfo(variant, VARIANTS[variant])
+    if is_tag(weights):
+        classes = find(variant, weights).classes
+        return ModelInfo(variant, VARIANTS[variant], classes=classes)
+    return read_info(weights) or ModelInfo(variant, VARIANTS[variant])
 
 
 def net_fields(weights: str | os.PathLike[str]) -> dict[str, Any]:

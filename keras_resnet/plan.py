@@ -10,15 +10,18 @@ from keras_resnet.config import ResNetConfig
 
 @dataclass(frozen=True)
 class StemPlan:
-    """The convolutions of a stem, of which the first has stride 2; a maximum follows.
+    """A stem: convolutions, of which the first has stride 2, and a pool of stride 2.
 
     Attributes:
-        kernel_size: of each.
-        filters: of each.
+        kernel_size: of each convolution.
+        filters: of each convolution.
+        pool: "max"; "conv", a 3x3 convolution; or what takes the max pool's place in an
+            anti-aliased net: "avg", or "blur" after a maximum at stride 1.
     """
 
     kernel_size: int
     filters: tuple[int, ...]
+    pool: str
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class BlockPlan:
         dilation: of the 3x3.
         first_dilation: of a stage's first block; None in the others.
         project: whether the shortcut is no identity though the shapes agree.
+        projection_size: kernel of the shortcut's convolution, where there is one.
+        anti_alias: what follows the 3x3 that would stride, "avg" or "blur"; None where
+            nothing does.
         drop_path: probability that a sample skips the branch in training.
     """
 
@@ -45,16 +51,16 @@ class BlockPlan:
     dilation: int
     first_dilation: int | None
     project: bool
+    projection_size: int
+    anti_alias: str | None
     drop_path: float
 
 
 def plan_stem(config: ResNetConfig) -> StemPlan:
     """The stem of a net."""
-    if config.stem == "conv7":
-        return StemPlan(7, (config.width,))
-    width = config.stem_width or max(config.width // 2, 1)
-    first = 3 * (width // 4) if config.stem == "deep_tiered" else width
-    return StemPlan(3, (first, width, 2 * width))
+    kernel_size = 7 if config.stem == "conv7" else 3
+    pool = config.anti_alias or config.stem_pool
+    return StemPlan(kernel_size, config.stem_filters, pool)
 
 
 def plan_blocks(config: ResNetConfig) -> list[BlockPlan]:
@@ -72,6 +78,9 @@ def plan_blocks(config: ResNetConfig) -> list[BlockPlan]:
         if net_stride * stride > config.output_stride:
             dilation, stride = dilation * stride, 1
         net_stride *= stride
+        # where a stage dilates, the blur stays, as in timm; a pool of stride 1 is none
+        dilates = first_dilation != dilation
+        smooths = stride > 1 or (dilates and config.anti_alias == "blur")
         filters = config.width * 2 ** (stage - 1)
         for index in range(depth):
             is_first = index == 0
@@ -85,16 +94,17 @@ def plan_blocks(config: ResNetConfig) -> list[BlockPlan]:
                 first_dilation=first_dilation if is_first else None,
                 project=config.project_always
                 or (config.first_stage_projection and stage == 1 and is_first),
+                projection_size=(
+                    config.projection_size
+                    if (is_first and stride > 1) or dilation > 1
+                    else 1
+                ),
+                anti_alias=config.anti_alias if is_first and smooths else None,
                 drop_path=config.drop_path * len(blocks) / last,
             )
             blocks.append(block)
             channels = block.outputs
     return blocks
-
-
-def grouped_width(filters: int, groups: int, group_width: int) -> int:
-    """Channels of a bottleneck's 3x3 (ResNeXt, arXiv 1611.05431)."""
-    return int(filters * group_width / 64) * groups
 
 
 def se_width(channels: int, ratio: float) -> int:

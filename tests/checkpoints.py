@@ -7,6 +7,7 @@ stored; the .npz beside a manifest holds what the original implementation answer
 """
 
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,11 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 # kind -> (scale of a normal, or None) and (low, width of a uniform, or None)
 _UNIFORM = {"gamma": (0.75, 0.5), "var": (0.75, 0.5), "gamma_last": (0.2, 0.2)}
+
+
+def our_name(theirs):
+    """Our variant's name of a net of timm, whose plain ones stride on the 3x3: b."""
+    return f"{theirs}b" if re.fullmatch(r"resnet\d+", theirs) else theirs
 
 
 def tensor(name, shape, kind):

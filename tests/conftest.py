@@ -48,6 +48,15 @@ def variants():
     ]
 
 
+def narrow(variant):
+    """The least width that a variant may have, of powers of two from 8."""
+    for width in (8, 16, 32, 64):
+        with contextlib.suppress(ValueError):
+            VARIANTS[variant].replace(width=width)
+            return width
+    raise AssertionError(variant)
+
+
 @pytest.fixture
 def policy():
     """Sets a dtype policy, and puts the former one back."""

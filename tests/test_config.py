@@ -1,9 +1,13 @@
 """The table of nets is the published one, and a config refuses what is no net."""
 
+import csv
 import dataclasses
 import json
+import math
+import re
 
 import pytest
+from checkpoints import GOLDENS, our_name
 
 from keras_resnet.complexity import complexity
 from keras_resnet.config import VARIANTS, ResNetConfig, list_models
@@ -57,8 +61,45 @@ PUBLISHED = OTHER_PARAMETERS | {
 }
 
 
+# net -> millions of parameters, in timm's results-imagenet.csv
+with open(GOLDENS / "timm" / "parameters.csv") as _file:
+    MILLIONS = {row["model"]: row["millions"] for row in csv.DictReader(_file)}
+
+
 def test_every_published_net_is_in_the_table():
-    assert set(VARIANTS) == set(PUBLISHED)
+    pruned = {"ecaresnet50d_pruned", "ecaresnet101d_pruned", "test_resnet"}
+    assert len(MILLIONS) == 64
+    theirs = {our_name(name) for name in MILLIONS.keys() - pruned}
+    assert set(VARIANTS) == set(PUBLISHED) | theirs
+
+
+def test_parameter_counts_are_those_of_timms_table():
+    ours = {
+        name: f"{complexity(VARIANTS[our_name(name)])[0] / 1e6:.2f}"
+        for name in MILLIONS
+        if our_name(name) in VARIANTS
+    }
+    assert len(ours) == 61
+    wrong = {
+        name: (n, MILLIONS[name]) for name, n in ours.items() if n != MILLIONS[name]
+    }
+    assert wrong == {}
+
+
+def test_parameter_counts_are_those_of_the_recorded_checkpoints():
+    wrong = {}
+    manifests = sorted(GOLDENS.glob("timm/*.manifest.json"))
+    for path in manifests:
+        theirs = sum(
+            math.prod(shape)
+            for name, shape, _ in json.loads(path.read_text())
+            if not re.search(r"running_(mean|var)|num_batches_tracked", name)
+        )
+        ours, _ = complexity(VARIANTS[our_name(path.name.partition(".")[0])])
+        if ours != theirs:
+            wrong[path.name] = (ours, theirs)
+    assert len(manifests) == 26
+    assert wrong == {}
 
 
 @pytest.mark.parametrize("depth", PARAMETERS)
@@ -74,12 +115,13 @@ def test_names_are_found_by_glob():
     assert sorted(list_models("*50d*")) == [
         "ecaresnet50d",
         "resnet50d",
+        "resnetaa50d",
         "resnext50d_32x4d",
         "seresnet50d",
     ]
     assert list_models("RESNET50D") == ["resnet50d"]
     assert list_models("resnet??vd") == ["resnet18vd", "resnet34vd"]
-    assert list_models("resnet[15]*s") == ["resnet50s"]
+    assert list_models("resnet[15]?s") == ["resnet50s"]
     assert list_models("resnet50") == []
 
 
@@ -187,11 +229,45 @@ def test_unknown_override_is_a_type_error_that_lists_the_right_ones():
         ({"std": (0.2, 0.2, "0.2")}, r"std=\(0\.2, 0\.2, '0\.2'\): .*\(0, 1\]"),
         ({"mean": 0.5}, r"mean=0\.5: .*tuple or list"),
         ({"mean": (0.5,)}, r"mean=\(0\.5,\), std=.*equally long"),
-        ({"block": "basic", "groups": 32}, r"block='basic' with groups=32"),
-        ({"block": "basic", "group_width": 32}, r"block='basic' .*group_width=32"),
+        ({"block": "basic", "groups": 32}, r"block='basic', groups=32, .*only bottle"),
+        ({"block": "basic", "group_width": 32}, r"block='basic', .*group_width=32"),
+        ({"block": "basic", "reduce_first": 2}, r"block='basic', .*reduce_first=2"),
         ({"block": "basic", "stride_on_first": True}, r"stride_on_first=True"),
-        ({"stem_width": 32}, r"stem='conv7' with stem_width=32: only deep stems"),
+        ({"stem_width": 32}, r"stem='conv7', stem_width=32: only deep stems"),
         ({"width": 8, "groups": 32, "group_width": 4}, r"width=8, group_width=4: .*16"),
+        ({"depths": (1,) * 17}, r"depths=\(1, .*up to 16 stages"),
+        (
+            {"depths": (2,), "anti_alias": "avg"},
+            r"anti_alias='avg', .*no stage strides",
+        ),
+        ({"anti_alias": "max"}, r"anti_alias='max': .*None, 'avg', 'blur'"),
+        ({"anti_alias": "blur", "stem_pool": "conv"}, r"anti_alias='blur', stem_pool="),
+        (
+            {"anti_alias": "avg", "stride_on_first": True},
+            r"anti_alias='avg', stride_on_",
+        ),
+        ({"stem_pool": "avg"}, r"stem_pool='avg': .*'max', 'conv'"),
+        ({"se_ratio": 0.25}, r"se_ratio=0\.25, attention=None: only attention='se'"),
+        ({"attention": "se", "se_ratio": 0}, r"se_ratio=0: .*\(0, 1\]"),
+        ({"reduce_first": 0}, r"reduce_first=0: .*positive integer"),
+        (
+            {"groups": 64, "group_width": 1, "reduce_first": 2},
+            r"groups=64, reduce_first",
+        ),
+        ({"projection_size": 5}, r"projection_size=5: .*1, 3"),
+        (
+            {"projection_size": 3, "shortcut": "avg_pool"},
+            r"projection_size=3, shortcut=",
+        ),
+        ({"normalization": "layer"}, r"normalization='layer': .*'batch', 'group'"),
+        (
+            {"normalization": "group"},
+            r"fused_batch_norm=True: .*fused_batch_norm=False",
+        ),
+        (
+            {"normalization": "group", "fused_batch_norm": False, "width": 48},
+            r"normalization='group', width=48, .*multiple of 32, and one is 48",
+        ),
         ({"stem": "deep_tiered", "width": 4}, r"width=4, stem_width=None: .* 4"),
         ({"stem": "deep_tiered", "stem_width": 3}, r"width=64, stem_width=3: .* 4"),
         ({"shortcut": "zero_pad", "project_always": True}, r"project_always"),

@@ -21,6 +21,11 @@ NETS = {
     "resnet18b": {"shortcut": "zero_pad"},
     "resnet26d": {"output_stride": 8, "first_stage_projection": True},
     "resnet26c": {"fused_batch_norm": False},
+    "resnetaa50d": {},
+    "resnetblur50": {"output_stride": 8, "depths": (1, 1, 1)},
+    "resnetrs50": {},
+    "senet154": {"width": 32},
+    "resnet50_gn": {"width": 32},
 }
 QUICK = {"resnet18d", "seresnet50d", "resnet18b"}
 
@@ -62,8 +67,8 @@ def test_logits_stay(name, images):
         np.testing.assert_array_equal(value, kept)
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_no_normalisation_is_left(name):
+@pytest.mark.parametrize("name", [name for name in NETS if name != "resnet50_gn"])
+def test_no_batch_normalization_is_left(name):
     model = seasoned(name, **NETS[name])
     folded = export.fold_batch_norm(model)
     layers = folded._flatten_layers()
@@ -74,6 +79,13 @@ def test_no_normalisation_is_left(name):
     norms = [w.shape[0] for w in model.weights if w.path.endswith("norm/gamma")]
     # of a channel's gamma, beta, mean and variance a bias stays
     assert folded.count_params() == model.count_params() - 3 * sum(norms)
+
+
+def test_group_normalization_stays():
+    model = seasoned("resnet50_gn", width=32)
+    folded = export.fold_batch_norm(model)
+    assert folded.info == model.info
+    assert [w.path for w in folded.weights] == [w.path for w in model.weights]
 
 
 def test_features_of_a_backbone_stay(images):

@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
-from checkpoints import GOLDENS, checkpoint, image, recorded
+from checkpoints import GOLDENS, checkpoint, image, our_name, recorded
 from safetensors.numpy import save_file
 from weight_files import write_checkpoint, write_mxnet, write_paddle, write_torch
 
 import keras_resnet
 from keras_resnet.backend import keras
 
-# (manifest, size of the recorded input) -> our variant
-OURS = {"resnet18": "resnet18b", "resnet50": "resnet50b"}
+# (manifest, size of the recorded input)
 CASES = sorted(
     (f"{path.parent.name}/{path.stem.rpartition('_')[0]}", int(path.stem[-3:]))
     for framework in ("timm", "gluon", "slim", "paddle")
@@ -21,7 +20,7 @@ CASES = sorted(
 def our_variant(manifest):
     framework, net = manifest.split("/")
     if framework == "timm":
-        return OURS.get(net, net)
+        return our_name(net)
     if framework in ("gluon", "slim"):
         return net.replace("_v1d", "d")
     return {"ResNet18_vd": "resnet18vd", "ResNet50_vd": "resnet50d"}[net]
@@ -54,7 +53,7 @@ def relative_error(ours, theirs):
 
 
 def test_every_recording_is_here():
-    assert len(CASES) == 19
+    assert len(CASES) == 33
     assert {manifest.split("/")[0] for manifest, _ in CASES} == {
         "timm",
         "gluon",
@@ -69,6 +68,10 @@ QUICK = {
     ("timm/resnet50d", 240),
     ("timm/ecaresnet50d", 224),
     ("timm/seresnext26d_32x4d", 224),
+    ("timm/resnetaa50", 192),
+    ("timm/resnetblur50", 224),
+    ("timm/resnetrs50", 160),
+    ("timm/resnet50_gn", 224),
     ("gluon/resnet50_v1d", 224),
     ("paddle/ResNet18_vd", 224),
     ("slim/resnet50_v1d", 224),

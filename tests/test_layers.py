@@ -28,11 +28,21 @@ CASES = {
     "deep_stem": (layers.DeepStem, {"width": 4}, 8, 4),
     "tiered_stem": (layers.DeepStem, {"width": 8, "tiered": True}, 16, 4),
     "conv_stem": (layers.ConvStem, {"filters": 6}, 6, 4),
+    "stem_pool_conv": (layers.DeepStem, {"width": 4, "pool": "conv"}, 8, 4),
+    "stem_pool_avg": (layers.ConvStem, {"filters": 6, "pool": "avg"}, 6, 4),
+    "stem_pool_blur": (layers.ConvStem, {"filters": 6, "pool": "blur"}, 6, 4),
+    "blur_pool": (layers.BlurPool, {}, CHANNELS, 2),
     "avg_pool_shortcut_stride_1": (layers.AvgPoolShortcut, {"filters": 12}, 12, 1),
     "avg_pool_shortcut": (layers.AvgPoolShortcut, {"filters": 12, "stride": 2}, 12, 2),
     "projection_shortcut": (
         layers.ProjectionShortcut,
         {"filters": 12, "stride": 2},
+        12,
+        2,
+    ),
+    "projection_shortcut_3x3": (
+        layers.ProjectionShortcut,
+        {"filters": 12, "stride": 2, "kernel_size": 3},
         12,
         2,
     ),
@@ -55,6 +65,43 @@ CASES = {
         layers.BasicBlock,
         {"filters": 16, "stride": 2, "shortcut": "zero_pad", "zero_gamma": False},
         16,
+        2,
+    ),
+    "basic_block_blur": (
+        layers.BasicBlock,
+        {"filters": 6, "anti_alias": "blur", "dilation": 2, "first_dilation": 1},
+        6,
+        1,
+    ),
+    "bottleneck_block_avg": (
+        layers.BottleneckBlock,
+        {"filters": 4, "stride": 2, "anti_alias": "avg"},
+        16,
+        2,
+    ),
+    "bottleneck_block_senet": (
+        layers.BottleneckBlock,
+        {
+            "filters": 4,
+            "stride": 2,
+            "shortcut": "projection",
+            "projection_size": 3,
+            "reduce_first": 2,
+            "attention": "se",
+            "se_ratio": 0.25,
+        },
+        16,
+        2,
+    ),
+    "bottleneck_block_group_norm": (
+        layers.BottleneckBlock,
+        {
+            "filters": 32,
+            "stride": 2,
+            "normalization": "group",
+            "fused_batch_norm": False,
+        },
+        128,
         2,
     ),
     "bottleneck_block": (
@@ -290,6 +337,57 @@ def test_stem_pools_the_largest_of_each_3x3_around_every_other_position():
     np.testing.assert_array_equal(stem(x), windows[:, ::2, ::2].max((-1, -2)))
 
 
+@pytest.mark.parametrize("size", [(8, 8), (9, 7)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_blur_is_the_binomial_filter_over_reflected_borders(stride, size):
+    x = pictures(*size)
+    padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
+    binomial = np.outer([1, 2, 1], [1, 2, 1]) / 16
+    kernel = binomial[..., None, None] * np.eye(CHANNELS)
+    expected = convolve(padded, kernel, stride, 0)
+    ours = run(layers.BlurPool(stride), x)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize("cls", [layers.BasicBlock, layers.BottleneckBlock])
+def test_anti_aliased_block_pools_where_it_would_stride(cls, size):
+    x = pictures(size, size)
+    block = cls(4, 2, anti_alias="avg")
+    block.build(x.shape)
+    unlike_fresh(block)
+    convolutions = [block.conv1, block.conv2]
+    if cls is layers.BottleneckBlock:
+        convolutions.append(block.conv3)
+    *first, last = convolutions
+    y = x
+    for convolution in first:
+        y = run(convolution, y)
+    assert y.shape[1] == size  # the 3x3 sees every position
+    expected = np.maximum(run(last, average_pool(y)) + run(block.shortcut, x), 0)
+    np.testing.assert_allclose(run(block, x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["avg", "blur"])
+def test_anti_aliasing_where_nothing_strides_is_refused(kind):
+    with pytest.raises(ValueError, match=f"anti_alias='{kind}', stride=1: nothing"):
+        layers.BasicBlock(8, anti_alias=kind)
+    with pytest.raises(ValueError, match="stride_on_first=True"):
+        layers.BottleneckBlock(8, 2, anti_alias=kind, stride_on_first=True)
+
+
+def test_group_normalization_with_a_batch_normalization_is_refused():
+    with pytest.raises(
+        ValueError, match=r"fused_batch_norm=True: .*give fused_batch_n"
+    ):
+        layers.ConvNorm(32, 3, normalization="group")
+
+
+def test_stem_of_another_pool_is_refused():
+    with pytest.raises(ValueError, match="pool='min': must be 'max', 'conv', 'avg'"):
+        layers.DeepStem(pool="min")
+
+
 @pytest.mark.parametrize(
     ("layer", "filters"),
     [
@@ -516,6 +614,7 @@ def test_layers_work_in_anybodys_sequential_and_are_saved_with_it(policy, tmp_pa
     [
         ("shortcut", "'projection', 'avg_pool', 'zero_pad'"),
         ("attention", "'se', 'eca'"),
+        ("anti_alias", "None, 'avg', 'blur'"),
     ],
 )
 def test_unknown_choice_is_an_error_that_lists_the_right_ones(cls, argument, allowed):
@@ -531,7 +630,13 @@ def test_zero_padded_shortcut_cannot_drop_channels():
 
 
 @pytest.mark.parametrize(
-    "argument", [{"groups": 32}, {"group_width": 32}, {"stride_on_first": True}]
+    "argument",
+    [
+        {"groups": 32},
+        {"group_width": 32},
+        {"reduce_first": 2},
+        {"stride_on_first": True},
+    ],
 )
 def test_basic_block_has_neither_groups_nor_a_first_1x1(argument):
     (name, value), *_ = argument.items()

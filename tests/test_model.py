@@ -15,8 +15,7 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import variants
-from test_config import PUBLISHED
+from conftest import narrow, variants
 
 import keras_resnet
 from keras_resnet.backend import keras
@@ -41,6 +40,11 @@ NETS = {
     "seresnet50d": {"drop_path": 0.2},
     "ecaresnet50d": {"output_stride": 8},
     "resnext50d_32x4d": {"groups": 4, "group_width": 32, "fused_batch_norm": False},
+    "resnetaa50d": {},
+    "resnetblur50": {"output_stride": 8},
+    "resnetrs50": {},
+    "resnet50_gn": {"width": 32},
+    "senet154": {"groups": 4, "group_width": 64},
 }
 # moving means and variances at 1000 classes, as counted from the originals
 STATISTICS = {
@@ -135,7 +139,8 @@ def sizes(variables):
 def test_built_net_has_the_published_parameter_count(name):
     with shapes_only():
         model = keras_resnet.create(name)
-    assert sizes(model.trainable_variables) == PUBLISHED[name]
+    # test_config.py compares these with the published counts
+    assert sizes(model.trainable_variables) == complexity(model.info.config)[0]
     if name in STATISTICS:
         assert sizes(model.non_trainable_variables) == STATISTICS[name]
     assert model.input_shape == (None, None, None, 3)
@@ -169,6 +174,10 @@ def traced_multiply_adds(model, size):
         ("resnet50a", {"project_always": True}, 75),
         ("seresnet50d", {}, 75),
         ("ecaresnet50d", {}, 75),
+        ("resnetaa50d", {}, 75),
+        ("resnetblur50", {"block": "basic"}, 75),
+        ("resnetrs50", {}, 75),
+        ("senet154", {"groups": 1, "group_width": 64}, 75),
         # TensorFlow rounds the sides of a dilated convolution up to the dilation
         ("resnet18vd", {"output_stride": 8}, 64),
         ("resnet50t", {"output_stride": 8, "depths": (1, 1, 2, 1)}, 64),
@@ -306,7 +315,9 @@ def test_pyramid_has_the_static_strides_also_after_reload(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name", ["resnet18c", "resnet50a", "resnet50b"])
+@pytest.mark.parametrize(
+    "name", ["resnet18c", "resnet50a", "resnet50b", "resnetblur50"]
+)
 def test_dilated_net_agrees_with_the_strided_one_where_both_look(name, output_stride):
     # true where striding is skipping, so not of ResNet-D's average pool
     options = {"width": 8, "depths": (1, 2, 2, 2)}
@@ -377,20 +388,32 @@ OVERRIDES = {
     "width": 16,
     "stem": "conv7",
     "stem_width": 6,
+    "stem_pool": "conv",
     "shortcut": "zero_pad",
+    "projection_size": 3,
     "project_always": True,
     "first_stage_projection": True,
     "stride_on_first": True,
+    "anti_alias": "blur",
     "attention": "eca",
+    "se_ratio": 0.25,
     "groups": 2,
     "group_width": 32,
+    "reduce_first": 2,
     "zero_gamma": False,
     "drop_path": 0.1,
     "dropout": 0.1,
     "output_stride": 8,
     "mean": (0.5, 0.5, 0.5),
     "std": (0.5, 0.5, 0.5),
+    "normalization": "group",
     "fused_batch_norm": False,
+}
+# what a value needs beside it
+COMPANIONS = {
+    "projection_size": {"shortcut": "projection"},
+    "se_ratio": {"attention": "se", "width": 32},
+    "normalization": {"fused_batch_norm": False, "width": 64},
 }
 
 
@@ -402,9 +425,10 @@ def test_every_override_is_tested_here():
 
 @pytest.mark.parametrize("field", OVERRIDES)
 def test_every_override_makes_another_net(field):
+    options = SMALL | COMPANIONS.get(field, {})
     with shapes_only():
-        plain = keras_resnet.create("resnet50d", **SMALL)
-    other = keras_resnet.create("resnet50d", **(SMALL | {field: OVERRIDES[field]}))
+        plain = keras_resnet.create("resnet50d", **options)
+    other = keras_resnet.create("resnet50d", **(options | {field: OVERRIDES[field]}))
     assert getattr(other.info.config, field) == OVERRIDES[field]
     assert other.get_config()["layers"] != plain.get_config()["layers"]
     answers = call(other, pixels())
@@ -717,18 +741,26 @@ CAP_WORDS = {
     "ecaresnet101d": "ECAResNet101D",
     "resnext50d_32x4d": "ResNeXt50D_32x4d",
     "seresnext101d_32x8d": "SEResNeXt101D_32x8d",
+    "wide_resnet50_2": "WideResNet50_2",
+    "senet154": "SENet154",
+    "resnet50_gn": "ResNet50_GN",
+    "ecaresnetlight": "ECAResNetLight",
+    "resnetblur50": "ResNetBlur50",
+    "resnetrs420": "ResNetRS420",
+    "seresnextaa101d_32x8d": "SEResNeXtAA101D_32x8d",
 }
 
 
 @pytest.mark.parametrize("name", variants())
 def test_constructor_of_each_variant_makes_the_same_net(name):
     public = keras_resnet.__all__
-    (constructor,) = (each for each in public if each.lower() == name)
+    plain = name.replace("_", "")
+    (constructor,) = (it for it in public if it.lower().replace("_", "") == plain)
     assert constructor == CAP_WORDS.get(name, constructor)
     function = getattr(keras_resnet, constructor)
     assert function.__name__ == constructor
     assert constructor in keras_resnet.__all__
-    options = {"width": 16, "depths": (1,), "classes": 3}
+    options = {"width": narrow(name), "depths": (1, 1), "classes": 3}
     with shapes_only():
         ours = function(**options)
         theirs = keras_resnet.create(name, **options)

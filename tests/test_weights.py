@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import GOLDENS, checkpoint
-from conftest import variants
+from conftest import narrow, variants
 from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 
@@ -53,12 +53,8 @@ def assert_same(ours, theirs):
 
 @pytest.mark.parametrize("variant", variants())
 def test_shapes_by_arithmetic_are_those_of_the_model(variant):
-    config = VARIANTS[variant].replace(
-        width=max(8, 64 // VARIANTS[variant].group_width)
-    )
-    info = keras_resnet.ModelInfo(
-        variant, config.replace(depths=(2, 1, 1, 1)), classes=3
-    )
+    config = VARIANTS[variant].replace(width=narrow(variant), depths=(2, 1, 1, 1))
+    info = keras_resnet.ModelInfo(variant, config, classes=3)
     model = keras_resnet.model.assemble(info)
     built = {variable.path: tuple(variable.shape) for variable in model.weights}
     assert list(variable_shapes(info.config, 3).items()) == list(built.items())

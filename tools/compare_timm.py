@@ -26,6 +26,13 @@ NETS = [
     "ecaresnet50d",
     "resnext50d_32x4d",
     "seresnext26d_32x4d",
+    "resnet10t",
+    "wide_resnet50_2",
+    "resnetaa50d",
+    "resnetblur50",
+    "resnetrs50",
+    "resnet50_gn",
+    "senet154",
 ]
 CLASSES = 37
 TOLERANCE = 1e-5

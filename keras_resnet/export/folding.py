@@ -27,7 +27,7 @@ def fold_batch_norm(model: ResNet, precision: str = "float32") -> ResNet:
     Returns:
         Another net with the same `info` except for `config.fused_batch_norm=None` and
         the dtype policy. It can be saved and opened again; it is not meant to be
-        trained.
+        trained. Group normalization depends on the image and stays as it is.
 
     Raises:
         ModelError: a model that is not of this package, or was changed since it was
@@ -43,12 +43,14 @@ def fold_batch_norm(model: ResNet, precision: str = "float32") -> ResNet:
             f"{model.name}: must be a net of keras_resnet.create, to be folded"
         )
     check_variables(model)
-    config = model.info.config.replace(fused_batch_norm=None)
+    config = model.info.config
+    if config.normalization == "batch":
+        config = config.replace(fused_batch_norm=None)
     info = model.info.replace(config=config, dtype_policy=precision)
     folded = assemble(info, name=model.name)
     values = {variable.path: _wide(variable) for variable in model.weights}
     for source, target in zip(_conv_norms(model), _conv_norms(folded), strict=True):
-        if source.norm is not None:
+        if target.norm is None and source.norm is not None:
             values |= _folded(source.conv, source.norm, target.conv)
     assign(folded, values)
     return folded

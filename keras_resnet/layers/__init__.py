@@ -8,6 +8,7 @@ from keras_resnet.layers.attention import EfficientChannelAttention, SqueezeExci
 from keras_resnet.layers.blocks import BasicBlock, BottleneckBlock
 from keras_resnet.layers.convolution import ConvNorm
 from keras_resnet.layers.normalization import BatchNormalization
+from keras_resnet.layers.pooling import BlurPool
 from keras_resnet.layers.shortcuts import (
     AvgPoolShortcut,
     ProjectionShortcut,
@@ -19,6 +20,7 @@ __all__ = [
     "AvgPoolShortcut",
     "BasicBlock",
     "BatchNormalization",
+    "BlurPool",
     "BottleneckBlock",
     "ConvNorm",
     "ConvStem",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_resnet.backend import keras, layers
+from keras_resnet.config import SE_RATIO
 from keras_resnet.layers.composite import Composite, Shape, build_in_order, he_fan_out
 from keras_resnet.plan import eca_kernel_size, se_width
 
@@ -18,7 +19,7 @@ class SqueezeExcite(Composite):
     32, 64, 128.
     """
 
-    def __init__(self, ratio: float = 1 / 16, **kwargs: Any):
+    def __init__(self, ratio: float = SE_RATIO, **kwargs: Any):
         super().__init__({"ratio": ratio}, **kwargs)
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio={ratio}: must be in (0, 1]")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from keras_resnet.backend import keras, layers
+from keras_resnet.config import SE_RATIO, grouped_width
 from keras_resnet.layers.attention import ATTENTION
 from keras_resnet.layers.composite import Composite, Shape, build_in_order, strided
 from keras_resnet.layers.convolution import ConvNorm
+from keras_resnet.layers.pooling import BlurPool
 from keras_resnet.layers.shortcuts import SHORTCUTS
-from keras_resnet.plan import grouped_width
 
 
 class _ResidualBlock(Composite):
@@ -36,6 +37,11 @@ class _ResidualBlock(Composite):
         zero_gamma: bool = True,
         drop_path: float = 0.0,
         fused_batch_norm: bool | None = True,
+        anti_alias: str | None = None,
+        se_ratio: float = SE_RATIO,
+        reduce_first: int = 1,
+        projection_size: int = 1,
+        normalization: str = "batch",
         **kwargs: Any,
     ):
         super().__init__(
@@ -53,16 +59,32 @@ class _ResidualBlock(Composite):
                 "zero_gamma": zero_gamma,
                 "drop_path": drop_path,
                 "fused_batch_norm": fused_batch_norm,
+                "anti_alias": anti_alias,
+                "se_ratio": se_ratio,
+                "reduce_first": reduce_first,
+                "projection_size": projection_size,
+                "normalization": normalization,
             },
             **kwargs,
         )
-        for name, table in (("shortcut", SHORTCUTS), ("attention", ATTENTION)):
-            if (value := self.arguments[name]) not in table:
-                raise ValueError(f"{name}={value!r}: must be one of {list(table)}")
-        self._make_convolutions(first_dilation or dilation)
+        for name, allowed in (
+            ("shortcut", SHORTCUTS),
+            ("attention", ATTENTION),
+            ("anti_alias", (None, "avg", "blur")),
+        ):
+            if (value := self.arguments[name]) not in allowed:
+                raise ValueError(f"{name}={value!r}: must be one of {list(allowed)}")
+        first_dilation = first_dilation or dilation
+        self.anti_alias = None
+        if anti_alias:
+            self.anti_alias = self._smoothing(anti_alias, first_dilation != dilation)
+        self._make_convolutions(first_dilation)
         self.attention = None
         if attention:
-            self.attention = self.make(ATTENTION[attention], name="attention")
+            options = {"ratio": se_ratio} if attention == "se" else {}
+            self.attention = self.make(
+                ATTENTION[attention], name="attention", **options
+            )
         # a whole-sample dropout is stochastic depth (arXiv 1603.09382)
         self.drop_path = self.make(
             layers.Dropout, drop_path, noise_shape=(None, 1, 1, 1), name="drop_path"
@@ -72,11 +94,32 @@ class _ResidualBlock(Composite):
     def _make_convolutions(self, first_dilation: int) -> None:
         raise NotImplementedError
 
-    def _conv(self, name: str, filters: int, *args: int, **kwargs: Any) -> ConvNorm:
-        fused = self.arguments["fused_batch_norm"]
+    def _smoothing(self, kind: str, dilates: bool) -> Any:
+        """What follows the 3x3 that would stride, and strides in its place."""
+        stride = self.arguments["stride"]
+        if stride == 1 and not (kind == "blur" and dilates):
+            raise ValueError(
+                f"anti_alias={kind!r}, stride={stride}: nothing strides that could be "
+                "smoothed; only a block of stride 2 has it"
+            )
+        if self.arguments["stride_on_first"]:
+            raise ValueError(
+                f"anti_alias={kind!r}, stride_on_first=True: it is the 3x3 that is "
+                "smoothed; leave out either"
+            )
+        if kind == "blur":
+            return self.make(BlurPool, stride, name="anti_alias")
         return self.make(
-            ConvNorm, filters, *args, fused_batch_norm=fused, name=name, **kwargs
+            layers.AveragePooling2D, stride, padding="same", name="anti_alias"
         )
+
+    def _norm(self) -> dict[str, Any]:
+        return {
+            name: self.arguments[name] for name in ("fused_batch_norm", "normalization")
+        }
+
+    def _conv(self, name: str, filters: int, *args: int, **kwargs: Any) -> ConvNorm:
+        return self.make(ConvNorm, filters, *args, name=name, **self._norm(), **kwargs)
 
     def _build(self, input_shape: Shape, *branch: Any) -> None:
         stride, kind = self.arguments["stride"], self.arguments["shortcut"]
@@ -85,13 +128,14 @@ class _ResidualBlock(Composite):
         if same_shape and not self.arguments["project"]:
             self.shortcut = self.make(layers.Identity, name="shortcut")
         else:
-            norm = {"fused_batch_norm": self.arguments["fused_batch_norm"]}
+            options = {} if kind == "zero_pad" else self._norm()
+            if (size := self.arguments["projection_size"]) > 1:
+                dilation = (
+                    self.arguments["first_dilation"] or self.arguments["dilation"]
+                )
+                options |= {"kernel_size": size, "dilation": dilation}
             self.shortcut = self.make(
-                SHORTCUTS[kind],
-                filters,
-                stride,
-                name="shortcut",
-                **({} if kind == "zero_pad" else norm),
+                SHORTCUTS[kind], filters, stride, name="shortcut", **options
             )
         self.shortcut.build(input_shape)
         build_in_order(input_shape, *branch, self.drop_path)
@@ -123,10 +167,18 @@ class BottleneckBlock(_ResidualBlock):
         shortcut: "avg_pool", "projection" or "zero_pad", where the shapes differ.
         project: also where they agree (option C, and Paddle's basic nets).
         attention: None, "se" or "eca", after the last normalisation.
-        zero_gamma: that normalisation's gamma starts at zero (section 3.1), so that the
+        zero_gamma: that normalization's gamma starts at zero (section 3.1), so that the
             block starts as its shortcut.
         drop_path: probability that a sample skips the branch in training.
-        fused_batch_norm: False takes Keras's own normalisation.
+        fused_batch_norm, normalization: as `ConvNorm`'s.
+        anti_alias: "avg" or "blur" to let the 3x3 compute at stride 1, and an average
+            pool or a `BlurPool` stride behind its ReLU.
+        se_ratio: of "se", inner over outer channels.
+        reduce_first: divides the channels of `conv1`; SENet-154 has 2.
+        projection_size: kernel of the shortcut's convolution; SENet-154 has 3.
+
+    Raises:
+        ValueError: another choice than those, or `anti_alias` where nothing strides.
     """
 
     expansion = 4
@@ -138,7 +190,9 @@ class BottleneckBlock(_ResidualBlock):
             strides, dilation = (a["stride"], 1), a["dilation"]
         else:
             strides, dilation = (1, a["stride"]), first_dilation
-        self.conv1 = self._conv("conv1", width, 1, strides[0])
+        if self.anti_alias:
+            strides = (1, 1)
+        self.conv1 = self._conv("conv1", width // a["reduce_first"], 1, strides[0])
         self.conv2 = self._conv(
             "conv2", width, 3, strides[1], dilation=dilation, groups=a["groups"]
         )
@@ -147,11 +201,13 @@ class BottleneckBlock(_ResidualBlock):
         )
 
     def build(self, input_shape: Shape) -> None:
-        self._build(input_shape, self.conv1, self.conv2, self.conv3, self.attention)
+        smoothed = self.conv2, self.anti_alias
+        self._build(input_shape, self.conv1, *smoothed, self.conv3, self.attention)
 
     def call(self, inputs: Any) -> Any:
         y = self.conv1(inputs)
         y = self.conv2(y)
+        y = self.anti_alias(y) if self.anti_alias else y
         y = self.conv3(y)  # without ReLU
         y = self.attention(y) if self.attention else y
         return self.relu(self.drop_path(y) + self.shortcut(inputs))
@@ -163,7 +219,8 @@ class BasicBlock(_ResidualBlock):
 
     [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), filters]. arXiv 1512.03385
     figure 5, with ResNet-D's shortcut by default. Arguments as `BottleneckBlock`'s, but
-    for `groups`, `group_width` and `stride_on_first`, which only a bottleneck has.
+    for `groups`, `group_width`, `reduce_first` and `stride_on_first`, which only a
+    bottleneck has.
     """
 
     expansion = 1
@@ -175,14 +232,16 @@ class BasicBlock(_ResidualBlock):
 
     def _make_convolutions(self, first_dilation: int) -> None:
         a = self.arguments
-        if a["groups"] != 1 or a["group_width"] != 64 or a["stride_on_first"]:
+        usual = {"groups": 1, "group_width": 64, "reduce_first": 1}
+        usual["stride_on_first"] = False
+        if any(a[name] != value for name, value in usual.items()):
+            given = ", ".join(f"{name}={a[name]}" for name in usual)
             raise ValueError(
-                f"groups={a['groups']}, group_width={a['group_width']}, "
-                f"stride_on_first={a['stride_on_first']}: a basic block has none of "
-                "these; use BottleneckBlock"
+                f"{given}: a basic block has none of these; use BottleneckBlock"
             )
+        stride = 1 if self.anti_alias else a["stride"]
         self.conv1 = self._conv(
-            "conv1", a["filters"], 3, a["stride"], dilation=first_dilation
+            "conv1", a["filters"], 3, stride, dilation=first_dilation
         )
         self.conv2 = self._conv(
             "conv2",
@@ -194,10 +253,12 @@ class BasicBlock(_ResidualBlock):
         )
 
     def build(self, input_shape: Shape) -> None:
-        self._build(input_shape, self.conv1, self.conv2, self.attention)
+        smoothed = self.conv1, self.anti_alias
+        self._build(input_shape, *smoothed, self.conv2, self.attention)
 
     def call(self, inputs: Any) -> Any:
         y = self.conv1(inputs)
+        y = self.anti_alias(y) if self.anti_alias else y
         y = self.conv2(y)  # without ReLU
         y = self.attention(y) if self.attention else y
         return self.relu(self.drop_path(y) + self.shortcut(inputs))

@@ -1,4 +1,4 @@
-"""Convolution with normalisation, of which the stems, blocks and shortcuts are made."""
+"""A convolution with its normalization: the unit of stems, blocks and shortcuts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras_resnet.layers.composite import (
     he_fan_out,
     strided,
 )
-from keras_resnet.layers.normalization import batch_norm
+from keras_resnet.layers.normalization import make_normalization
 
 
 class _GroupedConv2D(layers.Conv2D):
@@ -30,14 +30,16 @@ class _GroupedConv2D(layers.Conv2D):
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class ConvNorm(Composite):
-    """Convolution without bias, batch normalisation, and ReLU unless `relu=False`.
+    """Convolution without bias, normalization, and ReLU unless `relu=False`.
 
     [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), filters]. The padding is
     (kernel_size - 1) / 2 * dilation on every side, also at stride 2, where "same" would
     pad (0, 1) on even sizes and shift the result: TF-slim's `slim.conv2d` with
     `slim.batch_norm` after an explicit `tf.pad`, and torch's convolution.
 
-    `fused_batch_norm=None` has a bias in place of the normalisation: what
+    The normalization is `BatchNormalization`; with `fused_batch_norm=False` it is
+    Keras's own, and with `normalization="group"` as well it is group normalization of
+    32 groups. `fused_batch_norm=None` has a bias in place of it: what
     `export.fold_batch_norm` makes.
     """
 
@@ -51,6 +53,7 @@ class ConvNorm(Composite):
         relu: bool = True,
         zero_gamma: bool = False,
         fused_batch_norm: bool | None = True,
+        normalization: str = "batch",
         **kwargs: Any,
     ):
         super().__init__(
@@ -63,6 +66,7 @@ class ConvNorm(Composite):
                 "relu": relu,
                 "zero_gamma": zero_gamma,
                 "fused_batch_norm": fused_batch_norm,
+                "normalization": normalization,
             },
             **kwargs,
         )
@@ -70,7 +74,7 @@ class ConvNorm(Composite):
         self.pad = None
         if margin:
             self.pad = self.make(layers.ZeroPadding2D, margin, name="pad")
-        folded = fused_batch_norm is None
+        folded = fused_batch_norm is None and normalization == "batch"
         self.conv = self.make(
             _GroupedConv2D if folded and groups > 1 else layers.Conv2D,
             filters,
@@ -86,7 +90,8 @@ class ConvNorm(Composite):
         self.norm = None
         if not folded:
             self.norm = self.make(
-                batch_norm,
+                make_normalization,
+                normalization,
                 fused_batch_norm,
                 gamma_initializer="zeros" if zero_gamma else "ones",
                 name="norm",

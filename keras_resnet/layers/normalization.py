@@ -1,4 +1,4 @@
-"""Batch normalisation on TensorFlow's fused kernel, its moving variance unbiased."""
+"""Batch normalization on TensorFlow's fused kernel, its moving variance unbiased."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from keras_resnet.backend import keras, ops
-from keras_resnet.config import python_scalar
+from keras_resnet.config import NORM_GROUPS, python_scalar
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -153,7 +153,21 @@ class BatchNormalization(keras.layers.BatchNormalization):
             variable.assign(ops.cast(new, variable.dtype))
 
 
-def batch_norm(fused: bool, **kwargs: Any) -> Any:
-    """The family's normalisation: this module's, or Keras's where `fused` is False."""
+def make_normalization(kind: str, fused: bool | None, **kwargs: Any) -> Any:
+    """The normalization that follows a convolution.
+
+    Args:
+        kind: "batch", or "group" for group normalization (arXiv 1803.08494) of 32
+            groups.
+        fused: of batch normalization: True for `BatchNormalization`, False for Keras's.
+        **kwargs: of the layer.
+    """
+    if kind == "group":
+        if fused is not False:
+            raise ValueError(
+                f"normalization='group', fused_batch_norm={fused}: there is no batch "
+                "normalization; give fused_batch_norm=False"
+            )
+        return keras.layers.GroupNormalization(NORM_GROUPS, epsilon=1e-5, **kwargs)
     cls = BatchNormalization if fused else keras.layers.BatchNormalization
     return cls(momentum=0.9, epsilon=1e-5, **kwargs)

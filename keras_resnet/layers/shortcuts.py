@@ -1,4 +1,4 @@
-"""The ways around a block where its output has another shape than its input."""
+"""The shortcuts of a block whose output has another shape than its input."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ class _Shortcut(Composite):
 
 
 class _Projection(_Shortcut):
-    """A pool, perhaps, and a 1x1 convolution with normalisation and without ReLU."""
+    """A convolution with normalization and without ReLU, behind a pool in a subclass.
+
+    Its kernel is 1x1 everywhere but in SENet-154, whose strided projections are 3x3.
+    """
 
     def __init__(
         self,
         filters: int,
         stride: int = 1,
         fused_batch_norm: bool | None = True,
+        kernel_size: int = 1,
+        dilation: int = 1,
+        normalization: str = "batch",
         **kwargs: Any,
     ):
         super().__init__(
@@ -29,6 +35,9 @@ class _Projection(_Shortcut):
                 "filters": filters,
                 "stride": stride,
                 "fused_batch_norm": fused_batch_norm,
+                "kernel_size": kernel_size,
+                "dilation": dilation,
+                "normalization": normalization,
             },
             **kwargs,
         )
@@ -36,10 +45,12 @@ class _Projection(_Shortcut):
         self.projection = self.make(
             ConvNorm,
             filters,
-            1,
+            kernel_size,
             1 if self.pool else stride,
+            dilation,
             relu=False,
             fused_batch_norm=fused_batch_norm,
+            normalization=normalization,
             name="projection",
         )
 
@@ -56,10 +67,11 @@ class _Projection(_Shortcut):
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class ProjectionShortcut(_Projection):
-    """1x1 convolution at the block's stride, and normalisation (arXiv 1512.03385, B).
+    """1x1 convolution at the block's stride, and normalization (arXiv 1512.03385, B).
 
-    [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), filters]. At stride 2 it
-    reads one position in four; `AvgPoolShortcut` is the remedy.
+    [N, H, W, C] -> [N, ceil(H / stride), ceil(W / stride), filters]. At stride 2 a 1x1
+    reads one position in four; `AvgPoolShortcut` is the remedy. SENet-154 has
+    `kernel_size=3` instead, with `dilation` where a stage dilates.
     """
 
 

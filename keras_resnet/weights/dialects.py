@@ -29,6 +29,7 @@ class Dialect:
     kernel: str  # what follows a convolution's name
     norm: tuple[str, str, str, str]  # gamma, beta, moving mean, moving variance
     attention: tuple[str, str] | None = None  # kernel and bias
+    stem_pool: tuple[str, str] | None = None  # of a convolution in the pool's place
     torch_layout: bool = True  # convolutions OIHW, 1-D convolutions OIK
     dense_transposed: bool = True  # dense kernels [classes, channels]
 
@@ -49,11 +50,15 @@ class Dialect:
             if self.attention is None:
                 return None
             return self.attention[pair.index(leaf)].format(**fields)
-        conv, norm = {
+        names = {
             "stem": self.stem,
+            "pool": self.stem_pool,
             "conv": self.block,
             "shortcut": self.shortcut,
-        }["stem" if where == "stem" else what]
+        }["stem" if where == "stem" and what == "conv" else what]
+        if names is None:
+            return None
+        conv, norm = names
         if part == "conv":
             return conv.format(**fields) + self.kernel
         return norm.format(**fields) + self.norm[_NORM.index(leaf)]
@@ -116,7 +121,7 @@ _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 def _fields(where: str, number: str, part: str, config: ResNetConfig) -> dict[str, Any]:
     """The fields that a template may have."""
     if where == "stem":
-        k = int(number)
+        k = int(number or 1)
         deep = config.stem != "conv7"
         return {
             "k": k,
@@ -155,6 +160,7 @@ _TIMM = Dialect(
     kernel=".weight",
     norm=(".weight", ".bias", ".running_mean", ".running_var"),
     attention=("layer{s}.{i}.se.{part}.weight", "layer{s}.{i}.se.{part}.bias"),
+    stem_pool=("maxpool.0", "maxpool.1"),
 )
 _PADDLE = Dialect(
     stem=("stem.{k0}.conv", "stem.{k0}.bn"),
