@@ -75,6 +75,7 @@ def place(tmp_path_factory):
         ["--help"],
         ["--version"],
         ["list"],
+        ["show", "resnet50d:imagenet"],
         ["recipes"],
         ["status", "run"],
         ["train", "--help"],
@@ -102,9 +103,65 @@ def test_list_prints_every_variant_for_machines_and_people(call, tmp_path):
     d50 = next(row for row in rows if row["name"] == "resnet50d")
     assert (d50["parameters"], round(d50["macs"] / 1e9, 3)) == (25_576_264, 4.329)
     table = call("list", "*50d", cwd=tmp_path)
-    assert re.search(r"resnet50d\W+25,576,264\W+4\.329", table.out)
+    assert re.search(r"resnet50d\W+25,576,264\W+4\.329\W+81\.84\W+288", table.out)
     assert "resnet18" not in table.out
     assert done.err == ""
+
+
+def test_list_sorts_filters_and_draws(call, tmp_path):
+    def rows(*arguments):
+        done = call("list", "*50*", *arguments, "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.err
+        return json.loads(done.out)
+
+    best = rows("--sort", "top1", "--licence", "commercial", "--plot", "best.png")
+    assert (tmp_path / "best.png").read_bytes().startswith(b"\x89PNG")
+    assert (best[0]["name"], best[0]["imagenet"]) == ("resnetrs350", "tf_in1k")
+    measured = [row["top1"] for row in best]
+    assert measured == sorted(measured, reverse=True)
+    assert all(row["commercial"] for row in best)
+    everything = rows("--sort", "parameters")
+    assert {"resnet50a", *(row["name"] for row in best)} <= {
+        row["name"] for row in everything
+    }
+    for key, order in (("parameters", everything), ("macs", rows("--sort", "gmacs"))):
+        values = [row[key] for row in order]
+        assert values == sorted(values)
+    done = call("list", "resnet50a", "--plot", "none.png", cwd=tmp_path)
+    assert (done.returncode, list(tmp_path.glob("none*"))) == (1, [])
+    assert "none of these variants has released weights" in done.err
+
+
+def test_show_is_a_card_of_a_net_and_of_its_weights(call, tmp_path):
+    card = call("show", "resnet50d:ra2_in1k", cwd=tmp_path).out
+    for words in (
+        "25,576,264 parameters, 4.33 GMACs",
+        "Top-1 81.35 %, top-5 95.74 %",
+        "Tested at 288 pixels, a crop of 0.95, bicubic; mean 0.485 0.456 0.406",
+        "Trained at 224 pixels; there top-1 80.55 %",
+        "RandAugment, RMSProp",
+        "Licence: apache-2.0, which allows commercial use",
+        "Origin: hf://timm/resnet50d.ra2_in1k",
+        'keras_resnet.create("resnet50d", weights="ra2_in1k")',
+    ):
+        assert words in card
+    done = call("show", "resnetaa50d:sw_in12k", "--json", cwd=tmp_path)
+    facts = json.loads(done.out)
+    assert (facts["classes"], facts["top1"], facts["commercial"]) == (11821, None, True)
+    assert facts["config"]["anti_alias"] == "avg"
+    card = call("show", "resnet50b:bamboo", cwd=tmp_path).out
+    assert "Licence: not stated" in card
+    assert "include_top=False" in card
+    net = call("show", "resnet50d", cwd=tmp_path).out
+    assert "ra4_e3600_r224_in1k (imagenet)" in net
+    assert "none" in call("show", "resnet50a", cwd=tmp_path).out
+    for name, words in (
+        ("resnet50", "near it are resnet50a"),
+        ("resnet50d:a7_in1k", "resnet50d has imagenet, "),
+    ):
+        done = call("show", name, cwd=tmp_path)
+        assert done.returncode == 1
+        assert words in done.err
 
 
 def test_run_directory_is_whole_after_training(place):

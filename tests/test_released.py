@@ -1,18 +1,19 @@
 """The released checkpoints are the published ones, with the published figures."""
 
+import csv
 import re
 import runpy
 from pathlib import Path
 
 import pytest
+from checkpoints import GOLDENS, our_name
 
 from keras_resnet import VARIANTS, WeightsError
-from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD
 from keras_resnet.weights.released import find, released
+from keras_resnet.weights.tags import explain
 
 ROOT = Path(__file__).parent.parent
 ROWS = [row for tags in released().values() for row in tags.values()]
-HALF = (0.5, 0.5, 0.5)
 
 # variant, tag: train size, crop, top-1, top-5; test size, crop, top-1, top-5, as in
 # timm's results-imagenet.csv
@@ -31,6 +32,12 @@ BOTH_SIZES = {
     ("resnet101d", "ra2_in1k"): (256, 0.95, 82.254, 96.070, 320, 1.0, 83.020, 96.456),
     ("resnet152d", "ra2_in1k"): (256, 0.95, 83.160, 96.370, 320, 1.0, 83.684, 96.750),
     ("seresnet152d", "ra2_in1k"): (256, 0.95, 83.702, 96.794, 320, 1.0, 84.344, 97.044),
+    ("seresnextaa201d_32x8d", "sw_in12k_ft_in1k_384"): (
+        *(384, 1.0, None, None),
+        *(384, 1.0, 87.304, 98.334),
+    ),
+    ("resnetrs420", "tf_in1k"): (320, 1.0, 84.240, 96.862, 416, 1.0, 85.010, 97.110),
+    ("resnet10t", "c3_in1k"): (176, 0.875, 66.724, 86.976, 224, 0.95, 68.354, 88.034),
     ("ecaresnet101d", "miil_in1k"): (
         *(224, 0.875, 82.180, 96.062),
         *(288, 0.95, 83.006, 96.524),
@@ -56,7 +63,7 @@ def _id(row):
 
 def test_every_released_checkpoint_of_our_variants_is_there():
     origins = [row.origin.startswith("hf://timm/") for row in ROWS]
-    assert (sum(origins), len(origins) - sum(origins)) == (72, 9)
+    assert (sum(origins), len(origins) - sum(origins)) == (147, 9)
     assert len({row.origin for row in ROWS}) == len(ROWS)
     assert list(released()) == [name for name in VARIANTS if name in released()]
 
@@ -66,34 +73,71 @@ def test_every_row_is_of_a_variant_and_in_range(row):
     config = VARIANTS[row.variant]
     assert config.replace(mean=row.mean, std=row.std).mean == row.mean  # it validates
     assert len(row.mean) == len(row.std) == 3
-    assert 160 <= row.train_size <= row.test_size <= 320
+    assert 160 <= row.train_size <= row.test_size <= 416
     assert 0.8 <= row.train_crop_pct <= 1
     assert 0.8 <= row.crop_pct <= 1
     assert row.interpolation in ("bicubic", "bilinear")
+    if row.top1 is None:
+        assert row.top5 is row.train_top1 is row.train_top5 is None
+        assert row.classes in (0, 11821)
+        return
+    assert row.classes == 1000
     assert 60 < row.top1 < row.top5 < 100
     assert (row.train_top1 is None) == (row.train_top5 is None)
     if row.train_top1 is not None:
         assert row.train_size < row.test_size
         assert 60 < row.train_top1 < row.top1
         assert row.train_top1 < row.train_top5 < row.top5
-    assert row.licence in ("apache-2.0", "bsd-3-clause", "cc-by-nc-4.0")
 
 
-@pytest.mark.parametrize("row", ROWS, ids=_id)
-def test_the_origin_is_of_the_same_net(row):
-    if timm := re.fullmatch(r"hf://timm/(\w+)\.(\w+)", row.origin):
-        name, tag = timm.groups()
-        plain = re.fullmatch(r"resnet\d+", name)  # timm strides on the 3x3: b
-        assert (row.variant, row.tag) == (name + "b" * bool(plain), tag)
-        return
-    paddle = re.fullmatch(
-        r"https://[\w./-]+/legendary_models/ResNet(\d+)_vd(_ssld)?_pretrained\.pdparams",
-        row.origin,
-    )
-    depth, ssld = paddle.groups()
-    own_layout = depth in ("18", "34", "200")
-    assert row.variant == f"resnet{depth}{'vd' if own_layout else 'd'}"
-    assert row.tag == f"paddle{ssld or ''}_in1k"
+def test_every_protocol_is_that_of_timms_configuration():
+    def theirs(row):
+        numbers = (row["train_size"], row["test_size"], row["classes"])
+        shares = (row["crop_pct"], row["test_crop_pct"])
+        mean, std = (tuple(map(float, row[name].split())) for name in ("mean", "std"))
+        licence = row["licence"] or "unknown"
+        variant = our_name(row["model"])
+        return (
+            (variant, row["tag"], f"hf://{row['hf_hub_id']}", row["interpolation"]),
+            (*map(int, numbers), *map(float, shares), mean, std, licence),
+        )
+
+    def ours(row):
+        numbers = (row.train_size, row.test_size, row.classes)
+        shares = (row.train_crop_pct, row.crop_pct)
+        return (
+            (row.variant, row.tag, row.origin, row.interpolation),
+            (*numbers, *shares, row.mean, row.std, row.licence),
+        )
+
+    with open(GOLDENS / "timm" / "cfgs.csv") as file:
+        configured = dict(
+            theirs(row)
+            for row in csv.DictReader(file)
+            if not row["model"].endswith("_pruned") and row["model"] != "test_resnet"
+        )
+    released = dict(ours(row) for row in ROWS if "hf://timm/" in row.origin)
+    assert len(configured) == 147
+    differing = {
+        name: (released.get(name), configured.get(name))
+        for name in released.keys() | configured.keys()
+        if released.get(name) != configured.get(name)
+    }
+    assert differing == {}
+
+
+def test_the_origin_of_paddles_is_the_same_net():
+    paddle = [row for row in ROWS if "hf://timm/" not in row.origin]
+    for row in paddle:
+        depth, ssld = re.fullmatch(
+            r"https://[\w./-]+/legendary_models/"
+            r"ResNet(\d+)_vd(_ssld)?_pretrained\.pdparams",
+            row.origin,
+        ).groups()
+        own_layout = depth in ("18", "34", "200")
+        assert row.variant == f"resnet{depth}{'vd' if own_layout else 'd'}"
+        assert row.tag == f"paddle{ssld or ''}_in1k"
+        assert row.licence == "apache-2.0"
 
 
 @pytest.mark.parametrize("name", BOTH_SIZES, ids=".".join)
@@ -115,18 +159,10 @@ def test_figures_of_one_size_are_the_published_ones(name):
     assert (row.train_top1, row.train_top5) == (None, None)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=_id)
-def test_only_the_3600_epoch_weights_have_a_mean_of_a_half(row):
-    half = row.tag == "ra4_e3600_r224_in1k"
-    expected = (HALF, HALF) if half else (IMAGENET_MEAN, IMAGENET_STD)
-    assert (row.mean, row.std) == expected
-
-
-@pytest.mark.parametrize("row", ROWS, ids=_id)
-def test_the_licence_is_that_of_the_publisher(row):
-    publishers = {"fb": "cc-by-nc-4.0", "tv": "bsd-3-clause", "tv2": "bsd-3-clause"}
-    assert row.licence == publishers.get(row.tag.split("_")[0], "apache-2.0")
-    assert row.commercial == (row.licence != "cc-by-nc-4.0")
+def test_what_is_not_licensed_for_commerce_says_so():
+    refused = {(row.variant, row.tag) for row in ROWS if not row.commercial}
+    facebook = {(row.variant, row.tag) for row in ROWS if row.tag.startswith("fb_")}
+    assert refused == facebook | {("resnet50b", "bamboo")}
 
 
 @pytest.mark.parametrize(
@@ -136,11 +172,24 @@ def test_the_licence_is_that_of_the_publisher(row):
         ("resnet18b", "a1_in1k"),  # fb_swsl is better: not for commercial use
         ("resnet152d", "ra2_in1k"),
         ("resnet50s", "gluon_in1k"),  # the only one
+        ("resnetaa50d", "sw_in12k_ft_in1k"),  # the others have 11,821 classes
+        ("resnext101_32x8d", "tv2_in1k"),
         ("resnet34vd", "paddle_ssld_in1k"),  # none is on the hub
     ],
 )
 def test_imagenet_is_the_best_free_one_on_the_hub(variant, tag):
     assert find(variant, "imagenet") is find(variant, tag)
+
+
+def test_every_tag_tells_the_recipe_and_the_data():
+    told = {row.tag: explain(row.tag) for row in ROWS}
+    assert [tag for tag, lines in told.items() if len(lines) < 2] == ["bamboo"]
+    assert told["ra4_e3600_r224_in1k"][1:] == [
+        "3,600 epochs.",
+        "Trained on ImageNet-1k.",
+    ]
+    assert told["sw_in12k_ft_in1k_384"] == told["sw_in12k_ft_in1k"]
+    assert "arXiv 1905.00546" in told["fb_swsl_ig1b_ft_in1k"][1]
 
 
 def test_an_unknown_tag_is_told_those_that_there_are():
@@ -166,8 +215,10 @@ def test_an_unknown_variant_is_told_those_that_there_are():
         find("resnet50", "imagenet")
 
 
-def test_the_table_in_readme_is_what_the_tool_prints(capsys):
+def test_the_page_of_weights_is_what_the_tool_prints(capsys):
     runpy.run_path(str(ROOT / "tools" / "released_table.py"), run_name="__main__")
     printed = capsys.readouterr().out
-    assert printed in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert printed.count("create(") == len(ROWS)
+    assert printed == (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    lines = printed.splitlines()
+    assert sum(line.startswith("| `") for line in lines) == len(VARIANTS)
+    assert sum("| " in line and "-nc-" in line for line in lines) == 15

@@ -1,4 +1,4 @@
-"""Prints README's tables of variants: exact parameters, and multiply-adds at 224."""
+"""Prints README's table of depths and letters: parameters, multiply-adds at 224."""
 
 from keras_resnet import VARIANTS
 from keras_resnet.complexity import complexity
@@ -19,13 +19,6 @@ def main() -> None:
         a, b, d = (figures(f"resnet{depth}{letter}") for letter in "abd")
         assert figures(f"resnet{depth}c") == d  # d adds a pool, which has neither
         print(f"| {depth} | {b[0]} | {d[0]} | {a[1]} | {b[1]} | {d[1]} |")
-    plain = {
-        f"resnet{depth}{x}" for depth in (18, 26, 34, 50, 101, 152, 200) for x in "abcd"
-    }
-    print("\n| variant | parameters | GMACs |\n|---|---:|---:|")
-    for name in VARIANTS:
-        if name not in plain:
-            print(f"| `{name}` | {' | '.join(figures(name))} |")
 
 
 if __name__ == "__main__":

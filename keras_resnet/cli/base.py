@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,12 +20,13 @@ _MODULES = {
     "demo": "training",
     "evaluate": "models",
     "export": "models",
-    "list": "models",
+    "list": "catalogue",
     "predict": "models",
     "prepare": "pictures",
     "preview": "pictures",
     "recipes": "training",
     "serve": "serving",
+    "show": "catalogue",
     "status": "training",
     "train": "training",
     "validate": "pictures",
@@ -78,7 +79,8 @@ def make_table(
 ) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column, justify="left" if column == columns[0] else "right")
+        justify: JustifyMethod = "left" if column == columns[0] else "right"
+        table.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*map(plain, row))
     return table

@@ -1,4 +1,4 @@
-"""The commands that use models: list, evaluate, predict, export, convert."""
+"""The commands that use models: evaluate, predict, export, convert."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from keras_resnet.cli.base import (
     print_result,
     printable,
 )
-from keras_resnet.complexity import complexity
 from keras_resnet.drawing import attempted
 from keras_resnet.export.formats import FORMATS
 from keras_resnet.files import write_whole
@@ -37,28 +36,6 @@ from keras_resnet.runs import layout
 _TABLE = 1000  # predictions that a table has
 
 Result = dict[str, Any]  # of `evaluate.predict_each`
-
-
-@group.command("list")
-@click.argument("pattern", default="*")
-@json_option
-def list_command(pattern: str, as_json: bool) -> None:
-    """Variants that match PATTERN, with parameters and multiply-adds at 224."""
-    rows = [
-        (name, *complexity(keras_resnet.VARIANTS[name]))
-        for name in keras_resnet.list_models(pattern)
-    ]
-    print_result(
-        [dict(zip(("name", "parameters", "macs"), row)) for row in rows],
-        as_json,
-        make_table(
-            None,
-            "variant",
-            "parameters",
-            "GMACs",
-            rows=[(n, f"{p:,}", f"{m / 1e9:.3f}") for n, p, m in rows],
-        ),
-    )
 
 
 def _pixels(

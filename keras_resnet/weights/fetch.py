@@ -22,7 +22,6 @@ from keras_resnet.weights.readers import read
 from keras_resnet.weights.released import find, is_tag
 from keras_resnet.weights.translate import to_native
 
-IMAGENET_CLASSES = 1000
 _HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^@]+))?")  # repository, revision
 
 
@@ -63,7 +62,7 @@ def locate(source: str | os.PathLike[str], variant: str, refresh: bool = False) 
         "std": entry.std,
     }
     name = f"{variant}.{entry.tag}"
-    return _converted(entry.origin, variant, name, protocol, IMAGENET_CLASSES, refresh)
+    return _converted(entry.origin, variant, name, protocol, entry.classes, refresh)
 
 
 def _model_of_run(folder: str) -> str:

@@ -1,9 +1,9 @@
-"""The checkpoints that others released for VARIANTS: origin, test protocol, accuracy.
+"""The released checkpoints of VARIANTS: origin, test protocol, accuracy, licence.
 
 released.csv has a row for each, from timm's results-imagenet.csv and default_cfgs
 (aa4b585) and PaddleClas's model table and MODEL_URLS (d178931). The licence is the one
-that timm's configuration states; its default, where a row states none, is apache-2.0.
-PaddleClas is apache-2.0 as a whole. Ask the origin before you rely on either.
+in timm's configuration, whose default is apache-2.0, or "unknown" where that withdraws
+it. PaddleClas is apache-2.0 as a whole. Ask the origin before you rely on either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Released:
     """A checkpoint of a variant, and the best published protocol to test it by.
 
     Accuracy is in percent of ImageNet's 50,000 validation pictures, as its publisher
-    measured it: timm by Pillow, Paddle by OpenCV without antialiasing.
+    measured it: timm by Pillow, Paddle by OpenCV without antialiasing. It is None for
+    checkpoints of other classes than ImageNet's 1,000.
     """
 
     variant: str
@@ -36,17 +37,18 @@ class Released:
     interpolation: str  # "bicubic" or "bilinear"
     mean: tuple[float, ...]  # of RGB in [0, 1]
     std: tuple[float, ...]  # of RGB in [0, 1]
-    top1: float  # at test_size and crop_pct
-    top5: float
+    top1: float | None  # at test_size and crop_pct
+    top5: float | None
     train_top1: float | None  # at train_size; None: the same protocol, or unknown
     train_top5: float | None
     train_crop_pct: float  # at train_size
-    licence: str  # SPDX, in lower case
+    classes: int  # of its classifier: 1000, or 11821 of ImageNet-12k; 0: it has none
+    licence: str  # SPDX, in lower case; "unknown"
 
     @property
     def commercial(self) -> bool:
         """Whether the licence allows commercial use."""
-        return "-nc-" not in self.licence
+        return "-nc-" not in self.licence and self.licence != "unknown"
 
     @property
     def on_hub(self) -> bool:
@@ -73,15 +75,17 @@ def is_tag(name: object) -> bool:
 def find(variant: str, tag: str) -> Released:
     """The checkpoint of a variant by its tag.
 
-    "imagenet" has the highest top-1 of those whose licence allows commercial use and
-    that are on the Hugging Face hub; if there are none, of those elsewhere.
+    "imagenet" has ImageNet's 1,000 classes, and the highest top-1 of the checkpoints
+    whose licence allows commercial use and that are on the Hugging Face hub; if there
+    are none, of those elsewhere.
 
     Raises:
         WeightsError: naming the tags that the variant has.
     """
     tags = released().get(variant, {})
     if tag == "imagenet" and tags:
-        return max(tags.values(), key=lambda it: (it.commercial, it.on_hub, it.top1))
+        measured = [it for it in tags.values() if it.top1 is not None]
+        return max(measured, key=lambda it: (it.commercial, it.on_hub, it.top1))
     if tag in tags:
         return tags[tag]
     if variant not in VARIANTS:
@@ -97,9 +101,10 @@ def _numbers(text: str) -> tuple[float, ...]:
 # how a column is read; the others are a float
 _READ: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(("variant", "tag", "origin", "interpolation", "licence"), str),
-    **dict.fromkeys(("train_size", "test_size"), int),
+    **dict.fromkeys(("train_size", "test_size", "classes"), int),
     **dict.fromkeys(("mean", "std"), _numbers),
     **dict.fromkeys(
-        ("train_top1", "train_top5"), lambda text: float(text) if text else None
+        ("top1", "top5", "train_top1", "train_top5"),
+        lambda text: float(text) if text else None,
     ),
 }

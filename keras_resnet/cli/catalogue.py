@@ -1,0 +1,346 @@
+"""The commands that tell which nets and weights there are: list, show."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keras_resnet.cli.base import group, json_option, make_table, plain, print_result
+from keras_resnet.complexity import complexity
+from keras_resnet.config import VARIANTS, ResNetConfig, constructor_name, list_models
+from keras_resnet.errors import ModelError
+from keras_resnet.weights.released import Released, find, released
+from keras_resnet.weights.tags import explain
+
+# beside a tag, by whether its licence allows commercial use; None: there is no tag
+_NOTES = {True: "", None: "", False: " (not for commercial use)"}
+# how `list` sorts: the key of a row
+_ORDERS = {
+    "top1": lambda row: -(row["top1"] or 0),
+    "parameters": lambda row: row["parameters"],
+    "gmacs": lambda row: row["macs"],
+}
+
+
+@group.command("list")
+@click.argument("pattern", default="*")
+@click.option(
+    "--sort",
+    type=click.Choice(list(_ORDERS)),
+    help="Best accuracy first, or smallest first; in families otherwise.",
+)
+@click.option(
+    "--licence",
+    type=click.Choice(["commercial"]),
+    help="Only variants with weights whose licence allows commercial use.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw accuracy against multiply-adds and parameters as a PNG.",
+)
+@json_option
+def list_command(
+    pattern: str,
+    sort: str | None,
+    licence: str | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Variants that match PATTERN, such as '*50*', and their best weights.
+
+    Multiply-adds are at 224 pixels. The tag is the one that weights="imagenet" means,
+    and the accuracy is the published one, in percent, at the tag's test size.
+    """
+    rows = [_row(name) for name in list_models(pattern)]
+    if licence:
+        rows = [row for row in rows if row["commercial"]]
+    if sort:
+        rows.sort(key=_ORDERS[sort])
+    if plot:
+        draw(_tags([row["name"] for row in rows], licence is not None), plot)
+    table = make_table(
+        None,
+        *("variant", "parameters", "GMACs", "top-1", "size", "imagenet"),
+        rows=(
+            (
+                row["name"],
+                f"{row['parameters']:,}",
+                f"{row['macs'] / 1e9:.3f}",
+                f"{row['top1']:.2f}" if row["top1"] else "-",
+                row["test_size"] or "-",
+                (row["imagenet"] or "-") + _NOTES[row["commercial"]],
+            )
+            for row in rows
+        ),
+    )
+    print_result(rows, as_json, table, *([f"drawn: {plain(plot)}"] if plot else []))
+
+
+def _row(name: str) -> dict[str, Any]:
+    """What `list` says of a variant."""
+    parameters, macs = complexity(VARIANTS[name])
+    tags = released().get(name, {})
+    best = find(name, "imagenet") if tags else None
+    return {
+        "name": name,
+        "parameters": parameters,
+        "macs": macs,
+        "imagenet": best and best.tag,
+        "top1": best and best.top1,
+        "top5": best and best.top5,
+        "test_size": best and best.test_size,
+        "licence": best and best.licence,
+        "commercial": best and best.commercial,
+        "tags": list(tags),
+    }
+
+
+def _tags(names: Iterable[str], commercial: bool) -> list[Released]:
+    """The released tags of some variants that have a top-1."""
+    return [
+        tag
+        for name in names
+        for tag in released().get(name, {}).values()
+        if tag.top1 is not None and (tag.commercial or not commercial)
+    ]
+
+
+def draw(tags: Sequence[Released], path: Path) -> None:
+    """Writes a PNG of top-1 against multiply-adds and parameters, both logarithmic.
+
+    A point is a released tag at its test size, hollow where the licence does not allow
+    commercial use. The line joins the tags that no cheaper one equals.
+    """
+    from matplotlib.figure import Figure
+
+    from keras_resnet.drawing import png
+    from keras_resnet.files import write_whole
+
+    if not tags:
+        raise ModelError("--plot: none of these variants has released weights")
+    costs = {
+        "multiply-adds at the test size, 1e9": [
+            complexity(VARIANTS[tag.variant], tag.test_size)[1] / 1e9 for tag in tags
+        ],
+        "parameters, 1e6": [complexity(VARIANTS[tag.variant])[0] / 1e6 for tag in tags],
+    }
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    for axes, (label, values) in zip(figure.subplots(1, 2), costs.items()):
+        axes.set(xlabel=label, ylabel="top-1, %")
+        _scatter(axes, values, tags)
+    figure.suptitle(
+        "Released weights: published top-1 on ImageNet (hollow: not for commercial use)"
+    )
+    write_whole(path, png(figure))
+
+
+def _scatter(axes: Any, costs: Sequence[float], tags: Sequence[Released]) -> None:
+    """Points of tags, in the colours of their families, and the line of the best."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    for number, family in enumerate(_FAMILIES):
+        points = [it for it in zip(costs, tags) if _family(it[1]) == family]
+        if not points:
+            continue
+        colour = f"C{number}"
+        axes.scatter(
+            *zip(*((cost, _top1(tag)) for cost, tag in points)),
+            s=22,
+            edgecolors=colour,
+            facecolors=[colour if tag.commercial else "none" for _, tag in points],
+            label=family,
+        )
+    front = _front(costs, tags)
+    axes.plot(*zip(*((x, _top1(tag)) for x, tag in front)), color="0.6", lw=0.8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    height: float | None = None  # of the name above, which the next must not cover
+    for x, tag in reversed(front):
+        if height is None or height - _top1(tag) > 0.45:
+            axes.annotate(
+                tag.variant,
+                *((x, _top1(tag)), (-5, 4)),
+                textcoords="offset points",
+                ha="right",
+                fontsize=7,
+            )
+            height = _top1(tag)
+
+
+_FAMILIES = (
+    "ResNet",
+    "ResNet-D and -T",
+    "ResNeXt",
+    "with attention (SE, ECA)",
+    "anti-aliased",
+    "ResNet-RS",
+)
+
+
+def _family(tag: Released) -> str:
+    """The one of _FAMILIES that a tag's variant belongs to."""
+    config = VARIANTS[tag.variant]
+    belongs = (
+        True,
+        config.shortcut == "avg_pool",
+        config.groups > 1,
+        config.attention is not None,
+        config.anti_alias is not None,
+        config.stem_pool == "conv",
+    )
+    return [family for family, it in zip(_FAMILIES, belongs) if it][-1]
+
+
+def _top1(tag: Released) -> float:
+    return tag.top1 or 0.0  # `_tags` leaves out those that have none
+
+
+def _front(
+    costs: Sequence[float], tags: Sequence[Released]
+) -> list[tuple[float, Released]]:
+    """The tags that are better than every cheaper one, in order of cost."""
+    front: list[tuple[float, Released]] = []
+    best = 0.0
+    for cost, tag in sorted(
+        zip(costs, tags), key=lambda pair: (pair[0], -_top1(pair[1]))
+    ):
+        if _top1(tag) > best:
+            front.append((cost, tag))
+            best = _top1(tag)
+    return front
+
+
+@group.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """A card of NAME, a variant, or of its released weights as NAME:TAG.
+
+    It tells the architecture and the cost of the net; of weights, how good they are,
+    how they were trained, by which protocol they are tested, and under which licence.
+    """
+    variant, _, tag = name.partition(":")
+    if variant not in VARIANTS:
+        close = list_models(f"*{variant}*")[:5]
+        hint = f"; near it are {', '.join(close)}" if close else ""
+        raise ModelError(f"{name}: no variant{hint}; see `keras-resnet list`")
+    facts = _net_facts(variant)
+    lines = _net_lines(variant, facts)
+    if tag:
+        entry = find(variant, tag)
+        facts |= dataclasses.asdict(entry)
+        facts |= {"commercial": entry.commercial, "training": explain(entry.tag)}
+        lines += _tag_lines(entry, tag)
+    elif tags := released().get(variant, {}):
+        best = find(variant, "imagenet").tag
+        facts["tags"] = list(tags)
+        told = (f"{name} (imagenet)" if name == best else name for name in tags)
+        lines.append(f"Released weights: {', '.join(told)}.")
+        lines.append(f"More of one: keras-resnet show {variant}:{best}")
+    else:
+        facts["tags"] = []
+        lines.append("Released weights: none.")
+    print_result(facts, as_json, *map(plain, lines))
+
+
+def _net_facts(variant: str) -> dict[str, Any]:
+    parameters, macs = complexity(VARIANTS[variant])
+    config = dataclasses.asdict(VARIANTS[variant])
+    return {
+        "variant": variant,
+        "parameters": parameters,
+        "macs": macs,
+        "config": config,
+    }
+
+
+def _net_lines(variant: str, facts: dict[str, Any]) -> list[str]:
+    return [
+        f"{variant}, keras_resnet.{constructor_name(variant)}()",
+        "",
+        f"{facts['parameters']:,} parameters, {facts['macs'] / 1e9:.2f} GMACs at 224.",
+        describe(VARIANTS[variant]),
+    ]
+
+
+def describe(config: ResNetConfig) -> str:
+    """A net in a sentence."""
+    stems = {
+        "conv7": "a 7x7 stem",
+        "deep": "a stem of three 3x3",
+        "deep_tiered": "a tiered stem of three 3x3",
+    }
+    shortcuts = {
+        "projection": "projection shortcuts",
+        "avg_pool": "average-pool shortcuts (ResNet-D)",
+        "zero_pad": "zero-padded shortcuts",
+    }
+    attention = {"se": "squeeze-and-excitation", "eca": "efficient channel attention"}
+    anti_alias = {"avg": "average pools", "blur": "blur pools"}
+    parts = [
+        f"{', '.join(map(str, config.depths))} {config.block} blocks",
+        stems[config.stem],
+        shortcuts[config.shortcut],
+    ]
+    if config.groups > 1:
+        parts.append(f"{config.groups} groups of {config.group_width} channels")
+    elif config.group_width != 64:
+        parts.append(f"a 3x3 of {config.group_width / 64:g} times the width")
+    if config.attention:
+        parts.append(attention[config.attention])
+    if config.anti_alias:
+        parts.append(f"{anti_alias[config.anti_alias]} before each stride")
+    if config.stem_pool == "conv":
+        parts.append("a convolution for the stem's pool")
+    if config.normalization == "group":
+        parts.append("group normalization")
+    sentence = ", ".join(parts)
+    return f"{sentence[:1].upper()}{sentence[1:]}."
+
+
+def _tag_lines(entry: Released, asked: str) -> list[str]:
+    """The card of released weights; `asked` is the tag as it was given."""
+    mean, std = (" ".join(f"{v:g}" for v in it) for it in (entry.mean, entry.std))
+    classes = f"{entry.classes:,} classes" if entry.classes else "no classifier"
+    use = "allows" if entry.commercial else "does not allow"
+    licence = f"{entry.licence}, which {use} commercial use"
+    if entry.licence == "unknown":
+        licence = "not stated"
+    lines = ["", f"Weights {entry.tag}: {classes}."]
+    if entry.top1 is not None:
+        lines.append(
+            f"Top-1 {entry.top1:.2f} %, top-5 {entry.top5:.2f} % on ImageNet, as "
+            "published."
+        )
+    lines.append(
+        f"Tested at {entry.test_size} pixels, a crop of {entry.crop_pct:g}, "
+        f"{entry.interpolation}; mean {mean}, standard deviation {std}."
+    )
+    trained = f"Trained at {entry.train_size} pixels"
+    if entry.train_top1 is not None:
+        trained += (
+            f"; there top-1 {entry.train_top1:.2f} % at a crop of "
+            f"{entry.train_crop_pct:g}"
+        )
+    options = f", classes={entry.classes}" if entry.classes > 1000 else ""
+    if not entry.classes:
+        options = ", include_top=False"
+    return [
+        *lines,
+        f"{trained}.",
+        *explain(entry.tag),
+        f"Licence: {licence}; ask the origin before you rely on it.",
+        f"Origin: {entry.origin}",
+        "",
+        f'keras_resnet.create("{entry.variant}", weights="{asked}"{options})',
+    ]
