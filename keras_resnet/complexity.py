@@ -42,7 +42,7 @@ def complexity(
         biases, gammas and betas, without moving statistics. Multiply-adds are of one
         picture, in the convolutions (attention's too) and the classifier; divided by
         1e9 they are the GMACs of arXiv 1812.01187 table 5, which calls them FLOPs.
-        Normalisation, pooling and sums are not counted; tools that count them give
+        Normalization, pooling and sums are not counted; tools that count them give
         0.5 % more.
     """
     size, classes = python_scalar(size), python_scalar(classes)
@@ -79,7 +79,7 @@ def variable_shapes(
 
 
 def _kernels(config: ResNetConfig, size: int, classes: int) -> Iterator[_Kernel]:
-    """From the stem to the classifier, with a bias for a folded normalisation."""
+    """From the stem to the classifier, with a bias for a folded normalization."""
     for kernel in _walk(config, size, classes):
         if kernel.companion == "norm" and config.fused_batch_norm is None:
             kernel = dataclasses.replace(kernel, companion="bias")

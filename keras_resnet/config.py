@@ -60,7 +60,7 @@ class ResNetConfig:
     groups: int = 1  # of the 3x3 (ResNeXt's cardinality)
     group_width: int = 64  # channels a group at 64 filters (ResNeXt's base width)
     reduce_first: int = 1  # divides the width of the first 1x1; SENet-154: 2
-    zero_gamma: bool = True  # last normalisation of a branch starts at zero
+    zero_gamma: bool = True  # last normalization of a branch starts at zero
     drop_path: float = 0.0  # stochastic depth of the last block; linear from 0
     dropout: float = 0.0  # before the classifier
     output_stride: int = 32  # 16 and 8 dilate instead of striding

@@ -1,4 +1,4 @@
-"""The main job on real input: digits -> a trained, measured and served net."""
+"""The demonstration: trains, evaluates, exports and serves a net on digits."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ def run(
     """Trains a narrow ResNet-18-D on scikit-learn's digits, and serves it.
 
     Args:
-        folder: of the run: recipe, history, curves, pictures, metrics, model, export.
-        data: folder of the TFRecords, written once.
-        say: gets a line a step.
-        progress: a Keras callback that shows how training goes.
+        folder: the run directory, which will also contain the export.
+        data: the folder for the TFRecords, written if it does not exist.
+        say: a function that is called with a line for each step.
+        progress: a Keras callback that shows the progress of training.
 
     Returns:
-        The metrics, with "serving_difference": the largest between the probabilities of
-        `model.predict` and those of the exported graph in TensorFlow's C++ loader.
+        The metrics, and "serving_difference": the largest difference between the
+        probabilities of `model.predict` and of the export in TensorFlow's C++ loader.
 
     Raises:
-        DemoError: below 99 % top-1, or the served answers differ.
+        DemoError: top-1 is below 99 %, or the served probabilities differ.
     """
     folder, data = Path(folder), Path(data)
     recipe = RECIPES["demo"]
@@ -111,7 +111,7 @@ def run(
 
 
 def write_digits(destination: str | os.PathLike[str]) -> None:
-    """`digits` as TFRecords, 80/20 by class, seed 0."""
+    """Writes `digits` as TFRecords, split 80/20 in each class with seed 0."""
     images, labels, names = digits()
     from sklearn.model_selection import train_test_split
 
@@ -150,9 +150,10 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def serving_difference(
     model: keras.Model, source: pictures.Source, exported: Path
 ) -> float:
-    """The largest |p - p'| over the held-out pictures, served by another process.
+    """The largest difference in a probability, over the held-out images.
 
-    p is of the model in float32, which is what is served, whatever it trained in.
+    It is between the model in float32, whatever it was trained in, and its export in
+    another process.
     """
     encoded = [data.numpy() for data, _ in source.split("val").ordered()]
     images = np.stack(

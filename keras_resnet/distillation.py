@@ -1,4 +1,4 @@
-"""Knowledge distillation, under the name that users know: see `train.distillation`."""
+"""Knowledge distillation; see `keras_resnet.train.distillation`."""
 
 from keras_resnet.train.distillation import distill
 

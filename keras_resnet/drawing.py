@@ -1,4 +1,4 @@
-"""Figures as PNG: names are drawn as they are, and a failed drawing costs no run."""
+"""Figures as PNG; a figure that cannot be drawn does not end a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ if TYPE_CHECKING:
 
 
 def png(figure: Figure) -> bytes:
-    """A matplotlib figure as PNG, every title and label in it drawn as it is.
+    """A matplotlib figure as PNG, with every title and label drawn literally.
 
-    A name is no formula, whatever dollars are in it, and a folder's may have bytes that
-    are no UTF-8. Of axes the labels of ticks are not covered: they are made as they are
-    drawn.
+    Dollar signs do not start formulas, and bytes that are not UTF-8 are escaped. The
+    labels of ticks are not covered, since matplotlib makes them while it draws.
     """
     from matplotlib.text import Text
 
@@ -31,15 +30,15 @@ def png(figure: Figure) -> bytes:
 
 
 def drawable(name: str) -> str:
-    """A name as matplotlib takes it: bytes that are no UTF-8 become escapes."""
+    """A name with escapes for bytes that are not UTF-8, as matplotlib needs it."""
     return name.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager
 def attempted(path: str | Path) -> Iterator[None]:
-    """Turns what goes wrong in drawing `path` into a line on stderr."""
+    """A context that turns an error in drawing `path` into a line on stderr."""
     try:
         yield
-    except Exception as error:  # whatever it is, a trained model is worth more
+    except Exception as error:  # whatever the error is, the run must not be lost
         reason = " ".join(str(error).split()) or type(error).__name__
         print(drawable(f"{path}: cannot be drawn ({reason})"), file=sys.stderr)

@@ -1,48 +1,48 @@
-"""The errors of this package, all of one base: what was given, and what to do."""
+"""The errors of this package, with one base class."""
 
 
 class Error(Exception):
-    """The base of every error that this package raises on purpose.
+    """The base class of the errors of this package.
 
-    Its text is one line that names the argument or the file, its value and a remedy.
+    The message is one line that names the argument or file, its value, and what to do.
     """
 
 
 class DataError(Error, ValueError):
-    """A data set that cannot be used."""
+    """A data set cannot be used."""
 
 
 class ModelError(Error, ValueError):
-    """A model that cannot be opened, or does not fit what is asked of it."""
+    """A model cannot be opened, or does not fit its use."""
 
 
 class WeightsError(Error, ValueError):
-    """A checkpoint that does not fit or cannot be read, with all that is in the way."""
+    """A checkpoint cannot be read, or does not fit; the message lists every problem."""
 
 
 class DescriptionError(ModelError, WeightsError):
-    """A file that does not say which net it holds, or says what no net of ours is."""
+    """A file does not describe its net, or describes one that cannot be built."""
 
 
 class RecipeError(Error, ValueError):
-    """A recipe that cannot be meant, with the field, its value and what is allowed."""
+    """A recipe has an invalid field; the message says what is allowed."""
 
 
 class AddonsError(RecipeError):
-    """A piece of TensorFlow Addons that is not to be had, and what to take instead."""
+    """A part of TensorFlow Addons is not available; the message names a replacement."""
 
 
 class RunError(Error, ValueError):
-    """A run directory that cannot be used as asked."""
+    """A run directory cannot be used."""
 
 
 class SavedModelError(Error, RuntimeError):
-    """A SavedModel that does not load, or a request that it refuses."""
+    """A SavedModel does not load, or refuses a request."""
 
 
 class ServeError(Error):
-    """An exported model that cannot be served as asked."""
+    """An exported model cannot be served."""
 
 
 class DemoError(Error, RuntimeError):
-    """The demonstration ran, and its result is not good enough."""
+    """The demonstration did not reach its result."""

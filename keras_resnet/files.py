@@ -1,4 +1,4 @@
-"""Files that are whole or not there; flushes and locks, where the file system has them.
+"""Writing files completely or not at all; flushes and locks.
 
 A file system that refuses a flush or a lock costs a line on stderr, and work goes on.
 """
@@ -32,10 +32,10 @@ _REFUSALS = {
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A hidden path beside `path`, which takes its place when all went well.
+    """A context with a hidden path beside `path`, which replaces it if no error occurs.
 
-    It is another one at each call, so that processes and threads may write one file at
-    a time: the last to end wins, and a reader sees a whole file always.
+    Each call has its own path, so that several processes may write the same file: the
+    last one wins, and a reader always sees a complete file.
     """
     path = Path(path)
     _remove_leftovers(path)
@@ -51,19 +51,19 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file aside, flushes it to the disk and renames it into place."""
+    """Writes a file aside, flushes it, and renames it into place."""
     with atomic_write(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def unique(path: Path) -> Path:
-    """A hidden name beside `path` that no other call gets; Keras minds the ending."""
+    """A unique hidden name beside `path`, with its ending, which Keras needs."""
     token = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f"{PARTIAL}{token}.{path.name}")
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes what processes of this machine left of `path` when they were killed."""
+    """Removes unfinished files of `path` that killed processes of this machine left."""
     pattern = f"{PARTIAL}{_host()}-*-*.{glob.escape(path.name)}"
     for leftover in path.parent.glob(pattern):
         with contextlib.suppress(OSError, ValueError):  # gone, or named by another
@@ -72,7 +72,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _host() -> str:
-    """This machine in few letters: a process's number says nothing on another."""
+    """A short name of this machine, since process numbers differ between machines."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
@@ -89,14 +89,14 @@ def _is_running(process: int) -> bool:
 
 
 def flush(stream: IO[Any]) -> None:
-    """Writes a file object's buffer, and the system's, to the disk."""
+    """Writes the buffers of a file object and of the system to the disk."""
     stream.flush()
     with _tolerated("flush files to the disk", "a power failure may lose the newest"):
         os.fsync(stream.fileno())
 
 
 def sync(path: str | os.PathLike[str]) -> None:
-    """Flushes a file, or the names in a folder, to the disk."""
+    """Flushes a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         with _tolerated("flush folders to the disk", "a power failure may lose names"):
@@ -106,10 +106,10 @@ def sync(path: str | os.PathLike[str]) -> None:
 
 
 def lock(file: IO[Any] | int, operation: int) -> bool:
-    """Takes `fcntl.flock` of an open file, which any death of the process frees.
+    """Locks an open file by `fcntl.flock`, which ends with the process.
 
     Returns:
-        Whether it was taken; False where the file system has no locks.
+        Whether it is locked; False if the file system has no locks.
 
     Raises:
         BlockingIOError: with LOCK_NB, another process holds it.

@@ -1,4 +1,4 @@
-"""The description of a model, also in its files: checked before any of it is used."""
+"""The description of a model, which is checked when it is read from a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Check = Callable[[Any], bool]
 
 
 def _checked(check: _Check) -> dict[str, _Check]:
-    """The metadata of a field whose value, as JSON has it, has to pass a check."""
+    """The metadata of a field whose JSON value must pass a check."""
     return {"check": check}
 
 
@@ -62,14 +62,14 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_activation(value: Any) -> bool:
-    """Of keras.activations: never a layer, which has capitals, nor its config."""
+    """A name in keras.activations, but not a layer's name or configuration."""
     # a live model may have a function; JSON has none
     return callable(value) or (_is_name(value) and value == value.lower())
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How pictures become the model's input in evaluation, prediction and serving."""
+    """How images are resized and cropped in evaluation, prediction and serving."""
 
     # pixels, the side of the square that the model sees
     size: int = field(default=224, metadata=_checked(_is_count(_MAX_PIXELS)))
@@ -83,7 +83,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The description of a model of this package, which is part of its files."""
+    """The description of a model of this package, which its files contain."""
 
     variant: str = field(metadata=_checked(_is_name))
     config: ResNetConfig = field(metadata=_checked(_is_a(dict)))
@@ -114,7 +114,7 @@ class ModelInfo:
 
     @property
     def gives_logits(self) -> bool:
-        """Whether the outputs are logits, to which no softmax was applied."""
+        """Whether the outputs are logits."""
         return self.classifier_activation in (None, "linear")
 
     def replace(self, **changes: Any) -> ModelInfo:
@@ -123,7 +123,7 @@ class ModelInfo:
 
     @classmethod
     def from_json(cls, info: dict[str, Any]) -> ModelInfo:
-        """The inverse of `dataclasses.asdict`, of a file or a model's config.
+        """Makes a ModelInfo from the JSON of a file or of a model's config.
 
         Raises:
             ValueError: as `check`.
@@ -140,11 +140,10 @@ class ModelInfo:
 
 
 def parse(text: str | bytes) -> Any:
-    """The value of a JSON text from a file that anybody may have written.
+    """The value of a JSON text from an untrusted file.
 
     Raises:
-        ValueError: it is not JSON, or it is larger, or has more values, than any
-            description of a net.
+        ValueError: it is not JSON, or is larger than any description of a net.
     """
     content = text.encode(errors="replace") if isinstance(text, str) else text
     values = sum(map(content.count, (b",", b"[", b"{")))
@@ -157,13 +156,13 @@ def parse(text: str | bytes) -> Any:
 
 
 def check(info: Any) -> None:
-    """Refuses what is not the JSON of a ModelInfo's fields.
+    """Raises an error for JSON that is not a valid ModelInfo.
 
     Fields that have a default may be missing, as in files of earlier releases.
 
     Raises:
-        ValueError: with each field that is unknown, missing, or of a wrong type or
-            range, and its value.
+        ValueError: a field is unknown, missing, or of a wrong type or range; the
+            message has each of them with its value.
     """
     if not isinstance(info, dict) or not isinstance(info.get("config"), dict):
         raise ValueError(f"info={reprlib.repr(info)}: must have variant and config")

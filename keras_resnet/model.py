@@ -85,7 +85,7 @@ class ResNet(keras.Model):
 
 
 def assemble(info: ModelInfo, name: str | None = None, images: Any = None) -> ResNet:
-    """The functional model that `info` describes, freshly initialised.
+    """The functional model that `info` describes, freshly initialized.
 
     Args:
         info: of the model; its `input_shape` is the shape of `images`, if given.

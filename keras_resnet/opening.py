@@ -1,4 +1,4 @@
-"""A model by its name or file, or its description, without building it."""
+"""Opens a model by its name or file, or reads only its description."""
 
 from __future__ import annotations
 
@@ -23,18 +23,26 @@ _MOST_BLOCKS = 1000  # in a file's description; ResNet-RS-420 has 139
 
 
 def open_model(name: str | os.PathLike[str]) -> ResNet:
-    """The model of a run directory, a .keras file of ours, or "variant[:weights]".
+    """Opens a model.
 
-    A file is read as data: this package alone builds the net that its description
-    names, and loads its tensors.
+    Args:
+        name: a run directory, a .keras file of this package, a variant such as
+            "resnet50d", or "variant:weights", where weights are a released tag, a file
+            or hf://owner/name. For a weights file of this package the net has the
+            classes and overrides that the file describes.
 
-    With "variant:weights" the net has the classes and overrides in the description of
-    a file that this package wrote.
+    Returns:
+        The model. Files are read as data: the net is built from its description, and
+        nothing in a file is run.
 
     Raises:
-        ModelError: there is no such thing to open.
-        WeightsError: a file is damaged, does not fit or describes no net; in the last
-            case it is a ModelError too.
+        ModelError: there is nothing of that name.
+        WeightsError: a file is damaged, does not fit, or describes no net; in the last
+            case the error is a ModelError as well.
+
+    Example:
+
+    >>> model = keras_resnet.open_model("resnet50d:ra2_in1k")
     """
     path = _keras_file(name)
     if path is not None:
@@ -51,7 +59,7 @@ def open_model(name: str | os.PathLike[str]) -> ResNet:
         field.name: getattr(info.config, field.name)
         for field in dataclasses.fields(info.config)
     }
-    # a checkpoint without a head, of 0 classes, does not fit, and is told so
+    # a checkpoint without a head, of 0 classes, does not fit and raises an error
     return create(variant, weights=file, classes=info.classes or 1000, **overrides)
 
 
@@ -62,7 +70,7 @@ def read_model_info(name: str | os.PathLike[str]) -> ModelInfo:
     are unknown.
 
     Raises:
-        ModelError: there is nothing to open, or a net without weights.
+        ModelError: there is nothing of that name, or the net has no weights.
         WeightsError: as `open_model`.
     """
     path = _keras_file(name)
@@ -71,7 +79,7 @@ def read_model_info(name: str | os.PathLike[str]) -> ModelInfo:
     variant, weights = _variant(name)
     if not weights:
         raise ModelError(
-            f"{name}: a variant without weights; give some, as {variant}:imagenet"
+            f"{name}: a variant without weights; add some, such as {variant}:imagenet"
         )
     if is_tag(weights):
         classes = find(variant, weights).classes
@@ -80,14 +88,14 @@ def read_model_info(name: str | os.PathLike[str]) -> ModelInfo:
 
 
 def net_fields(weights: str | os.PathLike[str]) -> dict[str, Any]:
-    """The recipe fields of the net that weights are of, if their file describes it.
+    """The recipe fields of the net that weights were saved from, if the file says so.
 
     Args:
         weights: a run directory, a weights file, or a released tag.
 
     Returns:
-        {"model": a variant, "overrides": of it}, without mean and standard deviation,
-        which training takes from the weights anyway; {} without a description.
+        {"model": variant, "overrides": {...}}, without mean and standard deviation,
+        which training takes from the weights in any case; {} without a description.
     """
     if is_tag(weights):
         return {}
@@ -105,7 +113,7 @@ def net_fields(weights: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _keras_file(name: str | os.PathLike[str]) -> Path | None:
-    """The .keras file that a run directory's or a file's name means."""
+    """The .keras file of a run directory, or the file itself; None for other names."""
     path = Path(name)
     if path.is_dir():
         path = path / layout.MODEL
@@ -143,18 +151,18 @@ def _open_keras(path: Path) -> ResNet:
 
 
 def _info_of(path: Path) -> ModelInfo:
-    """The info of a .keras file, which must have one."""
+    """The ModelInfo in a .keras file."""
     try:
         info = read_info(path)
     except WeightsError as error:
         raise DescriptionError(str(error)) from error
     if info is None:
-        raise DescriptionError(f"{path}: not a whole .keras file of a net of ours")
+        raise DescriptionError(f"{path}: not a complete .keras file of this package")
     return info
 
 
 def _check_size(path: str | os.PathLike[str], info: ModelInfo) -> None:
-    """Refuses a net that the file is too small for, before memory is taken."""
+    """Refuses a net that is larger than its file, before memory is allocated."""
     deep = sum(info.config.depths) > _MOST_BLOCKS
     classes = info.classes if info.include_top else 0
     parameters = 0 if deep else complexity(info.config, classes=classes)[0]
@@ -165,4 +173,4 @@ def _check_size(path: str | os.PathLike[str], info: ModelInfo) -> None:
 
 
 def _no_net(path: str | os.PathLike[str], reason: object) -> DescriptionError:
-    return DescriptionError(f"{path}: describes no net of ours ({reason})")
+    return DescriptionError(f"{path}: describes no net of this package ({reason})")

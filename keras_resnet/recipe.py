@@ -79,7 +79,7 @@ class Recipe:
     freeze_statistics: bool = _field(
         "optimisation",
         False,
-        "Normalise by the moving statistics, and leave them as they are.",
+        "Normalize by the moving statistics, and leave them as they are.",
     )
     train_size: int = _field(
         "augmentation", 224, "Side of training pictures, in pixels (2.1).", low=1

@@ -36,7 +36,7 @@ def create(
     Args:
         variant: a name of `list_models()`, such as "resnet50d"; as `name` too, where it
             is left out.
-        weights: None for a fresh initialisation; "imagenet" for the variant's best
+        weights: None for a fresh initialization; "imagenet" for the variant's best
             released weights, or a released tag such as "ra2_in1k"; hf://owner/name or
             hf://owner/name@revision; a file; or {name: array}. Released weights, and
             this package's files, load with their evaluation protocol, mean and
@@ -47,7 +47,7 @@ def create(
         classes: of the classifier.
         classifier_activation: "softmax" for probabilities, None or "linear" for logits.
         include_preprocessing: input is RGB in [0, 255], uint8 or float, and is
-            normalised in the graph by the config's mean and std; False: used as it is.
+            normalized in the graph by the config's mean and std; False: used as it is.
         input_tensor: a Keras tensor [N, H, W, C] to build on, in place of an input of
             the model's own; it brings its shape and dtype, and what it is made from
             becomes part of the model, as in `keras.applications`.

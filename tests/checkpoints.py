@@ -57,7 +57,7 @@ def checkpoint(manifest):
 
 
 def image(size, batch=2, seed=0):
-    """The input of the recorded answers: normalised [batch, size, size, 3] float32."""
+    """The input of the recorded answers: normalized [batch, size, size, 3] float32."""
     generator = np.random.Generator(np.random.PCG64(1000 + seed))
     rows, columns = np.mgrid[0:size, 0:size].astype(np.float64) / size
     waves = [np.sin(6.28 * (3 * columns + channel * rows)) for channel in range(3)]

@@ -513,7 +513,7 @@ def test_model_of_other_classes_is_refused(names, words, folder, net, monkeypatc
 
 
 def write_records(root, examples):
-    """A folder of the serialised examples as both splits, with a manifest."""
+    """A folder of the serialized examples as both splits, with a manifest."""
     root.mkdir(exist_ok=True)
     splits = {}
     for split in ("train", "val"):

@@ -93,7 +93,7 @@ def test_rate_of_a_stage_multiplies_its_step():
         np.testing.assert_allclose(part, share * whole, rtol=1e-2, atol=1e-6)
 
 
-def test_frozen_statistics_normalise_and_stay_while_gamma_learns():
+def test_frozen_statistics_normalize_and_stay_while_gamma_learns():
     _, before, after = steps(small(freeze_statistics=True))
     assert any("moving" in path for path in after)
     for path, value in after.items():
@@ -235,8 +235,8 @@ def test_weights_of_ours_say_which_net_they_are_of(released, trained, tmp_path):
     for fields in ({"overrides": {}}, {"model": "resnet50d"}):
         with pytest.raises(
             keras_resnet.WeightsError,
-            match=r"^weights='.*five.safetensors': are of model='resnet18d' with "
-            r"overrides=\{.*'width': 8.*\}, not of model='resnet.*; give theirs$",
+            match=r"^weights='.*five.safetensors': belong to model='resnet18d' with "
+            r"overrides=\{.*'width': 8.*\}, and the recipe has model='resnet",
         ):
             build(resolve(fine_tune(path)).replace(**fields), NAMES, 4)
 
@@ -339,7 +339,7 @@ def test_teacher_that_is_not_there_is_named(teacher, words):
         ({"stage_rates": [0, 1]}, r"stage_rates=\(0.0, 1.0\): must be 5.*stem, stage1"),
         (
             {"overrides": {"fused_batch_norm": False}, "freeze_statistics": True},
-            "freeze_statistics=True: Keras's own normalisation cannot",
+            "freeze_statistics=True: needs this package's batch normalization",
         ),
         ({"final_rate": 1.0}, "final_rate=1.0: must be at most"),
         (

@@ -156,7 +156,7 @@ def test_show_is_a_card_of_a_net_and_of_its_weights(call, tmp_path):
     assert "ra4_e3600_r224_in1k (imagenet)" in net
     assert "none" in call("show", "resnet50a", cwd=tmp_path).out
     for name, words in (
-        ("resnet50", "near it are resnet50a"),
+        ("resnet50", "similar ones are resnet50a"),
         ("resnet50d:a7_in1k", "resnet50d has imagenet, "),
     ):
         done = call("show", name, cwd=tmp_path)
@@ -370,7 +370,7 @@ def test_ctrl_c_leaves_whole_files_and_a_run_that_goes_on(call, place, tmp_path)
     assert out == ""
     assert len(err.splitlines()) == 1
     assert "stopped by SIGINT" in err
-    assert "the same command goes on from there" in err
+    assert "the same command resumes from it" in err
     names = {path.name for path in (tmp_path / "run").iterdir()}
     whole = {"recipe.json", "data.json", "checkpoints", "history.json", "log.csv"}
     whole.add("tensorboard")
@@ -398,7 +398,7 @@ def test_recipes_stand_side_by_side_and_one_is_shown_whole(call, tmp_path):
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
     done = call("recipes", "--show", "glue", cwd=tmp_path)
     assert done.returncode == 2
-    assert "'glue': no such file, nor one of baseline" in done.err
+    assert "'glue': neither a file nor one of baseline" in done.err
 
 
 def test_every_field_has_an_option_that_says_what_it_is(call, tmp_path):

@@ -221,7 +221,7 @@ def test_what_cannot_be_exported_is_named_and_writes_nothing(
 
 
 @pytest.mark.parametrize("missing", ["include_top", "include_preprocessing"])
-def test_model_without_classifier_or_normalisation_is_not_served(missing, tmp_path):
+def test_model_without_classifier_or_normalization_is_not_served(missing, tmp_path):
     model = keras_resnet.create("resnet18d", width=8, depths=(1,), **{missing: False})
     with pytest.raises(ModelError, match="serving needs both"):
         export.save(model, tmp_path / "served")

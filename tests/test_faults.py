@@ -43,8 +43,8 @@ def test_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same(
     train.fit(RECIPE, data, run, keras.callbacks.Callback(), [resumed], **EVERY)
     (line,) = capsys.readouterr().err.splitlines()
     path = checkpoints.path_of(run, damaged)
-    words = "damaged: state.npz is not what manifest.json says by its SHA-256"
-    assert line == f"{path}: {words}; left out"
+    words = "damaged: state.npz does not match the SHA-256 in manifest.json"
+    assert line == f"{path}: {words}; ignored"
     assert resumed.steps[0] == before
     assert differing(final(run), peace) == []
 
@@ -70,7 +70,7 @@ def test_run_of_other_versions_goes_on_and_says_so(half, data, peace, tmp_path, 
     train.fit(RECIPE, data, run)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{run}: {place} was written by keras 3.13.0 (here ")
-    assert f"numpy 1.26.4 (here {np.__version__}); goes on from it" in line
+    assert f"numpy 1.26.4 (here {np.__version__}); resuming, though results" in line
     assert "tensorflow None (here " in line
     assert "python" not in line
     assert differing(final(run), peace) == []
@@ -114,7 +114,7 @@ def test_damaged_checkpoints_alone_are_an_error_and_no_fresh_start(
     for place in checkpoints.places(run):
         (checkpoints.path_of(run, place) / "manifest.json").unlink()
     before = content(run)
-    with pytest.raises(RunError, match="not one of its checkpoints verifies"):
+    with pytest.raises(RunError, match="none of its checkpoints verifies"):
         train.fit(RECIPE, data, run)
     assert content(run) == before
 

@@ -1,4 +1,4 @@
-"""Folding changes no answer, and leaves no normalisation."""
+"""Folding changes no answer, and leaves no normalization."""
 
 import keras
 import numpy as np

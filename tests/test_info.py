@@ -131,7 +131,9 @@ def test_every_reader_of_a_file_refuses_what_its_description_must_not_say(
         lambda p: convert(p, tmp_path / "x.npz", keras_resnet.VARIANTS["resnet18d"]),
     ]
     for use in uses:
-        with pytest.raises(WeightsError, match=r"lying\..*describes no net of ours"):
+        with pytest.raises(
+            WeightsError, match=r"lying\..*describes no net of this package"
+        ):
             use(path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 

@@ -148,7 +148,7 @@ POLICIES = (
     "bfloat16",
     "float64",
 )
-EPSILON = 1e-5  # of every normalisation
+EPSILON = 1e-5  # of every normalization
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +189,7 @@ def run(layer, inputs, **kwargs):
 
 
 def neutralise(norm):
-    """Makes a normalisation the identity at inference."""
+    """Makes a normalization the identity at inference."""
     norm.moving_variance.assign(np.full(norm.moving_variance.shape, 1 - EPSILON))
 
 
@@ -256,9 +256,9 @@ def test_layer_is_rebuilt_from_its_config(case):
 @pytest.mark.parametrize("case", CASES)
 def test_layer_is_registered_with_keras(case):
     layer = make(case)
-    serialised = keras.saving.serialize_keras_object(layer)
-    assert serialised["registered_name"] == f"keras_resnet>{type(layer).__name__}"
-    again = keras.saving.deserialize_keras_object(serialised)
+    serialized = keras.saving.serialize_keras_object(layer)
+    assert serialized["registered_name"] == f"keras_resnet>{type(layer).__name__}"
+    again = keras.saving.deserialize_keras_object(serialized)
     assert again.get_config() == layer.get_config()
 
 
@@ -307,7 +307,7 @@ def test_strided_convolution_pads_alike_on_both_sides(kernel_size, size):
     np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_convolution_is_normalised_then_rectified():
+def test_convolution_is_normalized_then_rectified():
     layer = built("conv_norm")
     gamma, beta, mean, variance = (v.numpy() for v in layer.norm.weights)
     x = pictures()
@@ -519,7 +519,7 @@ def test_stochastic_depth_drops_whole_samples_in_training_only():
     block = layers.BasicBlock(CHANNELS, drop_path=0.25, zero_gamma=False)
     x = np.repeat(pictures(batch=1), 400, axis=0)
     block.build(x.shape)
-    block.trainable = False  # one normalisation in both modes, the moving one
+    block.trainable = False  # one normalization in both modes, the moving one
     branch = run(block.conv2, block.conv1(x))
     np.testing.assert_allclose(
         block(x, training=False), np.maximum(x + branch, 0), rtol=1e-5, atol=1e-5

@@ -96,7 +96,7 @@ def pixels(side=32, batch=3):
     return np.random.default_rng(2).uniform(0, 255, shape).astype("float32")
 
 
-def normalised(images):
+def normalized(images):
     return ((images / 255 - IMAGENET_MEAN) / IMAGENET_STD).astype("float32")
 
 
@@ -241,12 +241,12 @@ def test_pure_policies_answer_in_float32_at_least(dtypes, policy):
 
 
 @pytest.mark.parametrize("dtypes", ["mixed_float16", "mixed_bfloat16"])
-def test_pixels_are_normalised_in_float32(dtypes, policy):
+def test_pixels_are_normalized_in_float32(dtypes, policy):
     policy(dtypes)
     model = small("resnet18d")
     first = keras.Model(model.input, model.get_layer("preprocessing").output)
     answers = first.predict(pixels(), verbose=0)
-    np.testing.assert_allclose(answers, normalised(pixels()), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(answers, normalized(pixels()), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -363,12 +363,12 @@ def test_head_is_the_average_of_the_features_and_one_product():
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_pixels_are_normalised_in_the_graph(dtype):
+def test_pixels_are_normalized_in_the_graph(dtype):
     images = pixels().astype(dtype)
     inside = small("resnet18d")
     outside = small("resnet18d", include_preprocessing=False)
     outside.set_weights(inside.get_weights())
-    assert_equal(call(inside, images), call(outside, normalised(images)))
+    assert_equal(call(inside, images), call(outside, normalized(images)))
 
 
 def test_other_channels_are_welcome_without_preprocessing_or_with_their_own_mean():

@@ -1,4 +1,4 @@
-"""Our normalisation is Keras's, on one kernel, and its moving variance is unbiased."""
+"""Our normalization is Keras's, on one kernel, and its moving variance is unbiased."""
 
 import numpy as np
 import pytest
@@ -276,7 +276,7 @@ def test_weights_files_go_to_and_from_keras_own_layer(ours_first, tmp_path):
     assert_close([second(values())], [first(values())])
 
 
-def normalisations(model):
+def normalizations(model):
     return [
         layer
         for layer in model._flatten_layers()
@@ -284,7 +284,7 @@ def normalisations(model):
     ]
 
 
-def test_every_normalisation_of_a_net_is_of_the_kind_that_was_asked_for(tmp_path):
+def test_every_normalization_of_a_net_is_of_the_kind_that_was_asked_for(tmp_path):
     fused, own = (
         keras_resnet.create(
             "resnet18d",
@@ -296,13 +296,13 @@ def test_every_normalisation_of_a_net_is_of_the_kind_that_was_asked_for(tmp_path
         for fused in (True, False)
     )
     # 3 in the stem, 2 in each of 8 blocks and one in each of 3 projections
-    assert [type(layer) for layer in normalisations(fused)] == [BatchNormalization] * 22
-    assert [type(layer) for layer in normalisations(own)] == [
+    assert [type(layer) for layer in normalizations(fused)] == [BatchNormalization] * 22
+    assert [type(layer) for layer in normalizations(own)] == [
         keras.layers.BatchNormalization
     ] * 22
-    for layer in normalisations(own) + normalisations(fused):
+    for layer in normalizations(own) + normalizations(fused):
         assert (layer.momentum, layer.epsilon) == (MOMENTUM, EPSILON)
-    for layer in normalisations(fused):
+    for layer in normalizations(fused):
         unlike_fresh(layer)
     fused.save_weights(tmp_path / "net.weights.h5")
     own.load_weights(tmp_path / "net.weights.h5")

@@ -318,7 +318,7 @@ def test_net_without_classifier_has_no_use_for_the_files():
 @pytest.mark.parametrize(
     "kind", ["safetensors", pytest.param("weights.h5", marks=pytest.mark.slow)]
 )
-def test_file_of_ours_brings_protocol_classes_and_normalisation(kind, tmp_path):
+def test_file_of_ours_brings_protocol_classes_and_normalization(kind, tmp_path):
     half = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     model = randomised(net(**half))
     protocol = keras_resnet.Protocol(32, 0.95, "bilinear")

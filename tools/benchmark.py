@@ -9,7 +9,7 @@
     python tools/benchmark.py start      opening 200,000 pictures: a folder, its
         manifest, and shards, and what that makes for ImageNet's 1.33 million
     python tools/benchmark.py infer      exported nets, against Keras's own export
-    python tools/benchmark.py train      training steps, against Keras's normalisation
+    python tools/benchmark.py train      training steps, against Keras's normalization
     python tools/benchmark.py onednn     serving and a training step, with oneDNN and
         without it
     python tools/benchmark.py checkpoint the demo's training with a checkpoint every 50

@@ -36,7 +36,7 @@ RATE, PEAK = "pictures/s", "peak, GB"
 OURS = "ours {}"
 Work = Callable[[int], Any]  # takes so many steps
 GOALS = [  # of both precisions: side, against, goals by precision, what is compared
-    (OURS, "Keras's normalisation {}", {"bfloat16": 1.8, "float32": 1.2}, RATE),
+    (OURS, "Keras's normalization {}", {"bfloat16": 1.8, "float32": 1.2}, RATE),
     (OURS, "KerasHub {}", {"bfloat16": 1.8, "float32": 1.2}, RATE),
     (OURS, "timm {}", {"bfloat16": 1.0, "float32": 1.0}, RATE),
     (OURS, "timm {}", {"bfloat16": 1.2, "float32": 1.2}, PEAK),
@@ -174,7 +174,7 @@ SIDES: dict[str, Callable] = {"input alone": input_alone}
 for _precision in ("bfloat16", "float32"):
     SIDES |= {
         f"ours {_precision}": partial(ours, precision=_precision),
-        f"Keras's normalisation {_precision}": partial(
+        f"Keras's normalization {_precision}": partial(
             ours, precision=_precision, fused_batch_norm=False
         ),
         f"KerasHub {_precision}": partial(keras_hub, precision=_precision),

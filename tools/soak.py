@@ -252,7 +252,7 @@ def soak(
             life.sleep(moment * span)
         alive = life.process.poll() is None
         phase, saving, code, said = life.end(number)
-        rejected += said.count("; left out")
+        rejected += said.count("; ignored")
         if code == 0:
             finished = True
         elif alive and code in (-number, INTERRUPTED):

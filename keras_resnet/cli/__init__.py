@@ -1,4 +1,4 @@
-"""The command line: arguments, one call, a few lines of output."""
+"""The command line."""
 
 import os
 import sys
@@ -9,16 +9,16 @@ from keras_resnet import onednn
 from keras_resnet.cli.base import complain, group
 from keras_resnet.errors import Error
 
-INTERRUPTED = 75  # EX_TEMPFAIL: the same command again goes on
+INTERRUPTED = 75  # EX_TEMPFAIL: the same command resumes
 
 
 def program() -> None:
-    """The program `keras-resnet`: settles what TensorFlow reads when it is imported.
+    """The program `keras-resnet`: sets what TensorFlow reads when it is imported.
 
-    TensorFlow logs to file descriptor 2 while it is imported, before any of its
-    settings counts, and libjpeg does at every odd picture. So native libraries log
-    nowhere, and stderr is for the command line's own lines. With TF_CPP_MIN_LOG_LEVEL=0
-    in the environment all of it is shown.
+    TensorFlow logs to file descriptor 2 while it is imported, before its own settings
+    take effect, and libjpeg logs unusual images there. Therefore native libraries are
+    silenced, and stderr has only the lines of the command line. With
+    TF_CPP_MIN_LOG_LEVEL=0 in the environment everything is shown.
     """
     onednn.choose()
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "0":
@@ -28,7 +28,7 @@ def program() -> None:
 
 
 def main() -> None:
-    """Runs the command line; failures are one line on stderr and exit code 1."""
+    """Runs the command line; an error is one line on stderr, with exit code 1."""
     try:
         # not group.main, which prints a line of its own when it is interrupted
         with group.make_context("keras-resnet", sys.argv[1:]) as context:

@@ -1,4 +1,4 @@
-"""What the commands share: the group, consoles, tables."""
+"""Shared by the commands: their group, the consoles, and tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 import keras_resnet
 
-# the module that has a command; it must import neither Keras nor TensorFlow by itself
+# the module of each command, which imports neither Keras nor TensorFlow by itself
 _MODULES = {
     "convert": "models",
     "demo": "training",
@@ -43,7 +43,7 @@ def complain(problem: object) -> None:
 
 
 class _Group(click.Group):
-    """Imports the module of a command when somebody asks for the command."""
+    """Imports the module of a command when the command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_MODULES)
@@ -57,16 +57,16 @@ class _Group(click.Group):
 @click.group(cls=_Group)
 @click.version_option(keras_resnet.__version__, prog_name="keras-resnet")
 def group() -> None:
-    """ResNet-D: prepare pictures, train, evaluate, predict, export."""
+    """ResNet-D for Keras: prepare images, train, evaluate, predict, export, serve."""
 
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, for machines."
+    "--json", "as_json", is_flag=True, help="Print JSON instead of tables."
 )
 
 
 def print_result(result: Any, as_json: bool, *tables: Table | str) -> None:
-    """Prints the result as JSON, or the tables that say it to a person."""
+    """Prints the result as JSON, or as tables."""
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -87,10 +87,10 @@ def make_table(
 
 
 def plain(value: object) -> str:
-    """As it is: a file's name may have brackets, and bytes that are no UTF-8."""
+    """The text of a value, without rich's markup and with printable characters only."""
     return escape(printable(value))
 
 
 def printable(value: object) -> str:
-    """As UTF-8 takes it."""
+    """The text of a value, with escapes for what UTF-8 cannot encode."""
     return str(value).encode(errors="backslashreplace").decode()

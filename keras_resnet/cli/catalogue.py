@@ -1,4 +1,4 @@
-"""The commands that tell which nets and weights there are: list, show."""
+"""The commands about the nets and weights that exist: list, show."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _ORDERS = {
 @click.option(
     "--sort",
     type=click.Choice(list(_ORDERS)),
-    help="Best accuracy first, or smallest first; in families otherwise.",
+    help="Order: most accurate first, or smallest first. By family if not given.",
 )
 @click.option(
     "--licence",
     type=click.Choice(["commercial"]),
-    help="Only variants with weights whose licence allows commercial use.",
+    help="List only variants with weights that allow commercial use.",
 )
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw accuracy against multiply-adds and parameters as a PNG.",
+    help="Write a PNG of accuracy against multiply-adds and parameters.",
 )
 @json_option
 def list_command(
@@ -51,10 +51,10 @@ def list_command(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Variants that match PATTERN, such as '*50*', and their best weights.
+    """List the variants that match PATTERN, such as '*50*', with their best weights.
 
-    Multiply-adds are at 224 pixels. The tag is the one that weights="imagenet" means,
-    and the accuracy is the published one, in percent, at the tag's test size.
+    Multiply-adds are at 224 pixels. The tag is the one that weights="imagenet" loads,
+    with its published top-1 accuracy in percent at its test size.
     """
     rows = [_row(name) for name in list_models(pattern)]
     if licence:
@@ -82,7 +82,7 @@ def list_command(
 
 
 def _row(name: str) -> dict[str, Any]:
-    """What `list` says of a variant."""
+    """The row of a variant."""
     parameters, macs = complexity(VARIANTS[name])
     tags = released().get(name, {})
     best = find(name, "imagenet") if tags else None
@@ -164,7 +164,7 @@ def _scatter(axes: Any, costs: Sequence[float], tags: Sequence[Released]) -> Non
     axes.margins(x=0.15)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
-    height: float | None = None  # of the name above, which the next must not cover
+    height: float | None = None  # of the label above, which the next one must not cover
     for x, tag in reversed(front):
         if height is None or height - _top1(tag) > 0.45:
             axes.annotate(
@@ -224,16 +224,16 @@ def _front(
 @click.argument("name")
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """A card of NAME, a variant, or of its released weights as NAME:TAG.
+    """Describe NAME, a variant, or its released weights NAME:TAG.
 
-    It tells the architecture and the cost of the net; of weights, how good they are,
-    how they were trained, by which protocol they are tested, and under which licence.
+    For a variant: its architecture and cost. For weights: their accuracy and test
+    protocol, how they were trained, and their licence.
     """
     variant, _, tag = name.partition(":")
     if variant not in VARIANTS:
         close = list_models(f"*{variant}*")[:5]
-        hint = f"; near it are {', '.join(close)}" if close else ""
-        raise ModelError(f"{name}: no variant{hint}; see `keras-resnet list`")
+        hint = f"; similar ones are {', '.join(close)}" if close else ""
+        raise ModelError(f"{name}: not a variant{hint}; see `keras-resnet list`")
     facts = _net_facts(variant)
     lines = _net_lines(variant, facts)
     if tag:
@@ -274,7 +274,7 @@ def _net_lines(variant: str, facts: dict[str, Any]) -> list[str]:
 
 
 def describe(config: ResNetConfig) -> str:
-    """A net in a sentence."""
+    """A sentence about the architecture of a net."""
     stems = {
         "conv7": "a 7x7 stem",
         "deep": "a stem of three 3x3",
@@ -309,7 +309,7 @@ def describe(config: ResNetConfig) -> str:
 
 
 def _tag_lines(entry: Released, asked: str) -> list[str]:
-    """The card of released weights; `asked` is the tag as it was given."""
+    """The lines about released weights; `asked` is the tag on the command line."""
     mean, std = (" ".join(f"{v:g}" for v in it) for it in (entry.mean, entry.std))
     classes = f"{entry.classes:,} classes" if entry.classes else "no classifier"
     use = "allows" if entry.commercial else "does not allow"

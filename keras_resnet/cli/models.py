@@ -33,7 +33,7 @@ from keras_resnet.export.formats import FORMATS
 from keras_resnet.files import write_whole
 from keras_resnet.runs import layout
 
-_TABLE = 1000  # predictions that a table has
+_TABLE = 1000  # rows of a table of predictions
 
 Result = dict[str, Any]  # of `evaluate.predict_each`
 
@@ -41,7 +41,7 @@ Result = dict[str, Any]  # of `evaluate.predict_each`
 def _pixels(
     context: click.Context, parameter: click.Parameter, text: str | None
 ) -> Any:
-    """Of --size and --scales: whole pixels, as many as a picture may have."""
+    """Parses --size and --scales, which are whole numbers of pixels."""
     from keras_resnet.evaluate.views import LARGEST, SCALES
 
     if text is None:
@@ -62,16 +62,18 @@ def _pixels(
     "--max-bad-examples",
     type=click.IntRange(0),
     default=0,
-    help="Pictures that cannot be decoded and may be left out.",
+    help="Number of undecodable images that may be left out.",
 )
-@click.option("--ten-crop", is_flag=True, help="Ten looks at a picture, not one.")
+@click.option("--ten-crop", is_flag=True, help="Average over ten crops of each image.")
 @click.option(
-    "--size", callback=_pixels, help="Side of the crop, in pixels; else the protocol's."
+    "--size",
+    callback=_pixels,
+    help="Side of the crop in pixels. By default, the model's own.",
 )
 @click.option(
     "--scales",
     callback=_pixels,
-    help='Whole and mirrored, with short sides as 224,256,384; or "paper".',
+    help='Short sides for multi-scale evaluation, such as 224,256,384; or "paper".',
 )
 @json_option
 def evaluate(
@@ -84,7 +86,7 @@ def evaluate(
     scales: tuple[int, ...],
     as_json: bool,
 ) -> None:
-    """Top-1, top-5, loss and calibration of MODEL on DATA, each picture once.
+    """Measure top-1, top-5, loss and calibration of MODEL on DATA.
 
     MODEL is a run directory, a .keras file, variant:weights, or an exported model.
     """
@@ -105,7 +107,7 @@ def evaluate(
 
 
 def _is_run_of(model: str, source: datasets.Source) -> bool:
-    """Whether it is the directory of a run on this very data, whose measures it is."""
+    """Whether `model` is the directory of a run that was trained on this data."""
     try:
         said = json.loads(Path(model, layout.DATA).read_text())
         return said["data_hash"] == source.fingerprint
@@ -121,9 +123,9 @@ def measure(
     run: Path | None = None,
     **looks: Any,
 ) -> dict[str, Any]:
-    """Measures; and writes what a run directory keeps, if there is one.
+    """Evaluates a model; the results are written into `run`, if it is given.
 
-    There the moving average, if any, is measured too.
+    The moving average of a run is evaluated as well, if there is one.
     """
 
     from keras_resnet import evaluate as evaluation
@@ -150,10 +152,10 @@ def measure(
 
 
 def metrics_tables(metrics: Mapping[str, Any]) -> Iterator[Table | str]:
-    """Of a model; and of its moving average, if that was measured."""
+    """The tables of a model, and of its moving average if that was evaluated."""
     yield metrics_table(metrics)
     if "ema" in metrics:
-        yield f"the moving average, {layout.AVERAGE}:"
+        yield f"The moving average, {layout.AVERAGE}:"
         yield metrics_table(metrics["ema"])
 
 
@@ -180,13 +182,20 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 @group.command()
 @click.argument("model")
 @click.argument("picture", nargs=-1, required=True)
-@click.option("--top", type=click.IntRange(1), default=5, help="Classes to show.")
-@click.option("--csv", "as_csv", is_flag=True, help="A line a class: for spreadsheets.")
+@click.option(
+    "--top", type=click.IntRange(1), default=5, help="Number of classes to show."
+)
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="Print CSV, with a line for each class of an image.",
+)
 @json_option
 def predict(
     model: str, picture: tuple[str, ...], top: int, as_csv: bool, as_json: bool
 ) -> None:
-    """Classify pictures, or all those in folders, with MODEL.
+    """Classify images, or all images in folders, with MODEL.
 
     MODEL is a run directory, a .keras file, variant:weights, or what `export` wrote:
     its folder, a version in it, or a file. What is no picture has a row that says why,
@@ -212,7 +221,7 @@ def predict(
         raise click.exceptions.Exit(1)
 
 
-# each as it comes: a million results would not fit in memory
+# one by one: a million results would not fit in memory
 
 
 def _print_csv(results: Iterable[Result]) -> None:
@@ -269,12 +278,12 @@ def _likeliest(result: Result) -> str:
     "--picture",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="To compare the answers on; several times. A photograph of our own otherwise.",
+    help="Image to verify the export with; repeatable. By default, a photograph.",
 )
 @click.option(
     "--warm-up/--no-warm-up",
     default=None,
-    help="Requests that TensorFlow Serving begins with; where their package is there.",
+    help="Write warm-up requests. By default, if tensorflow-serving-api is there.",
 )
 @json_option
 def export(
@@ -309,12 +318,17 @@ def export(
 @click.argument("source")
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--model", required=True, help="A variant, such as resnet50d.")
-@click.option("--from", "dialect", default="auto", help="Dialect of SOURCE.")
-@click.option("--to", default="keras_resnet", help="Dialect of DESTINATION.")
+@click.option(
+    "--from",
+    "dialect",
+    default="auto",
+    help="Framework of SOURCE's names; auto recognises it.",
+)
+@click.option("--to", default="keras_resnet", help="Framework of DESTINATION's names.")
 @click.option(
     "--classes",
     type=click.IntRange(0),
-    help="Of SOURCE's classifier; as many as it says, or 1000, otherwise.",
+    help="Classes of SOURCE's classifier. By default, as its file says, or 1000.",
 )
 @json_option
 def convert(

@@ -1,4 +1,4 @@
-"""Recipes as options: a name or a file, and one option for each field."""
+"""Options for recipes: one for each field of Recipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 
 
 def recipe_options(command: Callable) -> Callable:
-    """Adds one option for each field of Recipe, typed as the field is."""
+    """Adds an option for each field of Recipe, of the field's type."""
     for field in reversed(_FIELDS.values()):
         kind = FIELD_TYPES[field.name]
         command = click.option(
@@ -35,7 +35,7 @@ def recipe_options(command: Callable) -> Callable:
 
 
 def _help_of(field: dataclasses.Field) -> str:
-    """What the field is for, and what `bag-of-tricks`, which has the defaults, says."""
+    """The help of a field, with its choices, an example and its default."""
     text = field.metadata["help"]
     if choices := [choice for choice in field.metadata.get("choices", ()) if choice]:
         text += f" One of {', '.join(choices)}."
@@ -48,7 +48,7 @@ def _help_of(field: dataclasses.Field) -> str:
 
 
 class RecipeCommand(click.Command):
-    """A command whose options of a recipe are listed in groups."""
+    """A command that lists the options of a recipe in groups."""
 
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter
@@ -65,10 +65,10 @@ class RecipeCommand(click.Command):
 
 
 def chosen_recipe(recipe: str, fields: dict, run: Path | None = None) -> Recipe:
-    """The recipe of a name or a file, with the fields given as options.
+    """The recipe of a name or a file, with the fields that are given as options.
 
-    Weights of a run or a file of this package bring their net along, if none is given;
-    a `run` that began with them has it too, and goes on without the file.
+    If weights are given and no net, the net is the one that the weights were saved
+    from. A run that began with them knows it too, and resumes without the file.
     """
     if recipe in RECIPES:
         chosen = RECIPES[recipe]
@@ -76,7 +76,7 @@ def chosen_recipe(recipe: str, fields: dict, run: Path | None = None) -> Recipe:
         chosen = Recipe.read(recipe)
     else:
         raise click.BadParameter(
-            f"{recipe!r}: no such file, nor one of {', '.join(RECIPES)}",
+            f"{recipe!r}: neither a file nor one of {', '.join(RECIPES)}",
             param_hint="--recipe",
         )
     given: dict[str, Any] = {k: v for k, v in fields.items() if v is not None}

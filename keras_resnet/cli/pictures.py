@@ -1,4 +1,4 @@
-"""The commands that look at data: prepare, validate, preview."""
+"""The commands about data: prepare, validate, preview."""
 
 from __future__ import annotations
 
@@ -28,12 +28,30 @@ _LISTED = 20  # bad pictures that `validate` prints
 @group.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("destination", type=click.Path(path_type=Path))
-@click.option("--val", type=float, default=0.0, help="Share to hold out, as 0.2.")
-@click.option("--seed", type=int, default=0, help="Of that split and of the order.")
-@click.option("--resize", type=int, default=0, help="Longest short side, as 256.")
-@click.option("--upright", is_flag=True, help="Turn pictures as their EXIF says.")
-@click.option("--background", default="", help="A colour under alpha, as white.")
-@click.option("--beam", metavar="OPTIONS", help="Of an Apache Beam pipeline.")
+@click.option(
+    "--val",
+    type=float,
+    default=0.0,
+    help="Fraction of each class to hold out, such as 0.2.",
+)
+@click.option(
+    "--seed", type=int, default=0, help="Seed of that split and of the order."
+)
+@click.option(
+    "--resize",
+    type=int,
+    default=0,
+    help="Shrink images to this short side, such as 256.",
+)
+@click.option(
+    "--upright", is_flag=True, help="Rotate images by their EXIF orientation."
+)
+@click.option(
+    "--background", default="", help="Colour behind transparent images, such as white."
+)
+@click.option(
+    "--beam", metavar="OPTIONS", help="Write with Apache Beam and these options."
+)
 @json_option
 def prepare(
     source: Path,
@@ -46,10 +64,11 @@ def prepare(
     beam: str | None,
     as_json: bool,
 ) -> None:
-    """Write SOURCE as TFRecord shards in DESTINATION; again, to go on.
+    """Write SOURCE as TFRecord shards in DESTINATION; repeat the command to resume.
 
-    SOURCE is a folder of train/ and val/ classes, or of classes with --val, or of
-    records; or tfds:NAME. The workers of --beam "--runner=FlinkRunner" share its disks.
+    SOURCE is a folder with train/ and val/, which contain a folder for each class; with
+    --val, a folder of classes; a folder of TFRecords; or tfds:NAME. The workers of
+    --beam "--runner=FlinkRunner" must see SOURCE and DESTINATION under the same paths.
     """
     quiet = as_json or not err.is_terminal
     with Progress(console=err, transient=True, disable=quiet) as bar:
@@ -80,16 +99,24 @@ def prepare(
 @click.option(
     "--first-label",
     type=click.IntRange(0, 1),
-    help="What TFRecords without dataset.json call their first class.",
+    help="Label of the first class in TFRecords without dataset.json.",
 )
-@click.option("--classes", type=click.IntRange(1), help="How many, of those.")
-@click.option("--seconds", type=float, default=10.0, help="That a picture may take.")
-@click.option("--memory", type=float, default=2.0, help="GiB that a picture may take.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; one a core.")
+@click.option(
+    "--classes", type=click.IntRange(1), help="Number of classes in such TFRecords."
+)
+@click.option("--seconds", type=float, default=10.0, help="Time limit for an image.")
+@click.option(
+    "--memory", type=float, default=2.0, help="Memory limit for an image, in GiB."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Number of processes. By default, one for each core.",
+)
 @click.option(
     "--manifest",
     type=click.Path(path_type=Path),
-    help="A .json file to write instead, where DATA is read-only; train on that file.",
+    help="Write the manifest to this .json file, if DATA is read-only; train on it.",
 )
 @json_option
 def validate(
@@ -102,9 +129,9 @@ def validate(
     manifest: Path | None,
     as_json: bool,
 ) -> None:
-    """Look at every picture of DATA, and write its manifest, dataset.json.
+    """Decode every image of DATA, and write its manifest, dataset.json.
 
-    Exit code 1 if there are bad ones; training then needs --max-bad-examples.
+    The exit code is 1 if there are bad images; training then needs --max-bad-examples.
     """
     quiet = as_json or not err.is_terminal
     with Progress(console=err, transient=True, disable=quiet) as bar:
@@ -176,12 +203,18 @@ def _validate_tables(report: Mapping[str, Any]) -> Iterator[Table | str]:
 
 @group.command(cls=RecipeCommand)
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--recipe", default="bag-of-tricks", help="A name, or a YAML/JSON file.")
-@click.option("--output", default="preview.png", show_default=True, help="A PNG file.")
+@click.option(
+    "--recipe",
+    default="bag-of-tricks",
+    help="Name of a recipe, or a YAML or JSON file.",
+)
+@click.option(
+    "--output", default="preview.png", show_default=True, help="PNG file to write."
+)
 @json_option
 @recipe_options
 def preview(data: Path, recipe: str, output: str, as_json: bool, **fields: Any) -> None:
-    """Save a grid of what training and evaluation see of DATA."""
+    """Write a PNG of the images that training and evaluation will see."""
     from keras_resnet.train.build import resolve
 
     chosen = resolve(chosen_recipe(recipe, fields))

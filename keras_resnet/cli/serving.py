@@ -1,4 +1,4 @@
-"""The command that serves: serve."""
+"""The command serve."""
 
 from __future__ import annotations
 
@@ -30,45 +30,55 @@ def _limit(name: str, kind: click.ParamType, text: str) -> Callable[..., Any]:
 
 @group.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--name", help="In the paths, /v1/models/NAME; DIR's own by default.")
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option(
+    "--name", help="NAME in the path /v1/models/NAME. By default, the name of DIR."
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8501,
     show_default=True,
-    help="Of REST; 0: any free one.",
+    help="Port for REST; 0 takes a free one.",
 )
 @_limit(
-    "--poll", click.FloatRange(0), "Seconds between looks for versions; 0: one look."
+    "--poll",
+    click.FloatRange(0),
+    "Seconds between checks for new versions; 0 checks once.",
 )
-@_limit("--max-batch", click.IntRange(1), "Rows that are run together.")
-@_limit("--wait-ms", click.FloatRange(0), "That a request waits for others to join it.")
+@_limit("--max-batch", click.IntRange(1), "Largest batch of rows.")
+@_limit("--wait-ms", click.FloatRange(0), "Time that a request waits for others.")
 @click.option(
     "--max-body",
     type=click.IntRange(1),
     default=_DEFAULTS.max_body // 2**20,
     show_default=True,
-    help="MiB of a request.",
+    help="Largest request, in MiB.",
 )
-@_limit("--max-rows", click.IntRange(1), "Of a request.")
-@_limit("--max-pixels", click.IntRange(1), "Of a picture, by its header.")
-@_limit("--max-request-pixels", click.IntRange(1), "Of all pictures of a request.")
-@_limit("--max-queue", click.IntRange(1), "Requests at a time; more get a 503.")
-@_limit("--max-connections", click.IntRange(1), "At a time; the most idle one goes.")
+@_limit("--max-rows", click.IntRange(1), "Most rows in a request.")
+@_limit("--max-pixels", click.IntRange(1), "Most pixels of an image.")
+@_limit("--max-request-pixels", click.IntRange(1), "Most pixels of a request.")
+@_limit("--max-queue", click.IntRange(1), "Most requests at a time; others get 503.")
+@_limit(
+    "--max-connections", click.IntRange(1), "Most connections; idle ones are closed."
+)
 @_limit(
     "--answer-seconds",
     click.FloatRange(0, min_open=True),
-    "To compute an answer; then a 504.",
+    "Time to compute an answer; then 504.",
 )
 @click.option(
     "--allow-host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="That requests may be for, beside localhost, HOST and addresses; repeatable.",
+    help="Further host name that requests may have; repeatable.",
 )
-@click.option("--here", is_flag=True, help="Do not look for TensorFlow Serving.")
+@click.option(
+    "--here", is_flag=True, help="Serve here, without looking for TensorFlow Serving."
+)
 @json_option
 def serve(
     folder: Path,
@@ -80,10 +90,10 @@ def serve(
     as_json: bool,
     **limits: Any,
 ) -> None:
-    """Serve the newest version in DIR at TensorFlow Serving's REST paths.
+    """Serve the newest version in DIR by TensorFlow Serving's REST API.
 
-    Where tensorflow_model_server or docker is there, this only prints the command that
-    serves with TensorFlow Serving, which is what production should use.
+    If tensorflow_model_server or docker is installed, this only prints the command that
+    starts TensorFlow Serving, which is recommended for production.
     """
 
     from keras_resnet.export.tf_serving import model_name

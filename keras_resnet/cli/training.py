@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,21 @@ _COLUMN = 26  # characters that a recipe takes in a table
 
 
 @group.command("recipes")
-@click.option("--show", metavar="NAME", help="Show all of one: a name or a file.")
-@click.option("--output", default="rate.png", show_default=True, help="Its rate curve.")
+@click.option(
+    "--show", metavar="NAME", help="Print a single recipe, and draw its learning rate."
+)
+@click.option(
+    "--output", default="rate.png", show_default=True, help="PNG of the learning rate."
+)
 @json_option
 def recipes_command(show: str | None, output: str, as_json: bool) -> None:
-    """The recipes side by side; or all of one, and its rate curve as a PNG."""
+    """Print the recipes side by side, or a single one as YAML."""
     if show:
         from keras_resnet.train.curves import rate_curve
 
         chosen = chosen_recipe(show, {})
         Path(output).write_bytes(rate_curve(chosen))
-        table = _folded(chosen.name, "field", "value", rows=_rows([chosen]))
+        table = make_table(chosen.name, "field", "value", rows=_rows([chosen]))
         note = f"its rate, epoch by epoch, is in {output}"
         return print_result(
             {**chosen.to_dict(), "rate_curve": output}, as_json, table, note
@@ -50,23 +54,13 @@ def recipes_command(show: str | None, output: str, as_json: bool) -> None:
     abreast = max(out.width // _COLUMN - 1, 1)
     for first in range(1, 1 + len(some), abreast):
         titles, *values = ([row[0], *row[first : first + abreast]] for row in rows)
-        tables.append(_folded(None, *titles, rows=values))
+        tables.append(make_table(None, *titles, rows=values))
     whole = {recipe.name: recipe.to_dict() for recipe in some}
-    print_result(whole, as_json, *tables, "--show NAME prints the rest of one")
-
-
-def _folded(
-    title: str | None, *columns: str, rows: Iterable[Iterable[object]]
-) -> Table:
-    """A table of which a narrow terminal breaks the long words, and cuts none off."""
-    table = make_table(title, *columns, rows=rows)
-    for column in table.columns:
-        column.overflow = "fold"
-    return table
+    print_result(whole, as_json, *tables, "--show NAME prints a single one")
 
 
 def _rows(recipes: Sequence[Recipe]) -> list[list[str]]:
-    """[field, its value in each recipe], the numbers rounded for the eye."""
+    """Rows of a field and its value in each recipe, with rounded numbers."""
 
     def said(value: object) -> str:
         if isinstance(value, dict):
@@ -89,26 +83,28 @@ def _rows(recipes: Sequence[Recipe]) -> list[list[str]]:
     default="bag-of-tricks",
     help="Name of a recipe, or a YAML or JSON file.",
 )
-@click.option("--audit", is_flag=True, help="Print which variables decay, and stop.")
+@click.option(
+    "--audit", is_flag=True, help="Print which variables decay, and do not train."
+)
 @click.option(
     "--checkpoint-steps",
     type=click.IntRange(0),
     default=0,
-    help="Batches from one checkpoint to the next, besides those by time.",
+    help="Batches between checkpoints; 0 writes none by steps.",
 )
 @click.option(
     "--checkpoint-seconds",
     type=click.FloatRange(0),
     default=600.0,
     show_default=True,
-    help="The same by time; 0: none.",
+    help="Seconds between checkpoints; 0 writes none by time.",
 )
 @click.option(
     "--keep",
     type=click.IntRange(2),
     default=2,
     show_default=True,
-    help="Checkpoints, besides the best epoch's.",
+    help="Number of newest checkpoints to keep, besides the best epoch's.",
 )
 @json_option
 @recipe_options
@@ -123,10 +119,10 @@ def train(
     as_json: bool,
     **fields: Any,
 ) -> None:
-    """Train a recipe on DATA into the directory RUN; again, to resume.
+    """Train a recipe on DATA into the directory RUN; repeat the command to resume.
 
-    A run that was stopped, killed or out of disk goes on where it was, to the same
-    result. Ctrl-C, SIGTERM and SIGUSR1 stop it in good order, with exit code 75.
+    A run that was stopped or killed resumes to the same result. Ctrl-C, SIGTERM and
+    SIGUSR1 write a checkpoint and end the command with exit code 75.
     """
     from keras_resnet import train as training
     from keras_resnet.train.build import build
@@ -162,7 +158,7 @@ def _print_audit(model: Any, as_json: bool) -> None:
     from keras_resnet.train.build import audit
 
     rows = audit(model)
-    table = _folded(
+    table = make_table(
         None,
         "variable",
         "shape",
@@ -186,9 +182,9 @@ def _print_audit(model: Any, as_json: bool) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @json_option
 def status_command(run: Path, as_json: bool) -> None:
-    """Where the run in RUN stands, its checkpoints, their health, and its history.
+    """Show the status of the run in RUN, its checkpoints and its history.
 
-    Exit code 1 if a checkpoint is damaged.
+    The exit code is 1 if a checkpoint is damaged.
     """
     from keras_resnet.runs.status import status
 
@@ -251,7 +247,7 @@ def _status_tables(facts: Mapping[str, Any]) -> Iterator[Table]:
 @click.option("--data", default="runs/digits", show_default=True)
 @json_option
 def demo(run: str, data: str, as_json: bool) -> None:
-    """Digits, from pictures to a served net, in about a minute."""
+    """Train, evaluate, export and serve on small digits, in about a minute."""
 
     from keras_resnet import demo as demonstration
 

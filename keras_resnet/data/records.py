@@ -112,7 +112,7 @@ def read_record(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
 
 
 def encode_example(data: bytes, label: int, text: str) -> bytes:
-    """A serialised tf.train.Example with the ImageNet keys."""
+    """A serialized tf.train.Example with the ImageNet keys."""
     bytes_list, int64_list = tf.train.BytesList, tf.train.Int64List
     feature = {
         "image/encoded": tf.train.Feature(bytes_list=bytes_list(value=[data])),

@@ -1,4 +1,4 @@
-"""A model and data -> its measures, each picture once; and predictions."""
+"""Evaluation and prediction."""
 
 from keras_resnet.evaluate.evaluation import run
 from keras_resnet.evaluate.figures import picture_grid

@@ -1,4 +1,4 @@
-"""A model and data -> its measures, each picture exactly once."""
+"""Evaluates a model on a data set."""
 
 from __future__ import annotations
 
@@ -29,37 +29,36 @@ def run(
     size: int | None = None,
     scales: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Evaluates a model with a classifier under the protocol that it carries.
+    """Evaluates a model on every image of a split once, by the model's protocol.
 
     Args:
-        model: one of this package with its top, which is not changed. Or an exported
-            one from `engines.open_engine`, which takes a single size.
-        data: what `data.open_source` takes.
+        model: a model of this package with its classifier, or an exported one from
+            `engines.open_engine`, which takes a single size.
+        data: what `data.open_source` accepts.
         split: "val" or "train".
-        batch_size: pictures at a time, which does not affect the result.
-        max_bad_examples: how many pictures that cannot be decoded may be left out.
-        views: "center", the protocol's crop; "ten-crop", the mean of ten crops'
-            probabilities (10 x the work); or "multi-scale", the mean over whole
-            pictures at the short sides and mirrors of arXiv 1512.03385 (about 40 x).
-        progress: wraps the iteration over the batches, as a progress bar does.
-        size: the crop's side in pixels instead of the protocol's, at its crop_pct; a
-            model for one size only is rebuilt for any.
+        batch_size: images at a time; it does not affect the result.
+        max_bad_examples: how many images that cannot be decoded may be left out.
+        views: "center", the protocol's crop; "ten-crop", the mean of the probabilities
+            of ten crops (10 x the work); or "multi-scale", the mean over whole images
+            at the short sides and mirrors of arXiv 1512.03385 (about 40 x).
+        progress: a function that wraps the iterable of batches, for a progress bar.
+        size: side of the crop in pixels instead of the protocol's, with its crop_pct.
         scales: short sides in pixels for "multi-scale", which they imply.
 
     Returns:
         {"top1": in [0, 1], "top5": in [0, 1], "loss": mean cross-entropy in nats,
         "calibration_error": in [0, 1], arXiv 1706.04599 equation 3 with 15 bins of
         confidence, "examples": pictures seen, "per_class": {name: top-1 in [0, 1], or
-        None without pictures}, "confused": [{"true", "predicted", "count", "share": of
-        the true class}, ...], the 100 worst pairs, and up to 1,000 classes "confusion":
-        [true class][predicted class] counts}; of equal probabilities the first counts
-        as predicted. With pictures left out, "bad_examples" lists them: [{"split",
-        "where", "reason"}, ...].
+        None without images}, "confused": [{"true", "predicted", "count", "share": of
+        the true class}, ...], the 100 worst pairs, and for up to 1,000 classes
+        "confusion": [true class][predicted class] counts}. Of equal probabilities the
+        first one is the prediction. Images that were left out are in "bad_examples":
+        [{"split", "where", "reason"}, ...].
 
     Raises:
-        ValueError: views, size or scales are invalid; nothing has been read yet.
-        ModelError: the model's classes are not the data's, its outputs are not finite,
-            or it is an exported one of another size.
+        ValueError: views, size or scales are invalid.
+        ModelError: the model has other classes than the data, its outputs are not
+            finite, or it was exported for another size.
         DataError: the data cannot be used.
     """
     check_views(views, size, scales)
@@ -89,7 +88,7 @@ def run(
     metrics = tally.result(source.class_names)
     if metrics["examples"] != source.split(split).size:
         raise DataError(
-            f"{source.path}: {metrics['examples']} {split} pictures read, but "
+            f"{source.path}: read {metrics['examples']} {split} images, but "
             f"{source.split(split).size} announced; prepare it again"
         )
     return {**metrics, **({"bad_examples": skipped} if skipped else {})}
@@ -101,7 +100,7 @@ def _of_any_size(model: Any) -> Any:
     if not isinstance(model, ResNet):
         raise ModelError(
             f"{model.name}: an exported model takes {model.input_shape[1]} pixels "
-            "only; leave out size and scales, or give the model behind it"
+            "only; leave out size and scales, or evaluate the model itself"
         )
     return rebuild(model, model.info.dtype_policy, input_shape=None)
 
@@ -113,7 +112,7 @@ def _check_classes(model: Any, source: Source) -> None:
     if class_names is not None and tuple(class_names) != source.class_names:
         differing = sorted(set(class_names) ^ set(source.class_names))
         raise ModelError(
-            f"{source.path}: its classes are not the model's; "
+            f"{source.path}: has other classes than the model; "
             + (
                 f"only in one: {', '.join(differing[:10])}"
                 if differing

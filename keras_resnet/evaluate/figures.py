@@ -1,4 +1,4 @@
-"""Figures of an evaluation: the confusion matrix, and the least certain pictures."""
+"""Figures of an evaluation: the confusion matrix, and the least certain images."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _COLUMNS = 8  # of a grid
 def confusion_map(metrics: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Writes a PNG of the confusion matrix, in shares of each true class.
 
-    Nothing is written where the measures have no matrix, as of too many classes.
+    Nothing is written if the metrics have no matrix, because of too many classes.
     """
     if "confusion" not in metrics:
         return
     from matplotlib.figure import Figure
 
     counts = np.asarray(metrics["confusion"])
-    # shares, as counts would leave classes with few pictures pale
+    # in counts, classes with few images would be pale
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 4 + 0.25 * min(len(counts), _NAMED)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
@@ -50,7 +50,7 @@ def picture_grid(
     count: int = 24,
     split: str = "val",
 ) -> None:
-    """Writes a PNG of pictures with prediction and truth, the least certain first."""
+    """Writes a PNG of images with prediction and label, the least certain first."""
     from matplotlib.figure import Figure
 
     source = open_source(data)

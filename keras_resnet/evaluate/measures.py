@@ -1,4 +1,4 @@
-"""Probabilities and truths -> top-1, top-5, loss, calibration error and confusion."""
+"""Metrics: top-1, top-5, loss, calibration error and confusion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORST = 100  # pairs of classes that are listed
 
 
 class Tally:
-    """Running sums over batches; memory grows with the pairs of classes that occur."""
+    """Accumulates metrics over batches; memory grows with the confused pairs."""
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
@@ -25,7 +25,7 @@ class Tally:
         self.confidence = np.zeros(BINS)  # the sum of it
 
     def add(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
-        """Counts a batch: finite floats [N, K], and the true classes, int [N]."""
+        """Adds a batch: finite probabilities [N, K] and true classes, int [N]."""
         rows = np.arange(len(truth))
         true = probabilities[rows, truth]
         # the ranks above the true class; in a tie the first class ranks higher
@@ -46,7 +46,7 @@ class Tally:
         self.confidence += np.bincount(bins, confidence, BINS)
 
     def result(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """The measures of all that was added, as `evaluate.run` returns them."""
+        """The metrics of all batches, as `evaluate.run` returns them."""
         totals, hits = np.zeros((2, self.classes), np.int64)
         for (true, predicted), count in self.confusion.items():
             totals[true] += count
@@ -102,7 +102,7 @@ def worst_classes(
 def to_json(value: Any, indent: str = "\n") -> str:
     """Like json.dumps(value, indent=1), but a list of plain values is one line.
 
-    A confusion matrix of a thousand rows is a thousand lines, and not a million.
+    So a confusion matrix has one line for each row.
     """
     inner = indent + " "
     if isinstance(value, dict) and value:
@@ -115,7 +115,7 @@ def to_json(value: Any, indent: str = "\n") -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, those of several classes with a number, as ImageNet has some."""
+    """The names, with numbers where classes have the same one, as in ImageNet."""
     counts = Counter(names)
     return [
         name if counts[name] == 1 else f"{name} ({number})"

@@ -1,4 +1,4 @@
-"""The classes of picture files, as a model predicts them."""
+"""Classifies image files."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Paths = Iterable[str | os.PathLike[str]]
 
 
 def predict(model: Any, files: Paths, top: int = 5) -> list[dict[str, Any]]:
-    """Classifies picture files, or all pictures in folders.
+    """Classifies image files, or all images in folders.
 
     A line on stderr warns of a model with random weights.
 
     Returns:
         A list of {"file": path, "classes": [name, ...], "probabilities": [float, ...]},
-        the likeliest first, at most `top`.
+        the `top` most probable classes, best first.
 
     Raises:
-        DataError: a file is missing or no picture; it is named.
+        DataError: a file is missing or is not an image.
     """
     results = []
     for result in predict_each(model, files, top):
@@ -46,7 +46,7 @@ def predict_each(
 ) -> Iterator[dict[str, Any]]:
     """Yields the results of `predict` one by one, with one batch in memory.
 
-    A file that is missing or no picture yields {"file": path, "problem": reason}.
+    A file that is missing or is not an image yields {"file": path, "problem": reason}.
     """
     note_random_weights(model)
     names, paths = class_names(model), list(_list_pictures(files))
@@ -73,7 +73,7 @@ def predict_each(
 
 
 def _list_pictures(files: Paths) -> Iterator[str]:
-    """The files, and in place of a folder all files in it, sorted."""
+    """The files, and all files in the folders, sorted."""
     for file in files:
         if not os.path.isdir(file):
             yield str(Path(file))
@@ -89,7 +89,7 @@ def _list_pictures(files: Paths) -> Iterator[str]:
 
 
 def _try_load(path: str, model: Any) -> np.ndarray | str:
-    """The picture as the model takes it, or the reason why it is none."""
+    """The image as the model takes it, or why it cannot be read."""
     try:
         return load_picture(path, model.info.protocol)
     except DataError as error:
@@ -97,8 +97,8 @@ def _try_load(path: str, model: Any) -> np.ndarray | str:
 
 
 def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray:
-    """One file as evaluation sees it, uint8 [S, S, 3]; a DataError names the path."""
-    if Path(path).exists() and not Path(path).is_file():  # a pipe would block
+    """A file, cropped as in evaluation: uint8 [S, S, 3]. Errors are DataError."""
+    if Path(path).exists() and not Path(path).is_file():  # opening a pipe would block
         raise DataError(f"{path}: not a file")
     try:
         return load_eval(tf.io.read_file(os.fsencode(path)), protocol).numpy()
@@ -110,5 +110,5 @@ def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray
 
 
 def class_names(model: Any) -> tuple[str, ...]:
-    """The model's class names, or numbers where it has none."""
+    """The model's class names, or their numbers if it has none."""
     return model.info.class_names or tuple(map(str, range(model.info.classes)))

@@ -1,4 +1,4 @@
-"""Views of a picture: one crop, ten crops, or the whole picture at several scales."""
+"""Views of an image: one crop, ten crops, or the whole image at several scales."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_views(
 def open_views(
     model: Any, views: str, scales: Sequence[int], batch_size: int
 ) -> tuple[Load, int, Classify]:
-    """How a picture is loaded, how many are in a batch, and how they are classified."""
+    """How an image is loaded, how many are in a batch, and how they are classified."""
     if views == "ten-crop":
 
         def classify(crops: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ def open_views(
 def predict_probabilities(
     model: Any, images: np.ndarray, batch_size: int | None = None
 ) -> np.ndarray:
-    """float32 [N, classes]; a short batch is padded, so that one graph serves all."""
+    """Probabilities, float32 [N, classes]; a short batch is padded to use one graph."""
     count = len(images)
     if batch_size and count < batch_size:
         padding = np.zeros((batch_size - count, *images.shape[1:]), images.dtype)
@@ -94,12 +94,12 @@ def load_whole(data: tf.Tensor, protocol: Protocol) -> tf.Tensor:
 
 
 class MultiScale:
-    """Probabilities of whole pictures, averaged over scales and mirror images.
+    """Probabilities of whole images, averaged over scales and mirror images.
 
     The fully convolutional form of arXiv 1512.03385: the classifier is applied to every
     window of the feature map that has the size of a crop's feature map. Its logits are
-    averaged over the windows, and the probabilities over scales and mirror images. A
-    picture is a batch of its own, as sizes differ.
+    averaged over the windows, and the probabilities over scales and mirror images. Each
+    image is a batch of its own, since sizes differ.
 
     Args:
         model: with its top, for any input size.

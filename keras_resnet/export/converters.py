@@ -39,7 +39,7 @@ def write(
     serving_default.
 
     Args:
-        model: functional, in float32, with normalisation and softmax; on Keras's
+        model: functional, in float32, with normalization and softmax; on Keras's
             TensorFlow backend.
         folder: an existing one.
         format: "onnx", "openvino" or "litert".

@@ -50,7 +50,7 @@ def save(
             is no such picture, is damaged, or has more than 89,478,485 pixels: its
             answers are zeros, and those of the other rows do not change.
 
-    For bytes the graph decodes and crops as evaluation does. Batch normalisation is
+    For bytes the graph decodes and crops as evaluation does. Batch normalization is
     folded. An "onnx", "openvino" or "litert" file takes images and gives probabilities
     under the same names. The exported model is run by its own runtime on real pictures,
     and refused if its answers differ from those of the model in float32. labels.txt has
@@ -60,7 +60,7 @@ def save(
     written, unless they exist.
 
     Args:
-        model: of this package, with its top and normalisation, trained in any policy.
+        model: of this package, with its top and normalization, trained in any policy.
         folder: of all the model's versions, created if it is missing.
         format: of `formats.FORMATS`.
         precision: "float32", whatever the model was trained in; or another that
@@ -71,7 +71,7 @@ def save(
         say: gets a line about the comparison, and one if there is no warm-up.
 
     Raises:
-        ModelError: a model without classifier or normalisation in its graph, or one
+        ModelError: a model without classifier or normalization in its graph, or one
             changed since it was built, as by `quantize` or `enable_lora`; a Keras
             backend other than TensorFlow; an unknown format or precision, or a missing
             package; an input that is not RGB of the protocol's size; a folder that has

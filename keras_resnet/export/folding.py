@@ -1,4 +1,4 @@
-"""A net -> the same net without normalisation, for inference alone."""
+"""A net -> the same net without normalization, for inference alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras_resnet.model import ResNet, assemble, assign, check_variables
 
 
 def fold_batch_norm(model: ResNet, precision: str = "float32") -> ResNet:
-    """The net with each batch normalisation folded into its convolution.
+    """The net with each batch normalization folded into its convolution.
 
     A convolution, then gamma * (y - mean) / sqrt(variance + epsilon) + beta with the
     moving statistics, is a convolution with other kernels and a bias; TensorFlow runs
@@ -21,7 +21,7 @@ def fold_batch_norm(model: ResNet, precision: str = "float32") -> ResNet:
     Args:
         model: of this package, under any dtype policy; it stays as it is.
         precision: "float32", or "bfloat16", for kernels, biases and all that is
-            computed between pixels and pooling. Normalisation of the pixels, pooling
+            computed between pixels and pooling. Normalization of the pixels, pooling
             and the classifier are in float32 in either.
 
     Returns:

@@ -166,7 +166,7 @@ class BottleneckBlock(_ResidualBlock):
             channels (ResNeXt, arXiv 1611.05431).
         shortcut: "avg_pool", "projection" or "zero_pad", where the shapes differ.
         project: also where they agree (option C, and Paddle's basic nets).
-        attention: None, "se" or "eca", after the last normalisation.
+        attention: None, "se" or "eca", after the last normalization.
         zero_gamma: that normalization's gamma starts at zero (section 3.1), so that the
             block starts as its shortcut.
         drop_path: probability that a sample skips the branch in training.

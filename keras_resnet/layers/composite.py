@@ -70,7 +70,7 @@ def _changes(config: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in config.items()
-        # Keras 2 rewrites the axis when a normalisation is built
+        # Keras 2 rewrites the axis when a normalization is built
         if key != "axis" and (key not in usual or value != usual[key])
     }
 
@@ -104,5 +104,5 @@ def strided(shape: Shape, stride: int, channels: int) -> Shape:
 
 
 def he_fan_out() -> Any:
-    """He initialisation over the fan-out, as in timm and torchvision."""
+    """He initialization over the fan-out, as in timm and torchvision."""
     return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")

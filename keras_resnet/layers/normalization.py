@@ -22,12 +22,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
       a neighbouring convolution at inference. Anything else (other backends, float64,
       other ranks and axes, `synchronized`) runs on composed operations.
     - `moving_variance` averages the unbiased batch variance, n / (n - 1) times the
-      biased one that normalises, as TF-slim, GluonCV and torch keep it. Keras averages
+      biased one that normalizes, as TF-slim, GluonCV and torch keep it. Keras averages
       the biased one. Only with a `mask` or `renorm` does Keras's own code run, biased.
 
     Batch statistics that are not finite, after an overflow in half precision, leave the
     moving ones as they are. With `frozen_statistics = True`, an argument and an
-    attribute for fine tuning, the moving ones normalise in training too and stay, while
+    attribute for fine tuning, the moving ones normalize in training too and stay, while
     gamma and beta learn; `trainable = False` freezes those as well.
 
     Shapes: any [..., C], unchanged. Outputs and gradients equal Keras's to 1e-5.

@@ -1,1 +1,1 @@
-"""A run as it is on disk: its files, checkpoints, process and state."""
+"""A run directory: its files, its checkpoints, the process that trains in it."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole or not there, several, each verified when it is read."""
+"""The checkpoints of a run: written completely or not at all, verified when read."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _NAME = re.compile(r"epoch(\d{1,9})-batch(\d{1,9})")
 
 
 class Damaged(ValueError):
-    """A checkpoint that does not verify, and why."""
+    """A checkpoint does not verify; the message says why."""
 
 
 class Place(NamedTuple):
-    """Where a run stands: whole epochs, and whole batches of the next one."""
+    """A position in a run: the completed epochs, and the batches of the next one."""
 
     epoch: int
     batch: int = 0
@@ -40,12 +40,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one holds.
+    """The contents of a checkpoint.
 
     Attributes:
-        place: where the run stood.
-        arrays: {name: array} of the state.
-        facts: what `write` was told beside it, as JSON has it.
+        place: the position of the run.
+        arrays: {name: array} of the training state.
+        facts: the JSON values that `write` was given.
     """
 
     place: Place
@@ -59,16 +59,16 @@ def write(
     arrays: Mapping[str, np.ndarray],
     facts: Mapping[str, Any],
 ) -> Path:
-    """Writes a checkpoint aside, flushes it to the disk and renames it into place.
+    """Writes a checkpoint to a temporary folder, flushes it and renames it into place.
 
     Args:
         run: the run directory.
-        place: of the run; a checkpoint of the same place is replaced.
-        arrays: numbers only.
-        facts: what JSON can hold.
+        place: the position of the run; a checkpoint of the same position is replaced.
+        arrays: {name: array} of numbers.
+        facts: values that JSON can hold.
 
     Raises:
-        OSError: the disk is full, or may not be written; what was there stays.
+        OSError: the disk is full or read-only. Existing checkpoints stay.
     """
     folder = Path(run, layout.CHECKPOINTS)
     folder.mkdir(exist_ok=True)
@@ -93,10 +93,10 @@ def write(
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads one checkpoint, every byte of it verified.
+    """Reads a checkpoint and verifies every byte of it.
 
     Raises:
-        Damaged: in what way.
+        Damaged: it does not verify.
     """
     path = Path(path)
     match = _NAME.fullmatch(path.name)
@@ -105,9 +105,9 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         manifest = json.loads(text)
         own, said = manifest.pop(_OWN), manifest.pop("files")[_STATE]
         if hashlib.sha256(text.replace(own, "", 1).encode()).hexdigest() != own:
-            raise Damaged(f"{_MANIFEST} is not what it was by its own SHA-256")
+            raise Damaged(f"{_MANIFEST} does not match its own SHA-256")
         if _sha256(path / _STATE) != said:
-            raise Damaged(f"{_STATE} is not what {_MANIFEST} says by its SHA-256")
+            raise Damaged(f"{_STATE} does not match the SHA-256 in {_MANIFEST}")
         with np.load(path / _STATE, allow_pickle=False) as arrays:
             values = dict(arrays)
     except FileNotFoundError as error:
@@ -121,7 +121,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def places(run: str | os.PathLike[str]) -> list[Place]:
-    """Where the checkpoints of a run were taken, the newest last."""
+    """The positions of a run's checkpoints, the newest last."""
     folder = Path(run, layout.CHECKPOINTS)
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     matches = filter(None, map(_NAME.fullmatch, names))
@@ -130,15 +130,18 @@ def places(run: str | os.PathLike[str]) -> list[Place]:
 
 
 def path_of(run: str | os.PathLike[str], place: Place) -> Path:
-    """The folder of the checkpoint of a place."""
+    """The folder of the checkpoint at a position."""
     return Path(run, layout.CHECKPOINTS, str(place))
 
 
 def newest(run: str | os.PathLike[str]) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, if there are any; and why others do not.
+    """The newest checkpoint that verifies, and what is wrong with newer ones.
+
+    Returns:
+        (None, []) for a run without checkpoints.
 
     Raises:
-        RunError: there are checkpoints, and not one verifies.
+        RunError: there are checkpoints, but none of them verifies.
     """
     rejected: list[str] = []
     for place in reversed(places(run)):
@@ -149,8 +152,8 @@ def newest(run: str | os.PathLike[str]) -> tuple[Checkpoint | None, list[str]]:
             rejected.append(f"{path}: damaged: {error}")
     if rejected:
         raise RunError(
-            f"{run}: not one of its checkpoints verifies: {'; '.join(rejected)}. Bring "
-            f"one back, or remove {layout.CHECKPOINTS}/ to start afresh"
+            f"{run}: none of its checkpoints verifies: {'; '.join(rejected)}. Restore "
+            f"one, or remove {layout.CHECKPOINTS}/ to start again"
         )
     return None, []
 
@@ -158,13 +161,13 @@ def newest(run: str | os.PathLike[str]) -> tuple[Checkpoint | None, list[str]]:
 def prune(
     run: str | os.PathLike[str], last: Place, keep: int, best: Place | None = None
 ) -> None:
-    """Removes all but the newest `keep` and the best, and what was never finished.
+    """Removes old checkpoints, and unfinished ones.
 
     Args:
         run: the run directory.
-        last: the newest; those after it were rejected when the run went on.
-        keep: 2 or more, the last included.
-        best: that stays besides.
+        last: the newest valid position; later ones were rejected when the run resumed.
+        keep: how many of the newest to keep, 2 or more.
+        best: a further one to keep.
     """
     folder = Path(run, layout.CHECKPOINTS)
     every = places(run)
@@ -177,14 +180,14 @@ def prune(
 
 
 def _signed(manifest: Mapping[str, Any]) -> str:
-    """JSON text with the SHA-256 that it has while that is empty."""
+    """JSON text with its own SHA-256, computed with an empty string in its place."""
     text = json.dumps({_OWN: "", **manifest}, indent=1)
     own = hashlib.sha256(text.encode()).hexdigest()
     return text.replace(f'"{_OWN}": ""', f'"{_OWN}": "{own}"', 1)
 
 
 def _replace(partial: Path, target: Path) -> None:
-    """A folder cannot be renamed onto another: that one goes aside meanwhile."""
+    """Renames `partial` to `target`; a folder in its place is renamed away first."""
     if not target.exists():
         os.rename(partial, target)
         return
@@ -198,7 +201,7 @@ def _replace(partial: Path, target: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """At once for a reader: half a folder would be a damaged checkpoint."""
+    """Removes a folder; it is renamed first, so that no reader sees half of it."""
     shutil.rmtree(_doomed(path), ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""A run's process: the only one at its directory, and one that stops in good order."""
+"""The process of a run: it has the directory to itself, and stops when told to."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from keras_resnet import files
 from keras_resnet.errors import RunError
 from keras_resnet.runs import layout
 
-_PATIENCE = 0.2  # seconds; one who asks who holds it holds it for an instant
+_PATIENCE = 0.2  # seconds; `holder` holds the lock for a moment, too
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was told to stop, and has written where it stands."""
+    """A run was told to stop, and has written a checkpoint."""
 
 
 class Stop:
-    """Whether the run was told to stop, and by which signal."""
+    """The signal that told the run to stop, or None."""
 
     signal: int | None = None
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
-    """SIGTERM, SIGINT and SIGUSR1 ask the run to stop, once; the next ends the process.
+    """Makes SIGTERM, SIGINT and SIGUSR1 ask the run to stop.
 
-    SLURM sends SIGUSR1 some time before the end where it is asked to
-    (`--signal=USR1@120`).
+    The first signal asks, and the second one ends the process. SLURM sends SIGUSR1 some
+    time before its limit if a job says so (`--signal=USR1@120`).
 
     Yields:
-        A Stop. Outside the main thread signals stay as they are.
+        A Stop. Outside the main thread no signal handler is installed.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -56,13 +56,13 @@ def stoppable() -> Iterator[Stop]:
         yield stop
     finally:
         for number, handler in before.items():
-            # None: of a library, and not to be put back from here
+            # None: a handler in C, which cannot be put back from here
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextlib.contextmanager
 def locked(run: str | os.PathLike[str]) -> Iterator[None]:
-    """Holds the lock of a run directory; that of a dead process is free.
+    """Holds the lock of a run directory, which a process that dies releases.
 
     Raises:
         RunError: another process holds it.
@@ -82,7 +82,7 @@ def locked(run: str | os.PathLike[str]) -> Iterator[None]:
                     f"{run}: is being trained by {holder(run) or 'another process'}; "
                     "wait for it, or stop it"
                 ) from error
-            # or it was the file of one that just ended, which is gone
+            # the process that had it may have just ended, and removed the file
             if not _is_still(lock, path):
                 continue
             lock.truncate(0)
@@ -91,7 +91,7 @@ def locked(run: str | os.PathLike[str]) -> Iterator[None]:
             try:
                 yield
             finally:
-                with contextlib.suppress(OSError):  # of a disk that went read-only
+                with contextlib.suppress(OSError):  # the disk may be read-only by now
                     path.unlink()
             return
 
@@ -104,7 +104,7 @@ def _is_still(file: IO[str], path: Path) -> bool:
 
 
 def holder(run: str | os.PathLike[str]) -> str | None:
-    """Which process trains in a run directory now, if one does."""
+    """The process that is training in a run directory, or None."""
     import fcntl
 
     with contextlib.suppress(FileNotFoundError), open(Path(run, layout.LOCK)) as lock:

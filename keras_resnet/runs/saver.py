@@ -1,4 +1,4 @@
-"""What a run keeps of itself: all its state, written, put back and gone on from."""
+"""Saving the whole state of a training run, restoring it, and resuming from it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from keras_resnet.runs.checkpoints import Checkpoint, Place
 from keras_resnet.runs.history import Row, best_place, is_stalled, write_history
 from keras_resnet.runs.process import Interrupted, Stop
 
-Logs = dict[str, Any] | None  # the measures that Keras gives a callback
+Logs = dict[str, Any] | None  # the metrics that Keras gives a callback
 
-_METRIC = "metric"  # where a checkpoint's arrays are of metrics
+_METRIC = "metric"  # the group of a checkpoint's arrays of metrics
 
 
 @dataclass(frozen=True)
 class Saving:
-    """How often a run writes where it stands, and how many of these it keeps."""
+    """How often a run writes checkpoints, and how many of them it keeps."""
 
-    steps: int = 0  # batches from one to the next; 0: by time and epochs alone
-    seconds: float = 600.0  # the same by time; 0: by steps and epochs alone
-    keep: int = 2  # the newest; the best epoch's is kept besides
+    steps: int = 0  # batches between checkpoints; 0: only by time and epochs
+    seconds: float = 600.0  # between checkpoints; 0: only by steps and epochs
+    keep: int = 2  # of the newest; the best epoch's stays, too
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not 0 <= self.seconds < float("inf"):
@@ -40,22 +40,24 @@ class Saving:
                 "must be 0 or more"
             )
         if self.keep < 2:
-            raise ValueError(f"keep={self.keep}: must be at least 2, should one rot")
+            raise ValueError(
+                f"keep={self.keep}: must be at least 2, in case one is damaged"
+            )
 
 
 class Saver(keras.callbacks.Callback):
-    """Writes where the run stands: by steps, by time, after epochs, and when stopped.
+    """Writes checkpoints: by steps, by time, after each epoch, and when stopped.
 
-    A step waits for the copy to host memory alone; a thread does the rest, and what
-    goes wrong there ends the run at the next step.
+    A step waits only for the copy to host memory. A thread writes it, and an error
+    there ends the run at the next step.
 
     Args:
         run: the run directory.
-        recipe: a Recipe, whose `accumulate`, `monitor` and `early_stopping` count.
-        steps: batches an epoch.
-        history: the rows of the epochs that are done; grows.
-        facts: of every manifest, as JSON has them.
-        stop: of `process.stoppable`.
+        recipe: a Recipe; its `accumulate`, `monitor` and `early_stopping` are used.
+        steps: batches in an epoch.
+        history: the rows of the completed epochs, to which new ones are appended.
+        facts: JSON values that every checkpoint contains.
+        stop: from `process.stoppable`.
         saving: a Saving.
     """
 
@@ -74,7 +76,8 @@ class Saver(keras.callbacks.Callback):
         self.monitor, self.patience = recipe.monitor, recipe.early_stopping
         self.steps, self.parts = steps, recipe.accumulate
         self.stop, self.saving = stop, saving
-        self.logs: dict[str, float] | None = None  # of an epoch's batches, once done
+        # of an epoch whose batches are done
+        self.logs: dict[str, float] | None = None
         self._saved = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
@@ -114,13 +117,13 @@ class Saver(keras.callbacks.Callback):
         self.wait()
 
     def wait(self) -> None:
-        """Returns when nothing is being written, or raises what went wrong."""
+        """Waits until nothing is being written; raises the error if there was one."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
 
     def close(self) -> None:
-        """Ends the thread when it has written what it was given."""
+        """Ends the thread once it has written everything."""
         self._thread.shutdown()
 
     def _is_due(self, done: int) -> bool:
@@ -137,12 +140,12 @@ class Saver(keras.callbacks.Callback):
         assert self.stop.signal is not None
         name = signal.Signals(self.stop.signal).name
         raise Interrupted(
-            f"{self.run}: stopped by {name}, and written at {place}; "
-            "the same command goes on from there"
+            f"{self.run}: stopped by {name}; the checkpoint {place} is written, and "
+            "the same command resumes from it"
         )
 
     def _save(self, place: Place) -> None:
-        # on JAX the new values are `fit`'s own until a callback asks for its model
+        # on JAX `fit` keeps the new values until a callback asks for its model
         arrays = {
             name: np.array(keras.ops.convert_to_numpy(variable))  # a copy
             for name, variable in _state(self.model).items()
@@ -162,13 +165,13 @@ class Saver(keras.callbacks.Callback):
         if not all(
             np.isfinite(array).all()
             for name, array in arrays.items()
-            if not name.startswith(_METRIC)  # of one bad batch, and float16 has such
+            if not name.startswith(_METRIC)  # a single bad batch, as in float16
         ):
             step = place.epoch * self.steps + place.batch
             raise RunError(
                 f"{self.run}: the weights are not finite at step {step}, after "
                 f"{place.epoch} epochs; {pace}. The last checkpoint is kept; try a "
-                "smaller base_rate, or a longer warm-up, in another directory"
+                "smaller base_rate or a longer warm-up in another directory"
             )
         rows = facts["history"]
         try:
@@ -180,13 +183,13 @@ class Saver(keras.callbacks.Callback):
         except OSError as error:
             raise RunError(
                 f"{self.run}: the checkpoint of {place} cannot be written: "
-                f"{error.strerror or error}; those before it are whole. When that is "
-                "mended, the same command goes on"
+                f"{error.strerror or error}; earlier ones are intact. Once that is "
+                "fixed, the same command resumes"
             ) from error
 
 
 class StopEvaluating(keras.callbacks.Callback):
-    """Ends an evaluation that is none of `fit`'s own, when the run is to stop."""
+    """Ends an evaluation outside of `fit` when the run has been told to stop."""
 
     def __init__(self, saver: Saver) -> None:
         super().__init__()
@@ -200,7 +203,7 @@ class StopEvaluating(keras.callbacks.Callback):
 def saved_weights(
     model: Any, checkpoint: Checkpoint, average: bool = False
 ) -> list[np.ndarray]:
-    """The net's weights, or their moving average, as a checkpoint has them."""
+    """The weights of the net in a checkpoint, or their moving average."""
     arrays = {
         id(variable): checkpoint.arrays[name]
         for name, variable in _state(model).items()
@@ -211,10 +214,10 @@ def saved_weights(
 
 
 def restore(model: Any, checkpoint: Checkpoint) -> None:
-    """Puts back all variables of model and optimizer.
+    """Restores all variables of the model and its optimizer.
 
     Raises:
-        RunError: they are not this model's.
+        RunError: the checkpoint has other variables.
     """
     ours = {n: v for n, v in _state(model).items() if not n.startswith(_METRIC)}
     theirs = {n: a for n, a in checkpoint.arrays.items() if not n.startswith(_METRIC)}
@@ -228,28 +231,29 @@ def restore(model: Any, checkpoint: Checkpoint) -> None:
     ]
     if wrong:
         raise RunError(
-            f"checkpoint {checkpoint.place}: its variables are not this model's "
-            f"({', '.join(wrong[:5])}); was it written by another version? "
+            f"checkpoint {checkpoint.place}: it does not fit this model, in "
+            f"{', '.join(wrong[:5])}; was it written by another version? "
             f"{checkpoint.facts.get('versions')}"
         )
     for name, variable in ours.items():
         variable.assign(theirs[name])
-    # the metrics' variables are there from their first use on, which may be no later
-    # than the epoch in the middle of which training goes on
+    # metrics create their variables when they are first used, which must happen before
+    # `on_epoch_begin` restores them
     blank = np.zeros((1, model.net.output_shape[-1]), np.float32)
     model.compute_metrics(None, blank, blank)
 
 
 class ResumableCallbacks(keras.callbacks.CallbackList):
-    """The callbacks of one training that is several `fit`s.
+    """The callbacks of one training that consists of several calls of `fit`.
 
-    They see one training: it begins once and ends with `close`, and batches are counted
-    from the beginning of their epoch, also where the first `fit` starts within one.
+    To the callbacks it is one training: it begins once, it ends with `close`, and
+    batches are counted from the start of their epoch even if `fit` starts within it.
 
     Args:
-        first: batches, or parts of such, of the first epoch that are done.
-        metrics: {name: array} of a checkpoint, put back when that epoch begins.
-        measure: what gives more of the measures of an epoch that was validated.
+        first: how many batches of the first epoch are done, or parts of batches where
+            gradients are accumulated.
+        metrics: {name: array} from a checkpoint, restored when that epoch begins.
+        measure: a function that returns further metrics of a validated epoch.
     """
 
     def __init__(
@@ -275,14 +279,14 @@ class ResumableCallbacks(keras.callbacks.CallbackList):
         self.logs = logs
 
     def close(self) -> None:
-        """The end of the training, whichever `fit` was the last."""
-        self.on_train_begin()  # if there was nothing left to do
+        """Ends the training, whichever call of `fit` was the last."""
+        self.on_train_begin()  # in case there was nothing left to train
         super().on_train_end(self.logs)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_begin(epoch, logs)
         for name, variable in _state(self.model).items():
-            if name in self.metrics:  # which fit has just reset
+            if name in self.metrics:  # `fit` has just reset it
                 variable.assign(self.metrics[name])
         self.metrics = {}
 
@@ -300,7 +304,7 @@ class ResumableCallbacks(keras.callbacks.CallbackList):
 
 
 def pace(optimizer: Any) -> str:
-    """The rate and the loss scale, for an error."""
+    """The learning rate and the loss scale, in words for an error."""
     scale = loss_scale(optimizer)
     said = "none" if scale is None else f"{scale:.3g}"
     return f"rate {float(optimizer.learning_rate):.3g}, loss scale {said}"
@@ -313,9 +317,9 @@ def loss_scale(optimizer: Any) -> float | None:
 
 
 def _state(model: Any) -> dict[str, Any]:
-    """{name: variable} of all that training changes; metrics only once they are built.
+    """{name: variable} of everything that training changes, named as in a checkpoint.
 
-    The names are those of a checkpoint's arrays.
+    Metrics are among them only once they have variables.
     """
     groups = {
         "model": model.state,

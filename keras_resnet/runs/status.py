@@ -1,4 +1,4 @@
-"""Where a run stands, from its directory alone."""
+"""The status of a run, read from its directory."""
 
 from __future__ import annotations
 
@@ -15,23 +15,28 @@ from keras_resnet.runs.process import holder
 
 
 def status(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a run directory says of its run; nothing is built, and nothing changed.
+    """The status of a run; no model is built, and no file is changed.
 
     Returns:
-        {"run", "recipe": its name, "model": a variant, "state": "finished", "running"
-        or "stopped", "process": which runs it, or None, "epoch": whole ones done,
-        "batch": of the next one done, "epochs": of the recipe, "early": why it finished
-        before those, or None, "best": {"epoch", "val_top1", and the recipe's monitor}
-        or None, "checkpoints": [{"name", "bytes", "problem": None if every
-        byte verifies}, ...] the newest last, "history": a row an epoch}.
+        A dict of
+
+        - "run", the directory; "recipe", its name; "model", the variant;
+        - "state": "finished", "running" or "stopped"; "process": the one that is
+          training, or None;
+        - "epoch": completed epochs; "batch": completed batches of the next one;
+          "epochs": those that the recipe asks for; "early": why it finished before
+          those, or None;
+        - "best": None, or {"epoch", "val_top1", and the recipe's monitor};
+        - "checkpoints": [{"name", "bytes", "problem": None if every byte verifies},
+          ...], the newest last; "history": a row for each epoch.
 
     Raises:
-        RunError: there is no run in it.
+        RunError: the directory contains no run.
         RecipeError: its recipe cannot be read.
     """
     run = Path(run)
     if not (run / layout.RECIPE).is_file():
-        raise RunError(f"{run}: no {layout.RECIPE} in it, so no run; train there first")
+        raise RunError(f"{run}: contains no {layout.RECIPE}; train there first")
     recipe = Recipe.read(run / layout.RECIPE)
     rows, history, place = [], [], checkpoints.Place(0)
     for where in checkpoints.places(run):

@@ -1,6 +1,6 @@
-"""Training: recipe and data -> a run directory."""
+"""Training: a recipe and data give a run directory."""
 
 import lazy_loader
 
-# a loss, an optimizer or a distillation needs none of the TensorFlow that `fit` does
+# losses, optimizers and distillation work without the TensorFlow that `fit` needs
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

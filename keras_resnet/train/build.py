@@ -1,4 +1,4 @@
-"""A recipe and data -> all that a training needs, made once."""
+"""Builds everything that a training needs from a recipe and the classes of the data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from keras_resnet.train.trainable import Trainable
 from keras_resnet.variants import configure
 from keras_resnet.weights import load_weights, locate, read_info
 
-# of convolutions and classifier, under their recipe names
+# of convolutions and classifier, by their names in a recipe
 INITIALIZERS = {
     # torchvision's and timm's
     "he": keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
@@ -37,12 +37,12 @@ INITIALIZERS = {
 
 @dataclass(frozen=True)
 class Setup:
-    """All that a training needs, made once, before anything is written.
+    """Everything that a training needs, built before anything is written.
 
     Attributes:
-        recipe: with the evaluation protocol of its weights.
-        steps: whole batches an epoch.
-        model: a Trainable whose net gives logits, compiled, its optimizer built.
+        recipe: the recipe, with the evaluation protocol of its weights.
+        steps: batches in an epoch.
+        model: a compiled Trainable whose net gives logits; its optimizer is built.
     """
 
     recipe: Recipe
@@ -56,17 +56,17 @@ def build(
     steps: int,
     began: ModelInfo | None = None,
 ) -> Setup:
-    """Makes what the recipe means for these classes: weights, teacher and average too.
+    """Builds the model, its weights, teacher, optimizer and loss for these classes.
 
     Args:
         recipe: a Recipe.
         class_names: of the data, in order.
-        steps: whole batches an epoch.
-        began: of the net of a run that goes on, whose values are put back anyway: the
-            recipe's weights are not read then.
+        steps: batches in an epoch.
+        began: the ModelInfo of a run that is resumed. Its values are restored later, so
+            that the recipe's weights are not read.
 
     Raises:
-        RecipeError, ModelError, WeightsError: naming the field.
+        RecipeError, ModelError, WeightsError: they name the field of the recipe.
     """
     names = tuple(class_names)
     config = _config(recipe)
@@ -80,14 +80,15 @@ def build(
     keras.utils.set_random_seed(recipe.seed)
     net = assemble(began) if began else _net(recipe, names, file, info)
     _freeze(net, recipe)
-    averages = getattr(rule, "averages", None)  # it may keep them itself
+    # an optimizer of Addons keeps them itself
+    averages = getattr(rule, "averages", None)
     ema = 0.0 if averages else recipe.ema
     model = _distiller(net, recipe, ema) if recipe.teacher else Trainable(net, ema)
     model.compile(
         optimizer=rule,
         loss=criterion,
         metrics=metrics(),
-        # XLA on a CPU gives up oneDNN's convolutions
+        # on a CPU, XLA is slower than oneDNN's convolutions
         jit_compile="auto" if on_gpu() else keras.backend.backend() != "tensorflow",
     )
     model.optimizer.build(model.trainable_variables)
@@ -97,10 +98,10 @@ def build(
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """The recipe with the evaluation protocol of its weights where it names none.
+    """The recipe, completed with the evaluation protocol of its weights.
 
     Raises:
-        WeightsError: the weights are not to be had.
+        WeightsError: the weights cannot be found or fetched.
     """
     if recipe.names_protocol or not recipe.weights:
         return recipe
@@ -121,7 +122,7 @@ def _locate(recipe: Recipe) -> str:
 
 
 def _check_together(recipe: Recipe, config: ResNetConfig) -> None:
-    """Refuses fields of the recipe that its net cannot have."""
+    """Refuses fields of the recipe that do not fit its net."""
     stages = 1 + len(config.depths)
     if len(recipe.stage_rates) not in (0, stages):
         raise RecipeError(
@@ -130,16 +131,17 @@ def _check_together(recipe: Recipe, config: ResNetConfig) -> None:
         )
     if recipe.freeze_statistics and not config.fused_batch_norm:
         raise RecipeError(
-            "freeze_statistics=True: Keras's own normalisation cannot; leave "
-            "fused_batch_norm=True"
+            "freeze_statistics=True: needs this package's batch normalization, and "
+            f"the net has normalization={config.normalization!r}, "
+            f"fused_batch_norm={config.fused_batch_norm}; leave out freeze_statistics"
         )
 
 
 def precision_policy(recipe: Recipe) -> str:
-    """The dtype policy that the recipe's precision means on this machine.
+    """The dtype policy that the recipe's precision stands for on this machine.
 
-    "auto" is mixed_float16 on a CUDA GPU, mixed_bfloat16 where the CPU multiplies
-    bfloat16 itself (AMX or AVX512-BF16), else float32.
+    "auto" is mixed_float16 on a CUDA GPU, mixed_bfloat16 on a CPU that multiplies
+    bfloat16 in hardware (AMX or AVX512-BF16), and float32 elsewhere.
     """
     if recipe.precision != "auto":
         return recipe.precision
@@ -149,17 +151,17 @@ def precision_policy(recipe: Recipe) -> str:
 
 
 def describe_precision(recipe: Recipe) -> str:
-    """The line that training begins with: net, recipe and the dtype policy chosen."""
-    auto = ", as this machine is fastest" if recipe.precision == "auto" else ""
+    """The first line of a training: the net, the recipe and the dtype policy."""
+    auto = ", the fastest on this machine" if recipe.precision == "auto" else ""
     return f"{recipe.model}, {recipe.name}: {precision_policy(recipe)}{auto}"
 
 
 def audit(model: Trainable) -> list[dict[str, Any]]:
-    """What the optimizer of a compiled model does to each variable of its net.
+    """How the optimizer of a compiled model treats each variable of its net.
 
     Returns:
         [{"variable": path, "shape": [...], "decays": whether weight decay is applied,
-        "rate": times the schedule's, 0 where it is frozen}, ...].
+        "rate": the factor of the learning rate, 0 for a frozen variable}, ...].
     """
     rule: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     learns = {id(variable) for variable in model.trainable_variables}
@@ -178,8 +180,8 @@ def audit(model: Trainable) -> list[dict[str, Any]]:
 def on_gpu() -> bool:
     """Whether Keras's backend computes on a CUDA or ROCm GPU.
 
-    One that was hidden does not count, and Apple's has neither XLA nor float16 products
-    that are faster.
+    Hidden GPUs do not count. Nor do Apple's, which have no XLA and gain nothing from
+    float16.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -212,13 +214,13 @@ def _check_teacher(recipe: Recipe, class_names: Sequence[str]) -> None:
         differing = ", ".join(sorted({*names} ^ {*class_names})[:5])
         differing = differing or "in another order"
         raise RecipeError(
-            f"teacher={recipe.teacher!r}: its classes are not the data's ({differing});"
-            " train it on this data"
+            f"teacher={recipe.teacher!r}: its classes differ from the data's "
+            f"({differing}); train a teacher on this data"
         )
     if classes != len(class_names):
         raise RecipeError(
-            f"teacher={recipe.teacher!r}: has {classes} classes, the data "
-            f"{len(class_names)}; train it on this data"
+            f"teacher={recipe.teacher!r}: has {classes} classes, and the data "
+            f"{len(class_names)}; train a teacher on this data"
         )
 
 
@@ -247,7 +249,7 @@ def _net(
     file: str | None,
     described: ModelInfo | None,
 ) -> Any:
-    """A net of fresh weights, or of those in `file`, whose description may be known."""
+    """A net with fresh weights, or with those in `file`, described by `described`."""
     config = configure(recipe.model, recipe.overrides, described)
     info = ModelInfo(
         variant=recipe.model,
@@ -268,30 +270,30 @@ def _net(
             raise
         names = described and described.class_names
         if names and names != class_names and not report.initial:
-            head.set_weights(fresh)  # as many classes, but others
+            head.set_weights(fresh)  # the same number of classes, but other ones
     net.info = info.replace(class_names=class_names, protocol=recipe.protocol)
     return net
 
 
 def _check_net(recipe: Recipe, error: WeightsError) -> None:
-    """Names the net that the weights are of, where that is why they do not fit."""
+    """Raises an error that names the net of the weights, if it is another one."""
     fields = net_fields(recipe.weights)
     overrides = {k: v for k, v in recipe.overrides.items() if k not in ("mean", "std")}
     if fields and fields != {"model": recipe.model, "overrides": overrides}:
         raise WeightsError(
-            f"weights={recipe.weights!r}: are of model={fields['model']!r} with "
-            f"overrides={fields['overrides']}, not of model={recipe.model!r} with "
-            f"overrides={overrides}; give theirs"
+            f"weights={recipe.weights!r}: belong to model={fields['model']!r} with "
+            f"overrides={fields['overrides']}, and the recipe has "
+            f"model={recipe.model!r} with overrides={overrides}; change the recipe"
         ) from error
 
 
 def _initialize(net: Any, kind: str) -> None:
-    """Draws the kernels again; "he" is the layers' own initializer."""
+    """Initializes the kernels; "he" is what the layers do by themselves."""
     if kind == "he":
         return
     for variable in net.trainable_variables:
         if len(variable.shape) > 1:
-            # a copy each: an initializer of no seed draws the same again
+            # a new one each time: an unseeded initializer repeats its values
             draw = type(INITIALIZERS[kind]).from_config(INITIALIZERS[kind].get_config())
             variable.assign(draw(variable.shape, dtype=variable.dtype))
 
@@ -300,7 +302,7 @@ def _freeze(net: Any, recipe: Recipe) -> None:
     for part, rate in zip(parts(recipe.stage_rates), recipe.stage_rates):
         for layer in net.layers:
             if rate == 0 and (layer.name == part or layer.name.startswith(f"{part}_")):
-                layer.trainable = False  # with its batch statistics
+                layer.trainable = False  # its moving statistics stay as well
     if recipe.freeze_statistics:
         for layer in net._flatten_layers():
             if isinstance(layer, BatchNormalization):

@@ -1,4 +1,4 @@
-"""What a run does besides its steps: log, lower the rate, and stop in time."""
+"""Callbacks of a run: TensorBoard, a rate that falls on plateaus, a watch on losses."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from keras_resnet.runs import layout
 from keras_resnet.runs.saver import loss_scale, pace
 
 STREAK = 20  # batches without a finite loss, or halvings of the loss scale
-_LOOK = 10  # batches between checks, each of which waits for the device
+_LOOK = 10  # batches between checks; a check waits for the device
 
 
 class Events(keras.callbacks.Callback):
-    """The history for TensorBoard, by epochs, without that package.
+    """Writes the metrics of each epoch for TensorBoard, without needing that package.
 
-    A file that cannot be written does not stop the run; its checkpoints do that.
+    An error in writing is ignored; if the disk is full, the checkpoints report it.
     """
 
     def __init__(self, run: Path) -> None:
@@ -33,7 +33,7 @@ class Events(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
-        # TensorFlow's own writer of events takes no path that is not UTF-8
+        # TensorFlow's event writer accepts only paths that are UTF-8
         self.writer = tf.io.TFRecordWriter(os.fsencode(self.folder / name))
         self._write(file_version="brain.Event:2")
 
@@ -57,7 +57,7 @@ class Events(keras.callbacks.Callback):
 
 
 def _tag(name: str) -> str:
-    """TensorBoard draws names of one group together: loss/train, loss/validation."""
+    """The tag of a metric, such as loss/train; TensorBoard groups by the first part."""
     kind = "validation" if name.startswith("val_") else "train"
     return f"{name.removeprefix('val_')}/{kind}"
 
@@ -65,7 +65,7 @@ def _tag(name: str) -> str:
 class Plateau(keras.callbacks.Callback):
     """Divides the rate by 10 after `patience` epochs without a better top-1.
 
-    It counts the history, which a resumed run has as well.
+    It looks at the history of the whole run, so that resuming changes nothing.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class Plateau(keras.callbacks.Callback):
 
     def on_epoch_end(
         self, epoch: int, logs: Any = None
-    ) -> None:  # before the checkpoint
+    ) -> None:  # it runs before the checkpoint is written
         accuracies = [row["val_top1"] for row in self.history] + [logs["val_top1"]]
         drops = plateau_drops(accuracies, self.patience)
         self.model.optimizer.learning_rate = self.rate / 10**drops
 
 
 def plateau_drops(accuracies: Iterable[float], patience: int) -> int:
-    """How often the rate was divided: after `patience` epochs without a new best."""
+    """How often the rate is divided: after `patience` epochs without a new best."""
     best, waited, drops = float("-inf"), 0, 0
     for accuracy in accuracies:
         if accuracy > best:
@@ -96,7 +96,7 @@ def plateau_drops(accuracies: Iterable[float], patience: int) -> int:
 
 
 class Watch(keras.callbacks.Callback):
-    """Stops a run whose steps are no longer finite, with rate and loss scale."""
+    """Stops a run whose loss is no longer finite; the error has rate and loss scale."""
 
     def __init__(self, run: Path) -> None:
         super().__init__()

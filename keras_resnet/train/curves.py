@@ -1,4 +1,4 @@
-"""Pictures of a training: the rate that a recipe plans, and what a run has come to."""
+"""Plots: the learning rate of a recipe, and the history of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_resnet.train.objective import schedule
 
 
 def rate_curve(recipe: Recipe) -> bytes:
-    """The rate over the epochs, as PNG."""
+    """A PNG of the learning rate over the epochs."""
     from matplotlib.figure import Figure
 
     steps = 100  # an epoch: the curve's shape does not depend on the data's size
@@ -31,7 +31,7 @@ def rate_curve(recipe: Recipe) -> bytes:
 
 
 def curves(title: str, history: Sequence[dict[str, Any]]) -> bytes:
-    """Loss, top-1 and rate over the epochs, as PNG."""
+    """A PNG of loss, top-1 and learning rate over the epochs."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 4), layout="constrained")

@@ -9,7 +9,7 @@ import numpy as np
 from keras_resnet.backend import keras, ops
 from keras_resnet.train.trainable import Trainable
 
-# of the labels' loss, and of T^2 times the teacher's
+# weights of the loss of the labels, and of T^2 times the loss of the teacher
 WEIGHTINGS = {"paper": (1.0, 1.0), "gluon": (0.5, 0.5)}
 
 
@@ -21,7 +21,7 @@ def distill(
     teacher_size: int | None = None,
     ema: float = 0.0,
 ) -> Distiller:
-    """A model for `compile` and `fit` that trains `student` by labels and `teacher`.
+    """Returns a model for `compile` and `fit` that distills a teacher into a student.
 
     hard * loss(labels, z) + soft * T^2 * CE(softmax(r / T), softmax(z / T)), for the
     student's logits z, the teacher's r, the loss of `compile` and the cross-entropy CE
@@ -44,7 +44,7 @@ def distill(
         A Trainable, whose `net` is the student.
 
     Raises:
-        ValueError: a model gives probabilities, the classes or the normalisation
+        ValueError: a model gives probabilities, the classes or the normalization
             differ, or an argument is out of range.
     """
     if not 0 < temperature < float("inf"):
@@ -59,7 +59,7 @@ def distill(
     ):
         raise ValueError(
             f"weighting={weighting!r}: must be one of {', '.join(WEIGHTINGS)}, or the "
-            "weights of labels and teacher, 0 or more each"
+            "two weights, of labels and teacher, 0 or more each"
         )
     for role, model in (("teacher", teacher), ("student", student)):
         if not hasattr(model, "input_shape"):
@@ -73,15 +73,15 @@ def distill(
             f"teacher: {teacher.name} has {taught} classes, the student {classes}; "
             "train a teacher on the same classes"
         )
-    normalises = [
+    normalizes = [
         info.include_preprocessing
         for info in (getattr(model, "info", None) for model in (teacher, student))
         if info
     ]
-    if len({*normalises}) == 2:
+    if len({*normalizes}) == 2:
         raise ValueError(
-            f"include_preprocessing: teacher {normalises[0]}, student {normalises[1]}; "
-            "must be alike, since both see the same pictures"
+            f"include_preprocessing: teacher {normalizes[0]}, student {normalizes[1]}; "
+            "must be equal, since both see the same images"
         )
     for role, model in (("teacher", teacher), ("student", student)):
         if _gives_probabilities(model):
@@ -89,7 +89,7 @@ def distill(
                 f"{role}: {model.name} ends in a softmax, and distillation needs "
                 "logits; build it with classifier_activation=None"
             )
-    # of pictures; what else a net may take has no size to change
+    # only of images, which have a size
     pictures = len(teacher.input_shape) == 4
     fixed = teacher.input_shape[1:3] if pictures else (None, None)
     size: Any = None if teacher_size is None else (teacher_size, teacher_size)
@@ -104,7 +104,7 @@ def distill(
 
 
 class Distiller(Trainable):
-    """What `distill` makes."""
+    """The model that `distill` returns."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Distiller(Trainable):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not training:
             return loss
-        # of the student's layers, not to be weighted
+        # losses that the student's layers add are not weighted
         penalty = sum(self.losses, start=0.0)
         answers = self._answers(x, y_pred.dtype)
         soft = self.soft_loss(
@@ -154,7 +154,7 @@ class Distiller(Trainable):
 
 
 def _resize(images: Any, size: tuple[int, int]) -> Any:
-    """[B, H, W, C] -> float32 [B, h, w, C]: bilinear, antialiased, as two products.
+    """Resizes [B, H, W, C] to float32 [B, h, w, C], bilinear and antialiased.
 
     The values of `ops.image.resize`, whose operation on TensorFlow XLA cannot compile.
     """
@@ -165,7 +165,7 @@ def _resize(images: Any, size: tuple[int, int]) -> Any:
 
 
 def _weights(before: Any, after: int) -> Any:
-    """The weights of the pixels before in each resized one; rows add to 1."""
+    """The weights of the source pixels in each resized pixel; rows add up to 1."""
     scale = ops.cast(before, "float32") / after
     stretch = ops.maximum(scale, 1.0)  # antialias: the filter spans source pixels
     centres = (ops.cast(ops.arange(after), "float32")[:, None] + 0.5) * scale
@@ -175,7 +175,7 @@ def _weights(before: Any, after: int) -> Any:
 
 
 def _gives_probabilities(model: Any) -> bool:
-    """Whether its answers to noise are positive and add up to 1."""
+    """Whether the outputs of a model on noise are positive and add up to 1."""
     shape = [side or 64 for side in model.input_shape[1:]]
     noise = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype("float32")
     outputs = ops.convert_to_numpy(ops.cast(model(noise, training=False), "float32"))

@@ -1,4 +1,4 @@
-"""The end of a run: its models, and the curves of its history."""
+"""The end of a run: writes its models and its curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keras_resnet.train.trainable import Trainable
 def write_models(
     model: Trainable, recipe: Recipe, run: Path, history: list[dict[str, Any]]
 ) -> None:
-    """Writes the models, of how many epochs they are, and the curves."""
+    """Writes the models, how many epochs they were trained for, and the curves."""
     if model.averages:
         _save(model.net, model.averages, run / layout.AVERAGE)
     _save_best(model, recipe, run, history)
@@ -45,7 +45,7 @@ def write_models(
 def _save_best(
     model: Trainable, recipe: Recipe, run: Path, history: list[dict[str, Any]]
 ) -> None:
-    """Writes the model of the best epoch, of which there is a checkpoint."""
+    """Writes the model of the best epoch, from its checkpoint."""
     place = best_place(history, recipe.monitor)
     assert place is not None
     try:
@@ -58,7 +58,7 @@ def _save_best(
 
 
 def _save(net: Any, weights: Iterable[Any], path: Path) -> None:
-    """Writes a model of the net with a softmax, and these weights."""
+    """Writes the net with a softmax and the given weights."""
     final = assemble(net.info.replace(classifier_activation="softmax"))
     assign(final, dict(zip((variable.path for variable in net.weights), weights)))
     with atomic_write(path) as partial:

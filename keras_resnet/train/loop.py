@@ -1,4 +1,4 @@
-"""The loop over epochs, from wherever a run stands."""
+"""The loop over epochs, from the position at which a run is resumed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train_epochs(
     checkpoint: Checkpoint | None,
     more: Sequence[Any],
 ) -> None:
-    """Trains what is left of the run: the rest of an epoch, then whole ones.
+    """Trains the rest of the run: the rest of an epoch, then whole epochs.
 
     Args:
         setup: of `build`.
@@ -39,10 +39,11 @@ def train_epochs(
     if checkpoint:
         restore(model, checkpoint)
         start = checkpoint.place
-        metrics = checkpoint.arrays if start.batch else {}  # else an epoch's that ended
+        # none are needed at the start of an epoch
+        metrics = checkpoint.arrays if start.batch else {}
     history, parts = saver.history, recipe.accumulate
     if history:
-        write_history(saver.run, history)  # it may have been killed before
+        write_history(saver.run, history)  # the run may have been killed before this
     plateau = []
     if recipe.schedule == "plateau":
         plateau = [Plateau(schedule(recipe, steps), recipe.patience, history)]

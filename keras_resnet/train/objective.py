@@ -1,4 +1,4 @@
-"""A recipe -> the optimizer, loss and metrics that it means."""
+"""The optimizer, loss and metrics of a recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keras_resnet.recipe import Recipe
 
 
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The recipe's update rule on its schedule, in steps.
+    """The optimizer of a recipe, with its learning-rate schedule.
 
     With the extra "addons" it may be an optimizer of TensorFlow Addons.
     """
@@ -64,7 +64,7 @@ def _addons_optimizer(
 
 
 def schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
-    """The rate of each step, from 0; of "plateau" the first rate, a number."""
+    """The learning rate as a schedule of steps; for "plateau", the initial rate."""
     rate = recipe.base_rate * recipe.batch_size / 256
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
     if recipe.schedule == "plateau":
@@ -82,12 +82,12 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
 
 
 def parts(rates: Sequence[float] | range) -> list[str]:
-    """The parts that `stage_rates` are of: the stem, then the stages."""
+    """The parts of the net that `stage_rates` refers to: the stem, then the stages."""
     return ["stem", *(f"stage{number}" for number in range(1, len(rates)))]
 
 
 def loss(recipe: Recipe, classes: int) -> keras.losses.Loss:
-    """The recipe's loss of logits and one-hot or mixed labels.
+    """The loss of a recipe, of logits and one-hot or mixed labels.
 
     Smoothing is linear, so that mixed labels need no care: the paper's form, which
     gives e / (K - 1) to each other class, is the codes' form, e / K to every class, of
@@ -108,7 +108,7 @@ def loss(recipe: Recipe, classes: int) -> keras.losses.Loss:
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class CategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
-    """Keras's, with an error that says what labels must be, for class numbers."""
+    """Keras's loss, with a clear error for labels that are not one-hot."""
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         _check_labels(y_true, y_pred)
@@ -117,13 +117,13 @@ class CategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class BinaryCrossentropy(keras.losses.Loss):
-    """Each class on its own, of logits: ResNet strikes back (arXiv 2110.00476, 2.1).
+    """Binary cross-entropy of each class, from logits (arXiv 2110.00476 section 2.1).
 
     [B, K] -> the mean over classes, then over the batch, as timm has it.
 
     Args:
-        threshold: a mixed picture is of every class whose label is above it: 1. With 0
-            the labels stay as they are mixed.
+        threshold: labels above it become 1, and others 0; with 0 they stay as they are
+            mixed.
         label_smoothing: e; 1 becomes 1 - e + e / K, and 0 becomes e / K.
     """
 

@@ -1,4 +1,4 @@
-"""Training as a person watches it: a bar over all batches, and a line an epoch."""
+"""The progress of a training: a bar over all batches, and a line for each epoch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from keras_resnet.drawing import drawable
 from keras_resnet.recipe import Recipe
 from keras_resnet.train.build import describe_precision, on_gpu
 
-_SECONDS = 0.5  # between looks at the rate, each of which waits for the device
-_LINE_SECONDS = 30.0  # between lines where there is no terminal for a bar
+_SECONDS = 0.5  # between readings of the rate; a reading waits for the device
+_LINE_SECONDS = 30.0  # between lines, if the output is not a terminal
 
 
 class TrainingBar(keras.callbacks.Callback):
@@ -91,14 +91,15 @@ class TrainingBar(keras.callbacks.Callback):
                 f"; held out: loss {logs['val_loss']:.4f}, top-1 {logs['val_top1']:.2%}"
             )
         self.bar.console.print(line)
-        self.looked, self.seen = time.monotonic(), 0  # validation is no training
+        # the time of validation does not count
+        self.looked, self.seen = time.monotonic(), 0
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.bar.stop()  # before the lines that follow
 
 
 def _memory() -> str:
-    """The peak memory of the device, or else of the process."""
+    """The peak memory of the device, or of the process if it has none."""
     if keras.backend.backend() == "tensorflow" and on_gpu():
         import tensorflow as tf
 

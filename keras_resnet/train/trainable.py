@@ -1,4 +1,4 @@
-"""A net as `fit` trains it: its moving average, its loss scale, its bad steps."""
+"""A net to train with `fit`: with a moving average and a count of bad steps."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ class Trainable(keras.Model):
 
     Args:
         net: a keras.Model that gives logits.
-        ema: decay a step of a moving average of all weights, batch statistics
-            included; after step t, from 0, it is at most
-            (1 + t) / (10 + t), as in TensorFlow's ExponentialMovingAverage. 0: none.
+        ema: decay of a moving average of all weights, including batch statistics; at
+            step t, from 0, it is at most (1 + t) / (10 + t), as in TensorFlow's
+            ExponentialMovingAverage. With 0 there is no average.
 
     Attributes:
-        averages: variables, one a weight of the net, in order; none without `ema`.
-        bad_steps: variable, the batches since the loss was finite last.
+        averages: a list of variables, one for each weight of the net; empty without
+            `ema`.
+        bad_steps: a variable, the number of batches since the last finite loss.
     """
 
     def __init__(self, net: Any, ema: float = 0.0, name: str | None = None) -> None:
@@ -55,7 +56,7 @@ class Trainable(keras.Model):
 
     @property
     def state(self) -> list[Any]:
-        """Every variable that training changes, but the optimizer's."""
+        """Every variable that training changes, except for the optimizer's."""
         return [*self.net.variables, *self.averages, self.averaged, self.bad_steps]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -110,7 +111,7 @@ class Trainable(keras.Model):
         updates = ops.cast(self.optimizer.iterations, "int32")
         step = ops.cast(updates, "float32") - 1
         keep = ops.minimum(self.ema, (1 + step) / (10 + step))
-        # nothing was updated where gradients were gathered, or skipped as not finite
+        # no update: gradients were only accumulated, or were not finite and skipped
         keep = ops.where(updates > ops.convert_to_tensor(self.averaged), keep, 1.0)
         self.averaged.assign(updates)
         for average, weight in zip(self.averages, self.net.weights):
@@ -120,7 +121,7 @@ class Trainable(keras.Model):
 
     @contextlib.contextmanager
     def with_averages(self) -> Iterator[None]:
-        """The net has the weights of its moving average meanwhile."""
+        """A context in which the net has the weights of its moving average."""
         # through NumPy: JAX would share the buffers
         kept, averages = (
             [np.array(ops.convert_to_numpy(variable)) for variable in variables]

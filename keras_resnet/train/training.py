@@ -1,4 +1,4 @@
-"""Recipe and data -> a run directory; running again resumes, bit for bit."""
+"""`fit`: trains a recipe on data into a run directory, and resumes it exactly."""
 
 from __future__ import annotations
 
@@ -44,45 +44,58 @@ def fit(
     checkpoint_seconds: float = 600.0,
     keep: int = 2,
 ) -> Any:
-    """Trains a recipe on data into a run directory; the same call again resumes.
+    """Trains a recipe on data into a run directory; the same call again resumes it.
 
-    The directory gets recipe.json and data.json; checkpoints/ by time, by steps, after
-    each epoch and when the run is stopped; history.json, log.csv and tensorboard/ after
-    each epoch; at the end model.keras, best.keras of the epoch with the best `monitor`,
-    model_ema.keras with `ema`, finished.json, and curves.png. Each is written aside,
-    flushed and renamed. A run that was stopped, killed or out of disk goes on from its
-    newest checkpoint that verifies, to the very weights, optimizer state and history of
-    one that never stopped. SIGTERM, SIGINT and SIGUSR1 write a checkpoint within a step
-    and raise Interrupted; a second one ends the process. A run that `early_stopping` or
-    a callback ended before the recipe's epochs is finished, and says so on stderr; a
-    recipe of more epochs goes on.
+    The directory contains
+
+    - recipe.json and data.json, what is trained on what;
+    - checkpoints/, written by time, by steps, after each epoch, and when the run is
+      stopped;
+    - history.json, log.csv and tensorboard/, after each epoch;
+    - in the end model.keras, best.keras of the epoch with the best `monitor`,
+      model_ema.keras if the recipe has an `ema`, finished.json and curves.png.
+
+    Files are written completely or not at all. A run that was stopped or killed, or
+    that ran out of disk space, resumes from its newest valid checkpoint and ends with
+    exactly the weights, optimizer state and history of an uninterrupted run.
+
+    SIGTERM, SIGINT and SIGUSR1 write a checkpoint within a step and raise Interrupted;
+    a second signal ends the process. A run that `early_stopping` or a callback ends
+    before the recipe's last epoch counts as finished, which a line on stderr says; with
+    more epochs in the recipe it continues.
 
     Args:
-        recipe: a Recipe. Of one whose run is there, `epochs` alone may be another, and
-            more. The weights that it starts from are needed for a run's first
-            checkpoint, and no more after it.
-        data: what `data.open_source` takes, with train and val pictures; up to the
-            recipe's `max_bad_examples` that cannot be decoded are left out, and listed
-            in data.json.
-        run: a directory, made if need be, and locked while this lasts.
-        progress: a Keras callback that shows how it goes; None prints the choice of
-            precision and nothing else.
-        callbacks: further Keras callbacks; what they remember is not resumed. Their
-            `model` is a Trainable, whose `net` is the net.
-        checkpoint_steps: batches between two checkpoints; 0: as below.
-        checkpoint_seconds: between two checkpoints; 0: after epochs alone.
-        keep: of checkpoints the newest, 2 or more; that of the best epoch stays too.
+        recipe: a Recipe. To continue a run, only `epochs` may differ from its recipe,
+            and only upwards. The initial weights are needed until the first checkpoint
+            is written.
+        data: what `data.open_source` accepts, with "train" and "val" images. Up to
+            `max_bad_examples` images that cannot be decoded are left out, and listed in
+            data.json.
+        run: the directory. It is created if necessary, and locked during training.
+        progress: a Keras callback that shows the progress; with None, one line tells
+            the precision.
+        callbacks: further Keras callbacks, whose own state is not resumed. Their
+            `model` is a Trainable, and its `net` is the net.
+        checkpoint_steps: batches between two checkpoints; 0 writes none by steps.
+        checkpoint_seconds: time between two checkpoints; 0 writes none by time.
+        keep: how many of the newest checkpoints to keep, 2 or more. The best epoch's is
+            kept as well.
 
     Returns:
         The trained model, with softmax, class names and evaluation protocol.
 
     Raises:
-        RunError: the directory is of another recipe or other data, in use, or damaged;
-            a checkpoint could not be written; the run came to no finite loss any more;
-            or memory ran out, with the fields that take less.
-        Interrupted: a KeyboardInterrupt; the run was told to stop.
-        DataError, RecipeError, ModelError, WeightsError, ValueError: before anything
-            is built or written.
+        RunError: the directory belongs to another recipe or other data, is in use, or
+            is damaged; a checkpoint could not be written; the loss is no longer finite;
+            or memory ran out, with the fields that need less.
+        Interrupted: the run was told to stop; it is a KeyboardInterrupt.
+        DataError, RecipeError, ModelError, WeightsError, ValueError: for bad arguments,
+            before anything is built or written.
+
+    Example:
+
+    >>> recipe = RECIPES["fine-tune"].replace(epochs=10)
+    >>> model = train.fit(recipe, "photos", "runs/photos")
     """
     run = Path(run)
     saving = Saving(checkpoint_steps, checkpoint_seconds, keep)
@@ -103,20 +116,20 @@ def fit(
             held.enter_context(locked(run))
         checkpoint, rejected = newest(run)
         for reason in rejected:
-            print(f"{reason}; left out", file=sys.stderr)
+            print(f"{reason}; ignored", file=sys.stderr)
         as_begun, began = recipe, None
         if checkpoint:
-            # in the precision that it began in, on whatever machine
+            # in the precision that the run began with, whatever this machine prefers
             as_begun = recipe.replace(precision=checkpoint.facts["precision"])
-            net = checkpoint.facts.get("net")  # an older version's has none
+            net = checkpoint.facts.get("net")  # older versions did not write it
             began = ModelInfo.from_json(net) if net else None
         steps = pictures.steps_per_epoch(source, recipe)
         setup = build(as_begun, source.class_names, steps, began)
         facts = _facts(recipe, source, setup)
         if checkpoint and (others := _other_versions(checkpoint.facts, facts)):
             print(
-                f"{run}: {checkpoint.place} was written by {others}; goes on from it, "
-                "perhaps to other last digits than in one piece",
+                f"{run}: {checkpoint.place} was written by {others}; resuming, though "
+                "results may differ in the last digits from an uninterrupted run",
                 file=sys.stderr,
             )
         if not run.is_dir():
@@ -124,10 +137,10 @@ def fit(
             held.enter_context(locked(run))
             if places(run):
                 raise RunError(
-                    f"{run}: another process has trained there meanwhile; the same "
-                    "command goes on from there"
+                    f"{run}: another process has trained there meanwhile; repeat the "
+                    "command to resume"
                 )
-        # of fewer epochs: its models stay till the end
+        # the models of fewer epochs stay until the new ones replace them
         if before := layout.finished(run):
             write_whole(run / layout.FINISHED, json.dumps(before))
         for name, content in reversed(_identity(recipe, source).items()):
@@ -145,24 +158,26 @@ def fit(
 
 
 def is_finished(recipe: Recipe, data: Any, run: str | os.PathLike[str]) -> bool:
-    """Whether `run` holds this very run, complete; RunError where it holds another."""
+    """Whether `run` contains this run, finished; RunError if it contains another."""
     run = Path(run)
     if run.exists() and not run.is_dir():
         raise RunError(f"{run}: is a file; choose a directory")
     if not (run / layout.RECIPE).exists():
-        # these, whole or not, are there before the recipe
+        # these are written before the recipe
         early = (layout.LOCK, layout.DATA)
         names = [path.name for path in run.iterdir()] if run.is_dir() else []
         if any(name not in early and not name.startswith(PARTIAL) for name in names):
-            raise RunError(f"{run}: holds files but no run; choose an empty directory")
+            raise RunError(
+                f"{run}: contains files but no run; choose an empty directory"
+            )
         return False
     differing = []
-    # of fields that are newer than the run
+    # defaults of fields that are newer than the run
     usual = {layout.RECIPE: Recipe().to_dict()}
     source, _ = pictures.without_bad(data, recipe.max_bad_examples)
     for name, ours in _identity(recipe, source).items():
         theirs = {**usual.get(name, {}), **layout.read_json(run / name)}
-        # data may move, and its hash is of what is left of it
+        # data may move; its hash covers the images that are left
         keys = (theirs.keys() | ours.keys()) - {"path", "bad_examples"}
         if theirs.get("epochs", 0) < ours.get("epochs", 0):
             keys -= {"epochs"}
@@ -191,7 +206,7 @@ def _say_early(run: Path) -> None:
 
 
 def _identity(recipe: Recipe, source: Any) -> dict[str, dict[str, Any]]:
-    """{name: content} of the files that tell one run from another."""
+    """{file name: content} of the files that identify a run."""
     data = {
         "path": source.path,
         "data_hash": source.fingerprint,
@@ -202,7 +217,7 @@ def _identity(recipe: Recipe, source: Any) -> dict[str, dict[str, Any]]:
 
 
 def _facts(recipe: Recipe, source: Any, setup: Setup) -> dict[str, Any]:
-    """What every checkpoint holds besides the state: what it is of."""
+    """The facts that every checkpoint contains beside the state."""
     from keras_resnet import __version__
 
     return {
@@ -222,7 +237,7 @@ def _facts(recipe: Recipe, source: Any, setup: Setup) -> dict[str, Any]:
 
 
 def _other_versions(written: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The versions in two checkpoints' facts that differ, in words, or ''."""
+    """The versions that differ between two checkpoints, in words, or ''."""
     before, now = written["versions"], here["versions"]
     return ", ".join(
         f"{name} {before.get(name)} (here {version})"
@@ -233,7 +248,7 @@ def _other_versions(written: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _memory_named(recipe: Recipe) -> Iterator[None]:
-    """Turns a lack of memory into an error that says what takes less."""
+    """Turns an out-of-memory error into a RunError that says what needs less."""
     try:
         yield
     except Exception as error:
@@ -241,7 +256,7 @@ def _memory_named(recipe: Recipe) -> Iterator[None]:
             raise
         raise RunError(
             f"out of memory with batch_size={recipe.batch_size}, accumulate="
-            f"{recipe.accumulate}, train_size={recipe.train_size}: take a smaller "
-            "batch_size or train_size, or a larger accumulate, which computes a batch "
-            "in as many parts; in another directory"
+            f"{recipe.accumulate}, train_size={recipe.train_size}: use a smaller "
+            "batch_size or train_size, or a larger accumulate, which splits a batch "
+            "into that many parts; in another directory"
         ) from error

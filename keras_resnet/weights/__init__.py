@@ -107,7 +107,7 @@ def save_weights(
     Raises:
         WeightsError: another ending, or a dialect that has no names for some of the
             model's variables, as only "keras_resnet" has for folded batch
-            normalisation.
+            normalization.
     """
     path = Path(path)
     if path.name.endswith(".weights.h5"):

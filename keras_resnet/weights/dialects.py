@@ -20,7 +20,7 @@ from keras_resnet.config import ResNetConfig
 
 @dataclass(frozen=True)
 class Dialect:
-    """One framework's names; a pair is of a convolution and its normalisation."""
+    """One framework's names; a pair is of a convolution and its normalization."""
 
     stem: tuple[str, str]
     block: tuple[str, str]

@@ -141,11 +141,11 @@ def _classes(tensors: Mapping[str, np.ndarray]) -> int:
 
 def _info(variant: str, classes: int, protocol: dict[str, Any]) -> ModelInfo:
     """The checked description of the net of a converted file."""
-    normalised = {name: protocol.pop(name) for name in ("mean", "std")}
+    normalized = {name: protocol.pop(name) for name in ("mean", "std")}
     return ModelInfo.from_json(
         {
             "variant": variant,
-            "config": {**dataclasses.asdict(VARIANTS[variant]), **normalised},
+            "config": {**dataclasses.asdict(VARIANTS[variant]), **normalized},
             "classes": classes,
             "protocol": protocol,
         }

@@ -131,13 +131,13 @@ def from_native(
     Raises:
         ValueError: an unknown dialect.
         WeightsError: where the dialect has no name for a variable, such as attention's
-            or the biases of folded batch normalisation.
+            or the biases of folded batch normalization.
     """
     _check_dialect(dialect)
     if dialect != NATIVE and config.fused_batch_norm is None:
         raise WeightsError(
             f"dialect={dialect!r}: has no names for a net of folded batch "
-            f"normalisation; save the net before folding, or in {NATIVE}"
+            f"normalization; save the net before folding, or in {NATIVE}"
         )
     scheme = DIALECTS[dialect][0]
     tensors = {}

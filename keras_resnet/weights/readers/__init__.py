@@ -73,7 +73,7 @@ def check_values(tensors: Mapping[str, Any]) -> None:
         WeightsError: listing each tensor with NaN or infinite values, and each moving
             variance (named ...running_var or ..._variance) that is negative somewhere
             or zero throughout. A channel whose output is constant has a variance of
-            zero, to which normalisation adds its epsilon.
+            zero, to which normalization adds its epsilon.
     """
     problems = []
     for name, tensor in tensors.items():
