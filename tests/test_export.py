@@ -120,6 +120,32 @@ def test_logits_are_served_as_probabilities(trained, quick, tmp_path, monkeypatc
             np.testing.assert_allclose(answers, expected, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", [None, "linear"])
+def test_exported_net_of_logits_gives_probabilities(activation, trained, tmp_path):
+    model = rebuild(trained[1], classifier_activation=activation)
+    images = np.full((2, 32, 32, 3), 90, np.float32)
+    with open_engine(export.save(model, tmp_path)) as engine:
+        served = engine.predict_on_batch(images)
+    expected = trained[1].predict(images, verbose=0)
+    np.testing.assert_allclose(served, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_merged_lora_is_exported(trained, images, tmp_path):
+    model = rebuild(trained[1])
+    head = model.get_layer("head")
+    head.enable_lora(2)
+    kernel = head.lora_kernel_b
+    kernel.assign(np.random.default_rng(0).normal(size=kernel.shape))
+    model.save(tmp_path / "merged.keras")
+    merged = open_model(tmp_path / "merged.keras")
+    with SavedModel(export.save(merged, tmp_path / "served")) as served:
+        answers = served.run("serving_default", images=images)["probabilities"]
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(answers, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("step", ["_write", "_write_for_serving", "publish"])
 def test_interrupted_export_leaves_the_versions_that_were(
     step, trained, quick, place, monkeypatch

@@ -177,8 +177,18 @@ def tell_apart(model, images):
             marks=pytest.mark.slow,
         ),
         ("resnet18b", {"shortcut": "zero_pad"}),
+        ("resnetblur50", {}),
+        ("resnet50_gn", {"width": 32}),
+        *(
+            pytest.param(net, marks=pytest.mark.slow)
+            for net in (
+                ("resnetaa50d", {}),
+                ("resnetrs50", {}),
+                ("senet154", {"groups": 4, "group_width": 64}),
+            )
+        ),
     ],
-    ids=["groups and se", "tiered, eca and dilated", "zero-pad"],
+    ids=lambda net: net[0],
 )
 def odd_net(request):
     """(a net of unusual layers, pictures that it tells apart)."""

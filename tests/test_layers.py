@@ -376,6 +376,13 @@ def test_anti_aliasing_where_nothing_strides_is_refused(kind):
         layers.BottleneckBlock(8, 2, anti_alias=kind, stride_on_first=True)
 
 
+def test_arguments_without_effect_are_refused():
+    with pytest.raises(ValueError, match=r"se_ratio=0\.25, attention='eca'"):
+        layers.BasicBlock(8, attention="eca", se_ratio=0.25)
+    with pytest.raises(ValueError, match=r"projection_size=3, shortcut='zero_pad'"):
+        layers.BottleneckBlock(8, shortcut="zero_pad", projection_size=3)
+
+
 def test_group_normalization_with_a_batch_normalization_is_refused():
     with pytest.raises(
         ValueError, match=r"fused_batch_norm=True: .*give fused_batch_n"

@@ -20,7 +20,8 @@ from conftest import narrow, variants
 import keras_resnet
 from keras_resnet.backend import keras
 from keras_resnet.complexity import complexity
-from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, ResNetConfig
+from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, VARIANTS, ResNetConfig
+from keras_resnet.export import fold_batch_norm
 from keras_resnet.model import ResNet, rebuild
 from keras_resnet.opening import open_model
 
@@ -328,6 +329,48 @@ def test_dilated_net_agrees_with_the_strided_one_where_both_look(name, output_st
     step = 32 // output_stride
     assert_equal(dense[:, ::step, ::step], sparse)
     assert dense.shape[1] == 80 // output_stride
+
+
+@pytest.mark.slow
+def test_every_variant_is_saved_folded_dilated_and_has_a_pyramid(tmp_path):
+    wrong, seen = {}, set()
+    for name, config in VARIANTS.items():
+        fields = {"width": narrow(name), "depths": (1, 1, 2, 1), "drop_path": 0.1}
+        narrowed = config.replace(**fields)
+        if narrowed in seen:  # as another depth of the same net
+            continue
+        seen.add(narrowed)
+        net = unlike_fresh(keras_resnet.create(name, **fields, classes=5))
+        problems = wrong[name] = []
+        parameters, _ = complexity(narrowed, classes=5)
+        if sizes(net.trainable_variables) != parameters:
+            problems.append("complexity")
+        net.save(tmp_path / "net.keras")
+        answers = call(net, pixels(64))
+        if not np.array_equal(
+            call(open_model(tmp_path / "net.keras"), pixels(64)), answers
+        ):
+            problems.append("saving")
+        folded = call(fold_batch_norm(net), pixels(64))
+        if np.abs(folded - answers).max() > 1e-5:
+            problems.append("folding")
+        fresh = keras_resnet.create(name, **fields, classes=5)
+        last = "conv2" if narrowed.block == "basic" else "conv3"
+        gammas = [
+            getattr(it, last).norm.gamma for it in fresh.layers if "block" in it.name
+        ]
+        if any(np.any(gamma) for gamma in gammas):
+            problems.append("zero gamma")
+        body = keras_resnet.backbone(name, output_stride=8, **fields)
+        shapes = [tuple(w.shape) for w in net.weights if not w.path.startswith("head/")]
+        if [tuple(weight.shape) for weight in body.weights] != shapes:
+            problems.append("dilation")
+        levels = keras.Model(body.input, body.pyramid_outputs)(pixels(64))
+        if [x.shape[1] for x in levels.values()] != [16, 8, 8, 8]:
+            problems.append("pyramid")
+        keras.backend.clear_session()
+    assert len(seen) > 30
+    assert {name: it for name, it in wrong.items() if it} == {}
 
 
 @pytest.mark.parametrize("name", ["resnet18d", "resnet50d", "resnet50t"])

@@ -74,6 +74,15 @@ class _ResidualBlock(Composite):
         ):
             if (value := self.arguments[name]) not in allowed:
                 raise ValueError(f"{name}={value!r}: must be one of {list(allowed)}")
+        if se_ratio != SE_RATIO and attention != "se":
+            raise ValueError(
+                f"se_ratio={se_ratio}, attention={attention!r}: only 'se' has a ratio"
+            )
+        if projection_size > 1 and shortcut == "zero_pad":
+            raise ValueError(
+                f"projection_size={projection_size}, shortcut='zero_pad': it has no "
+                "convolution"
+            )
         first_dilation = first_dilation or dilation
         self.anti_alias = None
         if anti_alias:
