@@ -1,1 +1,1 @@
-"""A run directory: its files, its checkpoints, the process that trains in it."""
+"""Run directories: their files, checkpoints, lock, history and status."""

@@ -1,4 +1,4 @@
-"""The process of a run: it has the directory to itself, and stops when told to."""
+"""The lock that keeps a run to one process, and the signals that stop it safely."""
 
 from __future__ import annotations
 
@@ -16,28 +16,32 @@ from keras_resnet import files
 from keras_resnet.errors import RunError
 from keras_resnet.runs import layout
 
-_PATIENCE = 0.2  # seconds; `holder` holds the lock for a moment, too
+_LOCK_WAIT = 0.2  # seconds; `holder` also takes the lock, for an instant
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was told to stop, and has written a checkpoint."""
+    """Raised when a signal stopped a run, after its checkpoint was written."""
 
 
 class Stop:
-    """The signal that told the run to stop, or None."""
+    """A request to stop a run.
+
+    Attributes:
+        signal: the number of the signal that asked for it, or None if none did.
+    """
 
     signal: int | None = None
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Makes SIGTERM, SIGINT and SIGUSR1 ask the run to stop.
+    """Turns the first SIGTERM, SIGINT or SIGUSR1 into a request to stop the run.
 
-    The first signal asks, and the second one ends the process. SLURM sends SIGUSR1 some
-    time before its limit if a job says so (`--signal=USR1@120`).
+    A second signal ends the process. SLURM can send SIGUSR1 before the time limit
+    (`--signal=USR1@120`).
 
     Yields:
-        A Stop. Outside the main thread no signal handler is installed.
+        A Stop. Outside the main thread, no signal handlers are installed.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -56,34 +60,34 @@ def stoppable() -> Iterator[Stop]:
         yield stop
     finally:
         for number, handler in before.items():
-            # None: a handler in C, which cannot be put back from here
+            # None: a handler not installed from Python, which cannot be restored here
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextlib.contextmanager
 def locked(run: str | os.PathLike[str]) -> Iterator[None]:
-    """Holds the lock of a run directory, which a process that dies releases.
+    """Holds the lock of a run directory, which the system frees if the process dies.
 
     Raises:
         RunError: another process holds it.
     """
     import fcntl  # not on Windows, where the rest of the package works
 
-    path, until = Path(run, layout.LOCK), time.monotonic() + _PATIENCE
+    path, deadline = Path(run, layout.LOCK), time.monotonic() + _LOCK_WAIT
     while True:
         with open(path, "a+") as lock:
             try:
                 files.lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                if time.monotonic() < until:
-                    time.sleep(_PATIENCE / 10)
+                if time.monotonic() < deadline:
+                    time.sleep(_LOCK_WAIT / 10)
                     continue
                 raise RunError(
                     f"{run}: is being trained by {holder(run) or 'another process'}; "
                     "wait for it, or stop it"
                 ) from error
-            # the process that had it may have just ended, and removed the file
-            if not _is_still(lock, path):
+            # the previous holder may have deleted this file after it was opened
+            if not _is_same_file(lock, path):
                 continue
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -91,12 +95,12 @@ def locked(run: str | os.PathLike[str]) -> Iterator[None]:
             try:
                 yield
             finally:
-                with contextlib.suppress(OSError):  # the disk may be read-only by now
+                with contextlib.suppress(OSError):  # the disk may have become read-only
                     path.unlink()
             return
 
 
-def _is_still(file: IO[str], path: Path) -> bool:
+def _is_same_file(file: IO[str], path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
@@ -104,7 +108,7 @@ def _is_still(file: IO[str], path: Path) -> bool:
 
 
 def holder(run: str | os.PathLike[str]) -> str | None:
-    """The process that is training in a run directory, or None."""
+    """Returns which process is training in a run directory, or None if none is."""
     import fcntl
 
     with contextlib.suppress(FileNotFoundError), open(Path(run, layout.LOCK)) as lock:

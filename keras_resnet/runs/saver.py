@@ -1,4 +1,4 @@
-"""Saving the whole state of a training run, restoring it, and resuming from it."""
+"""Callbacks and functions that save the state of a run and resume from it."""
 
 from __future__ import annotations
 
@@ -20,45 +20,58 @@ from keras_resnet.runs.checkpoints import Checkpoint, Place
 from keras_resnet.runs.history import Row, best_place, is_stalled, write_history
 from keras_resnet.runs.process import Interrupted, Stop
 
-Logs = dict[str, Any] | None  # the metrics that Keras gives a callback
+Logs = dict[str, Any] | None  # the metrics that Keras passes to a callback
 
-_METRIC = "metric"  # the group of a checkpoint's arrays of metrics
+_METRIC = "metric"  # begins the names of the metrics' arrays in a checkpoint
 
 
 @dataclass(frozen=True)
 class Saving:
-    """How often a run writes checkpoints, and how many of them it keeps."""
+    """How often a run writes checkpoints, and how many of them it keeps.
 
-    steps: int = 0  # batches between checkpoints; 0: only by time and epochs
-    seconds: float = 600.0  # between checkpoints; 0: only by steps and epochs
-    keep: int = 2  # of the newest; the best epoch's stays, too
+    A checkpoint is also written after each epoch.
+
+    Attributes:
+        steps: the number of batches between two checkpoints; 0: not by steps.
+        seconds: the time between two checkpoints, in seconds; 0: not by time.
+        keep: how many of the newest to keep, 2 or more; that of the best epoch is kept
+            in addition.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    steps: int = 0
+    seconds: float = 600.0
+    keep: int = 2
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not 0 <= self.seconds < float("inf"):
             raise ValueError(
                 f"checkpoint_steps={self.steps}, checkpoint_seconds={self.seconds}: "
-                "must be 0 or more"
+                "must be 0 or more, and finite"
             )
         if self.keep < 2:
             raise ValueError(
-                f"keep={self.keep}: must be at least 2, in case one is damaged"
+                f"keep={self.keep}: must be 2 or more, in case the newest is damaged"
             )
 
 
 class Saver(keras.callbacks.Callback):
-    """Writes checkpoints: by steps, by time, after each epoch, and when stopped.
+    """Writes checkpoints: by steps, by time, after epochs, and when the run is stopped.
 
-    A step waits only for the copy to host memory. A thread writes it, and an error
-    there ends the run at the next step.
+    Training waits only for the copy of the state to host memory. A thread writes the
+    files; if it fails, its error is raised after a later step or at the end of the
+    epoch.
 
     Args:
         run: the run directory.
-        recipe: a Recipe; its `accumulate`, `monitor` and `early_stopping` are used.
-        steps: batches in an epoch.
-        history: the rows of the completed epochs, to which new ones are appended.
-        facts: JSON values that every checkpoint contains.
-        stop: from `process.stoppable`.
-        saving: a Saving.
+        recipe: a Recipe; `accumulate`, `monitor` and `early_stopping` are used.
+        steps: the number of batches in an epoch.
+        history: the rows of the completed epochs; a row is appended after each epoch.
+        facts: JSON-serializable metadata for every checkpoint.
+        stop: the Stop that `process.stoppable` yields.
+        saving: when to write checkpoints, and how many to keep.
     """
 
     def __init__(
@@ -76,7 +89,7 @@ class Saver(keras.callbacks.Callback):
         self.monitor, self.patience = recipe.monitor, recipe.early_stopping
         self.steps, self.parts = steps, recipe.accumulate
         self.stop, self.saving = stop, saving
-        # of an epoch whose batches are done
+        # the training metrics of an epoch, from its last batch to its end
         self.logs: dict[str, float] | None = None
         self._saved = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -89,7 +102,7 @@ class Saver(keras.callbacks.Callback):
         if self._writing and self._writing.done():
             self.wait()
         done, part = divmod(batch + 1, self.parts)
-        if part:
+        if part:  # the weights change only after the last part of a batch
             return
         if done == self.steps:
             self.logs = _floats(self.model.get_metrics_result())
@@ -117,13 +130,13 @@ class Saver(keras.callbacks.Callback):
         self.wait()
 
     def wait(self) -> None:
-        """Waits until nothing is being written; raises the error if there was one."""
+        """Waits for the thread to finish a checkpoint, and raises its error if any."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
 
     def close(self) -> None:
-        """Ends the thread once it has written everything."""
+        """Ends the thread after it has written its last checkpoint."""
         self._thread.shutdown()
 
     def _is_due(self, done: int) -> bool:
@@ -140,12 +153,12 @@ class Saver(keras.callbacks.Callback):
         assert self.stop.signal is not None
         name = signal.Signals(self.stop.signal).name
         raise Interrupted(
-            f"{self.run}: stopped by {name}; the checkpoint {place} is written, and "
-            "the same command resumes from it"
+            f"{self.run}: stopped by {name}; checkpoint {place} was written; "
+            "run the same command to resume from it"
         )
 
     def _save(self, place: Place) -> None:
-        # on JAX `fit` keeps the new values until a callback asks for its model
+        # on JAX, `fit` updates the variables only when a callback reads `self.model`
         arrays = {
             name: np.array(keras.ops.convert_to_numpy(variable))  # a copy
             for name, variable in _state(self.model).items()
@@ -160,18 +173,19 @@ class Saver(keras.callbacks.Callback):
         place: Place,
         arrays: Mapping[str, np.ndarray],
         facts: Mapping[str, Any],
-        pace: str,
+        rates: str,
     ) -> None:
+        # metrics may be infinite or NaN after one bad batch, which is normal in float16
         if not all(
             np.isfinite(array).all()
             for name, array in arrays.items()
-            if not name.startswith(_METRIC)  # a single bad batch, as in float16
+            if not name.startswith(_METRIC)
         ):
             step = place.epoch * self.steps + place.batch
             raise RunError(
                 f"{self.run}: the weights are not finite at step {step}, after "
-                f"{place.epoch} epochs; {pace}. The last checkpoint is kept; try a "
-                "smaller base_rate or a longer warm-up in another directory"
+                f"{place.epoch} epochs; {rates}. The last checkpoint is kept; try a "
+                "smaller base_rate or a longer warm-up in another run directory"
             )
         rows = facts["history"]
         try:
@@ -183,13 +197,17 @@ class Saver(keras.callbacks.Callback):
         except OSError as error:
             raise RunError(
                 f"{self.run}: the checkpoint of {place} cannot be written: "
-                f"{error.strerror or error}; earlier ones are intact. Once that is "
-                "fixed, the same command resumes"
+                f"{error.strerror or error}; earlier checkpoints are intact. Fix the "
+                "cause, then run the same command to resume"
             ) from error
 
 
 class StopEvaluating(keras.callbacks.Callback):
-    """Ends an evaluation outside of `fit` when the run has been told to stop."""
+    """Ends a separate call of `evaluate` when a signal asks the run to stop.
+
+    Args:
+        saver: the run's Saver, which itself stops the validation within `fit`.
+    """
 
     def __init__(self, saver: Saver) -> None:
         super().__init__()
@@ -203,7 +221,13 @@ class StopEvaluating(keras.callbacks.Callback):
 def saved_weights(
     model: Any, checkpoint: Checkpoint, average: bool = False
 ) -> list[np.ndarray]:
-    """The weights of the net in a checkpoint, or their moving average."""
+    """Returns the net's weights from a checkpoint, or their moving average.
+
+    Args:
+        model: a Trainable with the same variables as the one that was saved.
+        checkpoint: the checkpoint to take them from.
+        average: whether to return the moving average.
+    """
     arrays = {
         id(variable): checkpoint.arrays[name]
         for name, variable in _state(model).items()
@@ -214,46 +238,52 @@ def saved_weights(
 
 
 def restore(model: Any, checkpoint: Checkpoint) -> None:
-    """Restores all variables of the model and its optimizer.
+    """Restores the variables of the model and its optimizer from a checkpoint.
+
+    Also builds the metrics, so that their variables can be restored later.
 
     Raises:
-        RunError: the checkpoint has other variables.
+        RunError: names, shapes or dtypes differ from those of this model.
     """
-    ours = {n: v for n, v in _state(model).items() if not n.startswith(_METRIC)}
-    theirs = {n: a for n, a in checkpoint.arrays.items() if not n.startswith(_METRIC)}
+    current = {n: v for n, v in _state(model).items() if not n.startswith(_METRIC)}
+    saved = {n: a for n, a in checkpoint.arrays.items() if not n.startswith(_METRIC)}
     wrong = [
         name
-        for name in sorted(ours.keys() | theirs.keys())
-        if name not in ours
-        or name not in theirs
-        or tuple(ours[name].shape) != theirs[name].shape
-        or keras.backend.standardize_dtype(ours[name].dtype) != theirs[name].dtype
+        for name in sorted(current.keys() | saved.keys())
+        if name not in current
+        or name not in saved
+        or tuple(current[name].shape) != saved[name].shape
+        or keras.backend.standardize_dtype(current[name].dtype) != saved[name].dtype
     ]
     if wrong:
         raise RunError(
-            f"checkpoint {checkpoint.place}: it does not fit this model, in "
-            f"{', '.join(wrong[:5])}; was it written by another version? "
-            f"{checkpoint.facts.get('versions')}"
+            f"checkpoint {checkpoint.place}: its variables do not match this model's "
+            f"({', '.join(wrong[:5])}); resume with the versions that wrote it "
+            f"({checkpoint.facts.get('versions')}), or train in another directory"
         )
-    for name, variable in ours.items():
-        variable.assign(theirs[name])
-    # metrics create their variables when they are first used, which must happen before
-    # `on_epoch_begin` restores them
+    for name, variable in current.items():
+        variable.assign(saved[name])
+    # metrics create their variables on first use, which would be too late for training
+    # that resumes in the middle of an epoch
     blank = np.zeros((1, model.net.output_shape[-1]), np.float32)
     model.compute_metrics(None, blank, blank)
 
 
 class ResumableCallbacks(keras.callbacks.CallbackList):
-    """The callbacks of one training that consists of several calls of `fit`.
+    """The callbacks of a training that takes several calls of `fit`.
 
-    To the callbacks it is one training: it begins once, it ends with `close`, and
-    batches are counted from the start of their epoch even if `fit` starts within it.
+    To the callbacks it is a single training: it begins once and ends with `close`, and
+    batches are counted from the start of their epoch, even if the first `fit` starts in
+    the middle of one.
 
     Args:
-        first: how many batches of the first epoch are done, or parts of batches where
-            gradients are accumulated.
-        metrics: {name: array} from a checkpoint, restored when that epoch begins.
-        measure: a function that returns further metrics of a validated epoch.
+        callbacks: the Keras callbacks.
+        model: the Trainable that is trained.
+        first: how many batches of the first epoch are already done; with `accumulate`,
+            each part of a batch counts.
+        metrics: {name: array} of a checkpoint, restored when the first epoch begins.
+        measure: returns additional metrics of an epoch that was validated.
+        **params: what `fit` would pass to its CallbackList, such as `epochs`.
     """
 
     def __init__(
@@ -279,14 +309,14 @@ class ResumableCallbacks(keras.callbacks.CallbackList):
         self.logs = logs
 
     def close(self) -> None:
-        """Ends the training, whichever call of `fit` was the last."""
-        self.on_train_begin()  # in case there was nothing left to train
+        """Ends the training after the last `fit`."""
+        self.on_train_begin()  # not yet called if no epoch was left to train
         super().on_train_end(self.logs)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_begin(epoch, logs)
         for name, variable in _state(self.model).items():
-            if name in self.metrics:  # `fit` has just reset it
+            if name in self.metrics:  # `fit` has just reset them
                 variable.assign(self.metrics[name])
         self.metrics = {}
 
@@ -304,22 +334,22 @@ class ResumableCallbacks(keras.callbacks.CallbackList):
 
 
 def pace(optimizer: Any) -> str:
-    """The learning rate and the loss scale, in words for an error."""
+    """Returns the learning rate and the loss scale as text for error messages."""
     scale = loss_scale(optimizer)
-    said = "none" if scale is None else f"{scale:.3g}"
-    return f"rate {float(optimizer.learning_rate):.3g}, loss scale {said}"
+    scale_text = "none" if scale is None else f"{scale:.3g}"
+    return f"rate {float(optimizer.learning_rate):.3g}, loss scale {scale_text}"
 
 
 def loss_scale(optimizer: Any) -> float | None:
-    """The loss scale, or None where the loss is not scaled."""
+    """Returns the optimizer's loss scale, or None if the loss is not scaled."""
     scale = getattr(optimizer, "dynamic_scale", None)
     return None if scale is None else float(scale)
 
 
 def _state(model: Any) -> dict[str, Any]:
-    """{name: variable} of everything that training changes, named as in a checkpoint.
+    """Returns {name: variable} of all that training changes.
 
-    Metrics are among them only once they have variables.
+    The names are those of a checkpoint's arrays. Metrics are included once built.
     """
     groups = {
         "model": model.state,
@@ -327,9 +357,9 @@ def _state(model: Any) -> dict[str, Any]:
         _METRIC: model.metrics_variables,
     }
     return {
-        f"{group}/{place:05d}": variable
+        f"{group}/{index:05d}": variable
         for group, variables in groups.items()
-        for place, variable in enumerate(variables)
+        for index, variable in enumerate(variables)
     }
 
 

@@ -15,28 +15,34 @@ from keras_resnet.runs.process import holder
 
 
 def status(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """The status of a run; no model is built, and no file is changed.
+    """Returns the status of a run, without building a model or changing any file.
+
+    Args:
+        run: the run directory.
 
     Returns:
-        A dict of
+        A dictionary of:
 
-        - "run", the directory; "recipe", its name; "model", the variant;
-        - "state": "finished", "running" or "stopped"; "process": the one that is
-          training, or None;
-        - "epoch": completed epochs; "batch": completed batches of the next one;
-          "epochs": those that the recipe asks for; "early": why it finished before
-          those, or None;
-        - "best": None, or {"epoch", "val_top1", and the recipe's monitor};
-        - "checkpoints": [{"name", "bytes", "problem": None if every byte verifies},
-          ...], the newest last; "history": a row for each epoch.
+        - "run": the directory.
+        - "recipe", "model": the names of the recipe and of the model variant.
+        - "state": "finished", "running" or "stopped".
+        - "process": the process that is training it, or None.
+        - "epoch", "batch": completed epochs, and completed batches of the next one, at
+          the newest intact checkpoint.
+        - "epochs": the number of epochs in the recipe.
+        - "early": why the run finished before those, or None.
+        - "best": {"epoch", "val_top1", and the recipe's monitor} or None.
+        - "checkpoints": [{"name", "bytes", "problem"}, ...], the newest last; "problem"
+          is None if every byte was verified.
+        - "history": a row of metrics for each epoch.
 
     Raises:
         RunError: the directory contains no run.
-        RecipeError: its recipe cannot be read.
+        RecipeError: the run's recipe cannot be read.
     """
     run = Path(run)
     if not (run / layout.RECIPE).is_file():
-        raise RunError(f"{run}: contains no {layout.RECIPE}; train there first")
+        raise RunError(f"{run}: contains no {layout.RECIPE}; train a run there first")
     recipe = Recipe.read(run / layout.RECIPE)
     rows, history, place = [], [], checkpoints.Place(0)
     for where in checkpoints.places(run):

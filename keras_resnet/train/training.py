@@ -137,7 +137,7 @@ def fit(
             held.enter_context(locked(run))
             if places(run):
                 raise RunError(
-                    f"{run}: another process has trained there meanwhile; repeat the "
+                    f"{run}: another process has trained there meanwhile; run the same "
                     "command to resume"
                 )
         # the models of fewer epochs stay until the new ones replace them
