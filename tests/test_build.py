@@ -313,7 +313,7 @@ def test_teacher_is_a_run_and_its_classes_are_checked_first(trained, monkeypatch
 
 def test_released_teacher_has_a_thousand_classes():
     recipe = RECIPES["bag-of-tricks-distilled"]
-    with pytest.raises(RecipeError, match="has 1000 classes, the data 3; train it on"):
+    with pytest.raises(RecipeError, match="has 1000 classes, and the data 3; train a"):
         build(recipe, NAMES, 4)
     assert read_model_info(recipe.teacher).classes == 1000
 

@@ -76,7 +76,9 @@ def read_info(path: str | os.PathLike[str]) -> ModelInfo | None:
             info = _nested(info, "config", "info")
         return None if info is None else ModelInfo.from_json(info)
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: describes no net of ours ({error})") from error
+        raise WeightsError(
+            f"{path}: describes no net of this package ({error})"
+        ) from error
 
 
 def _nested(value: Any, *keys: str) -> Any:
