@@ -324,7 +324,7 @@ def test_manifest_lies_elsewhere_and_is_a_source(validate, own_folder, tmp_path)
     report = validate(own_folder, manifest=file)  # which is compared
     assert reasons(report)["002.jpg"].startswith("changed since dataset.json")
     own_folder.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match=r"colours.json: is of .*where no folder"):
+    with pytest.raises(DataError, match=r"colours.json: describes .*, which is not"):
         data.open_source(file)
     for content in ("{}", "[1]", "cat"):
         file.write_text(content)
@@ -444,15 +444,15 @@ def flip(place):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (flip(0), r"record 5: damaged or cut"),
-        (flip(6), r"record 5: damaged or cut"),
-        (lambda f, c, o: f.write_bytes(c[:-1]), r"record 35: damaged or cut"),
+        (flip(0), r"record 5: damaged or trunc"),
+        (flip(6), r"record 5: damaged or trunc"),
+        (lambda f, c, o: f.write_bytes(c[:-1]), r"record 35: damaged or trunc"),
         (lambda f, c, o: f.write_bytes(c[: o[9]]), r"record 9: .*it has 9 of 36 rec"),
         (lambda f, c, o: f.write_bytes(c[o[1] :]), r"record 1: not where"),
         (lambda f, c, o: f.write_bytes(b""), r"empty"),
         (lambda f, c, o: f.write_bytes(gzip.compress(c)), r"compressed; unpack"),
-        (lambda f, c, o: f.write_bytes(b"<html>" * 99), r"record 0: damaged or cut"),
-        (lambda f, c, o: f.write_bytes(c + bytes(64)), r"record 36: damaged or cut"),
+        (lambda f, c, o: f.write_bytes(b"<html>" * 99), r"record 0: damaged or trunc"),
+        (lambda f, c, o: f.write_bytes(c + bytes(64)), r"record 36: damaged or trunc"),
         (lambda f, c, o: f.unlink(), r"missing, and dataset.json lists it"),
         (lambda f, c, o: f.with_name("train-9-of-9").write_bytes(c), r"not in dataset"),
     ],
