@@ -62,7 +62,7 @@ def folder_source(
         if classes is None:
             return None
         files = [classes[name] for name in class_names]
-        labels = (itertools.repeat(n, len(some)) for n, some in enumerate(files))
+        labels = (itertools.repeat(n, len(group)) for n, group in enumerate(files))
         chain = itertools.chain.from_iterable
         return Files(tuple(chain(files)), tuple(chain(labels)))
 
@@ -90,11 +90,11 @@ def list_classes(folder: Path, preflight: bool = True) -> dict[str, list[str]]:
             raise DataError(
                 f"{folder / name}: class has no pictures; add some, or remove it"
             )
-    every = list(itertools.chain.from_iterable(classes.values()))
-    for number, problem in find_foreign(every) if preflight else ():
+    all_files = list(itertools.chain.from_iterable(classes.values()))
+    for number, problem in find_foreign(all_files) if preflight else ():
         raise DataError(
-            f"{every[number]}: {problem}; remove the file, or allow bad pictures with "
-            "max_bad_examples"
+            f"{all_files[number]}: {problem}; remove the file, or allow bad pictures "
+            "with max_bad_examples"
         )
     return classes
 

@@ -160,4 +160,4 @@ def _check_nothing_new(manifest: Path, root: Path, splits: Mapping[str, Split]) 
 
 def _list_files(splits: Mapping[str, Split]) -> list[str]:
     files = [split.files for split in splits.values() if isinstance(split, Files)]
-    return [file for some in files for file in some]
+    return [file for group in files for file in group]

@@ -39,17 +39,17 @@ def survey_records(
             former manifest, `first_label` or `classes`.
     """
     first_label = _first_label(root, former, first_label)
-    every = [shard for files in shards.values() for shard in files]
+    all_shards = [shard for files in shards.values() for shard in files]
     pool = ThreadPoolExecutor(cores())
     try:
         if former:
-            _check_listed(root, every, former)
-        offsets = dict(zip(every, pool.map(index_records, every)))
-        for shard in every:
+            _check_listed(root, all_shards, former)
+        offsets = dict(zip(all_shards, pool.map(index_records, all_shards)))
+        for shard in all_shards:
             if former and (entry := former.entry(shard.name)):
                 _check_offsets(shard, offsets[shard], entry["offsets"])
         # the threads hash the shards while the worker processes inspect the records
-        digests = {shard: pool.submit(_sha256, shard) for shard in every}
+        digests = {shard: pool.submit(_sha256, shard) for shard in all_shards}
         splits = {
             name: record_split(files, [offsets[file] for file in files], class_count=0)
             for name, files in shards.items()

@@ -83,31 +83,31 @@ def summarise(survey: Survey) -> dict[str, Any]:
     bad, good = [], []
     classes = {name: dict.fromkeys(survey.splits, 0) for name in survey.class_names}
     for name, split in survey.splits.items():
-        for number, one in enumerate(survey.inspections[name]):
-            if one.reason:
+        for number, found in enumerate(survey.inspections[name]):
+            if found.reason:
                 bad.append(
                     {
                         "split": name,
                         "number": number,
                         "where": split.where(number),
-                        "reason": one.reason,
+                        "reason": found.reason,
                     }
                 )
             else:
-                assert one.label is not None
-                good.append((name, number, one))
-                classes[survey.class_names[one.label - survey.first_label]][name] += 1
+                assert found.label is not None
+                good.append((name, number, found))
+                classes[survey.class_names[found.label - survey.first_label]][name] += 1
 
     def count(key: str) -> dict[str, int]:
-        counts = Counter(str(getattr(one, key) or "none") for *_, one in good)
+        counts = Counter(str(getattr(found, key) or "none") for *_, found in good)
         return dict(sorted(counts.items()))
 
     misnamed = [
         survey.splits[name].where(number)
-        for name, number, one in good
+        for name, number, found in good
         if isinstance(survey.splits[name], Files)
         and Path(survey.splits[name].where(number)).suffix.lower()
-        not in _SUFFIXES[str(one.format)]
+        not in _SUFFIXES[str(found.format)]
     ]
     return {
         "path": survey.path,
@@ -122,10 +122,10 @@ def summarise(survey: Survey) -> dict[str, Any]:
         "formats": count("format"),
         "modes": count("mode"),
         "exif": count("exif"),
-        "turned": sum((one.exif or 1) > 1 for *_, one in good),
-        "alpha": sum(bool(one.alpha) for *_, one in good),
+        "turned": sum((found.exif or 1) > 1 for *_, found in good),
+        "alpha": sum(bool(found.alpha) for *_, found in good),
         "sizes": describe_sizes(
-            [[one.height, one.width, one.bytes] for *_, one in good]
+            [[found.height, found.width, found.bytes] for *_, found in good]
         ),
         "misnamed": {"count": len(misnamed), "first": misnamed[:_LISTED]},
         "duplicates": _duplicates(survey, good),
@@ -155,8 +155,8 @@ def _duplicates(
     survey: Survey, good: list[tuple[str, int, Inspection]]
 ) -> dict[str, Any]:
     places = defaultdict(list)
-    for name, number, one in good:
-        places[one.sha256].append((name, number))
+    for name, number, found in good:
+        places[found.sha256].append((name, number))
     groups = [group for group in places.values() if len(group) > 1]
     within: Counter[str] = Counter()
     for group in groups:

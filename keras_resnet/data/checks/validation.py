@@ -74,16 +74,16 @@ def validate(
             raise DataError(f"{name}={value}: must be above 0")
 
     def inspect(requests: dict[str, list[dict]]) -> dict[str, list[Inspection]]:
-        every = [request for some in requests.values() for request in some]
-        inspections = [Inspection()] * len(every)
+        all_requests = [request for group in requests.values() for request in group]
+        inspections = [Inspection()] * len(all_requests)
         # starting a process takes as long as inspecting a few hundred images
-        count = min(workers or cores(), 1 + len(every) // 200)
-        answers = examine(every, count, seconds, memory)
+        count = min(workers or cores(), 1 + len(all_requests) // 200)
+        answers = examine(all_requests, count, seconds, memory)
         with contextlib.closing(answers):  # so that Ctrl-C ends the processes at once
-            for place, answer in progress(answers, len(every)):
+            for place, answer in progress(answers, len(all_requests)):
                 inspections[place] = Inspection(**answer)
         rest = iter(inspections)
-        return {name: [next(rest) for _ in some] for name, some in requests.items()}
+        return {name: [next(rest) for _ in group] for name, group in requests.items()}
 
     former = read_former(file)
     if shards := find_shards(root):
