@@ -22,8 +22,8 @@ from keras_resnet.errors import DataError
 _MANY = 5_000  # images; decoding more takes long enough to be announced
 _LISTED = 5  # the most bad images that an error names
 
-# the errors of reading and decoding an image; others have other causes, such as a lack
-# of memory
+# the errors of reading and decoding an image; others, such as running out of memory,
+# are not caused by an image
 _PICTURE_ERRORS = (
     tf.errors.DataLossError,
     tf.errors.FailedPreconditionError,

@@ -1,4 +1,4 @@
-"""The report of `validate`: formats, modes, sizes, duplicates and bad pictures."""
+"""The report of `validate`: formats, modes, sizes, duplicates and bad images."""
 
 from __future__ import annotations
 

@@ -51,9 +51,9 @@ def prepare(
 
     Image files are stored unchanged, arrays as PNG. Images that `resize` shrinks become
     JPEGs; those that only `upright` or `background` changes become PNGs, which are
-    lossless but large for photographs. The shards are written to `.NAME.partial` next to
-    the destination, and this folder is renamed at the end. After an interruption, the
-    same call skips the finished shards. All cores are used.
+    lossless but large for photographs. The shards are written to `.NAME.partial` next
+    to the destination, and this folder is renamed at the end. After an interruption,
+    the same call skips the finished shards. All cores are used.
 
     Args:
         source: what `open_source` takes; with `val`, a folder of classes.

@@ -42,7 +42,7 @@ Store = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 def stored_pictures(plan: Plan, shards: Sequence[Shard]) -> Iterator[Stored]:
     """Yields the images of the shards as they are to be stored, shard by shard.
 
-    They are prepared on all cores, and this continues while the caller ends a shard.
+    They are prepared on all cores, and this continues while the caller closes a shard.
 
     Raises:
         DataError: an image cannot be read. The message names it.

@@ -11,7 +11,7 @@ FILL = (124, 116, 104)  # ImageNet's mean color, for pixels from outside of the 
 
 
 def rotate(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    angle = signed(math.radians(30), level, sign)  # counter-clockwise
+    angle = signed(math.radians(30), level, sign)  # counterclockwise
     cos, sin = tf.cos(angle), tf.sin(angle)
     height, width, _, _ = places(image)
     y, x = height / 2, width / 2  # the fixed point

@@ -12,7 +12,7 @@ from keras_resnet.data.transforms.decode import check_size, decode_image, pictur
 from keras_resnet.errors import DataError
 
 _FORMATS = ["JPEG", "PNG", "GIF", "BMP", "WEBP"]
-_ORIENTATION = 0x0112  # of EXIF
+_ORIENTATION = 0x0112  # the EXIF tag
 
 
 def read_header(data: bytes) -> dict[str, Any]:
