@@ -264,7 +264,7 @@ def test_repaired_new_and_removed_pictures_are_taken_as_they_are(validate, own_f
     (red / "001.jpg").write_bytes(whole)
     (red / "002.jpg").unlink()
     shutil.copy(red / "004.jpg", red / "new.jpg")
-    with pytest.raises(DataError, match=r"red/001.jpg: missing, or not the 300"):
+    with pytest.raises(DataError, match=r"red/001.jpg: missing, or not 300"):
         data.open_source(own_folder)
     report = validate(own_folder)
     assert report["bad"] == []

@@ -93,8 +93,8 @@ def list_classes(folder: Path, preflight: bool = True) -> dict[str, list[str]]:
     all_files = list(itertools.chain.from_iterable(classes.values()))
     for number, problem in find_foreign(all_files) if preflight else ():
         raise DataError(
-            f"{all_files[number]}: {problem}; remove the file, or allow bad pictures "
-            "with max_bad_examples"
+            f"{all_files[number]}: {problem}; remove it, or allow bad pictures with "
+            "max_bad_examples"
         )
     return classes
 

@@ -143,7 +143,7 @@ def _check_size(file: str | Path, size: int) -> None:
         found = None
     if not found or not stat.S_ISREG(found.st_mode) or found.st_size != size:
         raise DataError(
-            f"{file}: missing, or not of the {size} bytes given in {MANIFEST}; "
+            f"{file}: missing, or not {size} bytes long as in {MANIFEST}; "
             "restore it, or run `keras-resnet validate` (or `prepare`) again"
         )
 
