@@ -294,7 +294,7 @@ def test_damaged_picture_is_one_line_and_nothing_else(tmp_path):
 def test_empty_class_is_one_line(call, tmp_path):
     (write_folder(tmp_path / "photos") / "train" / "teal").mkdir()
     done = call(*tiny("photos", "run"), cwd=tmp_path)
-    assert_one_line(done, "photos/train/teal", "without pictures; add some")
+    assert_one_line(done, "photos/train/teal", "class has no pictures; add some")
     assert not (tmp_path / "run").exists()
 
 

@@ -267,7 +267,7 @@ def break_manifest(root):
     ("spoil", "words"),
     [
         (break_nothing, r"missing: no such folder"),
-        (break_class_empty, r"train/red: class without pictures"),
+        (break_class_empty, r"train/red: class has no pictures"),
         (break_class_without_validation, r"class 'red' has no validation pictures"),
         (break_class_without_training, r"class 'pink' has no training pictures"),
         (break_file, r"red/notes.txt: not a JPEG, PNG, GIF, BMP or WebP picture"),

@@ -449,7 +449,7 @@ def test_bad_argument_is_named(arguments, words, folder, tmp_path):
 def test_val_of_what_is_no_folder_is_refused(tmp_path):
     pair = (np.zeros((4, 2, 2, 3), np.uint8), np.arange(4))
     for source in (pair, "tfds:mnist"):
-        with pytest.raises(DataError, match=r"val=0.5: splits a folder of class"):
+        with pytest.raises(DataError, match=r"val=0.5: can only split a folder"):
             data.prepare(source, tmp_path / "records", val=0.5)
 
 

@@ -101,10 +101,10 @@ def test_fingerprint_of_arrays_follows_pixels_labels_and_names():
         ({"train": (arrays()[0], arrays()[1][:5])}, r"labels: int64 \[5\].*\[12\]"),
         ({"train": (arrays()[0], np.eye(12))}, r"labels: float64 \[12, 12\]"),
         ({"train": (arrays()[0], arrays()[1] - 1)}, r"label below 0"),
-        ({"train": arrays()[0]}, r"train: must be \(images, labels\)"),
-        ({"test": arrays()}, r"arrays under \['test'\]: must be under 'train' and"),
-        ({"train": arrays(), "class_names": ["a"]}, r"1 names, but labels up to 2"),
-        ({}, r"must be under 'train' and 'val'"),
+        ({"train": arrays()[0]}, r"train: must be a pair \(images, labels\)"),
+        ({"test": arrays()}, r"arrays: keys \['test'\]; must be 'train', 'val' or"),
+        ({"train": arrays(), "class_names": ["a"]}, r"1 names, but the largest label"),
+        ({}, r"must be 'train', 'val' or both"),
     ],
 )
 def test_bad_arrays_are_one_clear_line(source, words):

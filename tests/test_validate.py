@@ -264,7 +264,7 @@ def test_repaired_new_and_removed_pictures_are_taken_as_they_are(validate, own_f
     (red / "001.jpg").write_bytes(whole)
     (red / "002.jpg").unlink()
     shutil.copy(red / "004.jpg", red / "new.jpg")
-    with pytest.raises(DataError, match=r"red/001.jpg: missing, or not the 300"):
+    with pytest.raises(DataError, match=r"red/001.jpg: missing, or not 300"):
         data.open_source(own_folder)
     report = validate(own_folder)
     assert report["bad"] == []
@@ -324,7 +324,7 @@ def test_manifest_lies_elsewhere_and_is_a_source(validate, own_folder, tmp_path)
     report = validate(own_folder, manifest=file)  # which is compared
     assert reasons(report)["002.jpg"].startswith("changed since dataset.json")
     own_folder.rename(tmp_path / "moved")
-    with pytest.raises(DataError, match=r"colours.json: is of .*where no folder"):
+    with pytest.raises(DataError, match=r"colours.json: describes .*, which is not"):
         data.open_source(file)
     for content in ("{}", "[1]", "cat"):
         file.write_text(content)
@@ -444,16 +444,16 @@ def flip(place):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (flip(0), r"record 5: damaged or cut"),
-        (flip(6), r"record 5: damaged or cut"),
-        (lambda f, c, o: f.write_bytes(c[:-1]), r"record 35: damaged or cut"),
-        (lambda f, c, o: f.write_bytes(c[: o[9]]), r"record 9: .*it has 9 of 36 rec"),
-        (lambda f, c, o: f.write_bytes(c[o[1] :]), r"record 1: not where"),
+        (flip(0), r"record 5: damaged or trunc"),
+        (flip(6), r"record 5: damaged or trunc"),
+        (lambda f, c, o: f.write_bytes(c[:-1]), r"record 35: damaged or trunc"),
+        (lambda f, c, o: f.write_bytes(c[: o[9]]), r"record 9: .*has 9 of 36 rec"),
+        (lambda f, c, o: f.write_bytes(c[o[1] :]), r"record 1: not at the offset"),
         (lambda f, c, o: f.write_bytes(b""), r"empty"),
         (lambda f, c, o: f.write_bytes(gzip.compress(c)), r"compressed; unpack"),
-        (lambda f, c, o: f.write_bytes(b"<html>" * 99), r"record 0: damaged or cut"),
-        (lambda f, c, o: f.write_bytes(c + bytes(64)), r"record 36: damaged or cut"),
-        (lambda f, c, o: f.unlink(), r"missing, and dataset.json lists it"),
+        (lambda f, c, o: f.write_bytes(b"<html>" * 99), r"record 0: damaged or trunc"),
+        (lambda f, c, o: f.write_bytes(c + bytes(64)), r"record 36: damaged or trunc"),
+        (lambda f, c, o: f.unlink(), r"missing, but dataset.json lists it"),
         (lambda f, c, o: f.with_name("train-9-of-9").write_bytes(c), r"not in dataset"),
     ],
     ids=[
@@ -547,7 +547,7 @@ def test_labels_are_mapped_as_it_is_said(first, validate, tmp_path):
 
 
 CONTRADICTIONS = {
-    "from 1 to 3; say first_label=1": ([1, 2, 3], {"first_label": 0}),
+    "from 1 to 3; use first_label=1": ([1, 2, 3], {"first_label": 0}),
     "first_label=0, but no picture has it": ([1, 2], {"first_label": 0, "classes": 2}),
     "record 1: label 0, but first_label=1; labels": ([1, 0, 2], {"first_label": 1}),
     "record 2: label 3, but no picture has": ([0, 1, 3], {"first_label": 0}),

@@ -1,7 +1,6 @@
-"""Pictures: from files to batches, and the one evaluation crop that serving uses too.
+"""Data sets: from image files to batches, with the evaluation crop shared by serving.
 
-Everywhere outside the model a picture is RGB in [0, 255], and a label is one-hot from
-the batch on.
+Outside the model, images are RGB in [0, 255]. In a batch, labels are one-hot.
 """
 
 import contextlib
@@ -11,7 +10,7 @@ import lazy_loader
 
 from keras_resnet.errors import DataError
 
-# lazy, as the workers of `validate` import neither Keras nor the rest of the package
+# lazy, so that the worker processes of `validate` do not import Keras
 _import, __dir__, _names = lazy_loader.attach_stub(__name__, __file__)
 
 __all__ = ["DataError", *_names]
@@ -24,14 +23,14 @@ def __getattr__(name):
 
 @functools.cache
 def _leave_gpus_to_jax():
-    """Where nets compute on JAX, keeps TensorFlow, which only reads pictures, off GPUs.
+    """Hides the GPUs from TensorFlow if another backend computes the networks.
 
-    It would take all of their memory when it first computes.
+    TensorFlow then only reads images, but would reserve all GPU memory on first use.
     """
     from keras_resnet.backend import keras
 
     if keras.backend.backend() != "tensorflow":
         import tensorflow as tf
 
-        with contextlib.suppress(RuntimeError):  # it has started already
+        with contextlib.suppress(RuntimeError):  # TensorFlow is initialized already
             tf.config.set_visible_devices([], "GPU")

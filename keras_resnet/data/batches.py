@@ -1,4 +1,4 @@
-"""Sources -> batches: endless shuffled training, and one finite evaluation pass."""
+"""Batches of a source: an endless shuffled stream to train on, one pass to evaluate."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from keras_resnet.data.transforms.random_crop import draw_crops, load_train
 from keras_resnet.errors import DataError
 
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-PARALLEL = _CORES or os.cpu_count() or 1  # pictures at a time
-BATCHES = 2  # that are ready or in the making while one is used
-# the purpose of a stream of random numbers: no two share their seeds
+PARALLEL = _CORES or os.cpu_count() or 1  # images loaded at the same time
+BATCHES = 2  # batches prepared ahead of the one in use
+# one stream of random numbers for each purpose, so that no two share a seed
 _ORDER, _CROP, _PICTURE, _COLOUR, _MIX, _CHOICE = range(6)
 
 Pair = tuple[tf.Tensor, tf.Tensor]  # images, labels
 
 
 def steps_per_epoch(source: SourceLike, recipe: Any) -> int:
-    """The number of full batches in one pass over the training pictures."""
+    """The number of full batches in one pass over the training images."""
     size = open_source(source).split("train").size
     if recipe.batch_size > size:
         raise DataError(
@@ -38,19 +38,23 @@ def steps_per_epoch(source: SourceLike, recipe: Any) -> int:
 def train_batches(
     source: SourceLike, recipe: Any, epoch: int = 0, step: int = 0
 ) -> tf.data.Dataset:
-    """Endless full batches, a pure function of the recipe's seed, epoch and position.
+    """An endless stream of full batches, determined by the seed and the position.
 
     Args:
         source: what `open_source` takes.
         recipe: a Recipe, with seed, batch_size, train_size and augmentation.
-        epoch: the first epoch. An epoch is `steps_per_epoch` batches, without the few
-            pictures that do not fill a batch. A picture is in it once; with `repeats`
-            it comes that often in a row, and the epoch has as many fewer pictures.
-        step: the first batch of that epoch; those before it are not read.
+        epoch: the epoch to start in. An epoch has `steps_per_epoch` batches; the images
+            left over, too few for a batch, are dropped. Each image occurs at most once
+            in an epoch; with `repeats=n` it occurs n times in a row, and the epoch has
+            1/n as many different images.
+        step: the batch of that epoch to start with; earlier batches are not read.
 
     Yields:
-        (images, labels): [B, S, S, 3] in [0, 255], uint8, or float32 where mixup
-        blends them; float32 one-hot or mixed [B, K].
+        (images, labels): images [B, S, S, 3] in [0, 255], uint8, or float32 if mixup
+        may blend them; labels float32 [B, K], one-hot or mixed.
+
+    Raises:
+        DataError: there is no training split, or it has fewer images than a batch.
     """
     source = open_source(source)
     split, classes = source.split("train"), len(source.class_names)
@@ -65,7 +69,7 @@ def train_batches(
             order = tf.repeat(distinct, recipe.repeats)
         return tf.data.Dataset.from_tensor_slices(order).batch(size).take(steps)
 
-    # for a whole batch, which is cheaper
+    # once for each batch, which costs less than once for each image
     def draw(index: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, ...]:
         crops = draw_crops(recipe, size, [_stream(recipe, _CROP), index])
         positions = index * size + tf.range(size, dtype=tf.int64)
@@ -79,12 +83,12 @@ def train_batches(
     return (
         tf.data.Dataset.range(epoch, tf.int64.max)
         .flat_map(numbers_of)
-        .skip(step)  # numbers, not pictures
+        .skip(step)  # before any image is read
         .enumerate(start=first)
         .map(draw)
         .unbatch()
         .map(load, PARALLEL)
-        .batch(size, drop_remainder=True)  # XLA compiles once
+        .batch(size, drop_remainder=True)  # a static shape, so that XLA compiles once
         .enumerate(start=first)
         .map(lambda index, batch: _finish(batch, recipe, index), BATCHES)
         .prefetch(BATCHES)
@@ -93,10 +97,11 @@ def train_batches(
 
 
 def _untuned() -> tf.data.Options:
-    """Options without autotuning, whose thread can delay the end of an iterator.
+    """Returns tf.data options that disable autotuning.
 
-    The end waits until that thread wakes up. It sleeps for 10 ms, then twice as long
-    each time, up to a minute, which could double the time of an epoch's validation.
+    The autotuning thread sleeps for 10 ms, then twice as long each time, up to a
+    minute. An iterator cannot end before that thread wakes up, which could double the
+    duration of the validation after an epoch.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -104,7 +109,7 @@ def _untuned() -> tf.data.Options:
 
 
 def _finish(batch: Pair, recipe: Any, index: tf.Tensor) -> Pair:
-    """Augments a whole batch: mirrors and colour, then mixup or CutMix."""
+    """Augments a batch: flips and color distortion, then mixup or CutMix."""
     images, labels = batch
     seed = tf.stack([_stream(recipe, _COLOUR), index])
     shape = [recipe.batch_size, DRAWS]
@@ -119,7 +124,7 @@ def _finish(batch: Pair, recipe: Any, index: tf.Tensor) -> Pair:
         mixed, shares = cutmix(images, labels, recipe.cutmix, seed)
         return tf.cast(mixed, tf.float32 if recipe.mixup else tf.uint8), shares
 
-    if recipe.mixup and recipe.cutmix:  # each for half of the batches
+    if recipe.mixup and recipe.cutmix:  # each has a probability of one half
         choice = tf.stack([_stream(recipe, _CHOICE), index])
         is_mixup = tf.random.stateless_uniform([], choice, alg="philox") < 0.5
         return tf.cond(is_mixup, blended, pasted)
@@ -139,17 +144,20 @@ def eval_batches(
     batch_size: int | None = None,
     load: Callable[[tf.Tensor, Any], tf.Tensor] = load_eval,
 ) -> tf.data.Dataset:
-    """One finite pass over a split, each picture exactly once; the last batch is short.
+    """One pass over a split, each image exactly once; the last batch may be smaller.
 
     Args:
         source: what `open_source` takes.
         recipe: a Recipe, or a Protocol (size, crop_pct, interpolation).
         split: "val" or "train".
-        batch_size: None: the recipe's.
-        load: (picture, protocol) -> the model's input.
+        batch_size: the batch size; None takes that of the recipe.
+        load: a function (image file or pixels, protocol) -> the model's input.
 
     Yields:
         (images, labels): uint8 [B, S, S, 3], float32 one-hot [B, K].
+
+    Raises:
+        DataError: the source does not have this split.
     """
     source = open_source(source)
     classes = len(source.class_names)
@@ -164,7 +172,7 @@ def eval_batches(
             PARALLEL,
         )
         .batch(batch_size)
-        # an error if there are more or fewer; and Keras's fit knows the number
+        # Keras's fit needs the number of batches; any other number raises an error
         .apply(tf.data.experimental.assert_cardinality(batches))
         .prefetch(BATCHES)
         .with_options(_untuned())

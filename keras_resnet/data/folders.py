@@ -1,4 +1,4 @@
-"""Folders of pictures, a class each: listed, and checked by their first bytes."""
+"""Lists folders of images, one per class, and checks the first bytes of the files."""
 
 from __future__ import annotations
 
@@ -16,20 +16,29 @@ from keras_resnet.data.transforms.decode import LONGEST_MAGIC, sniff
 from keras_resnet.errors import DataError
 
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation")}
-_CHUNK = 256  # files a task: to hand over a single one takes longer than to open it
-_FAST = 1e-4  # s a file; in the system's cache it takes a tenth of that
+_CHUNK = 256  # files in a task; dispatching one file takes longer than opening it
+_FAST = 1e-4  # seconds per file; a cached file takes a tenth of that
 
 
 def open_folder(root: Path, preflight: bool = True) -> Source:
-    """A folder of train/ and val/ classes; `preflight` reads the files' first bytes."""
+    """The Source of a folder with train/ and val/, each with one folder per class.
+
+    Args:
+        root: the folder.
+        preflight: whether to check the first bytes of every file.
+
+    Raises:
+        DataError: a folder is missing, empty or unreadable; or with `preflight`, a file
+            is not an image.
+    """
     splits = {}
     for split, names in SPLIT_NAMES.items():
         folder = next((root / name for name in names if (root / name).is_dir()), None)
         splits[split] = list_classes(folder, preflight) if folder else None
     if not any(splits.values()):
         raise DataError(
-            f"{root}: has neither train/ nor val/; give a folder of them, or split "
-            "this one with `keras-resnet prepare --val 0.2`"
+            f"{root}: has neither train/ nor val/; give a folder that contains them, "
+            "or split this one with `keras-resnet prepare --val 0.2`"
         )
     return folder_source(root, splits["train"], splits["val"])
 
@@ -39,7 +48,7 @@ def folder_source(
     train: dict[str, list[str]] | None,
     val: dict[str, list[str]] | None,
 ) -> Source:
-    """A Source of {class name: files} for each split; both must have all classes."""
+    """The Source of {class name: files} for each split; both need the same classes."""
     class_names = tuple(train or val or ())
     if train is not None and val is not None:
         for name in sorted(train.keys() ^ val.keys()):
@@ -53,7 +62,7 @@ def folder_source(
         if classes is None:
             return None
         files = [classes[name] for name in class_names]
-        labels = (itertools.repeat(n, len(some)) for n, some in enumerate(files))
+        labels = (itertools.repeat(n, len(group)) for n, group in enumerate(files))
         chain = itertools.chain.from_iterable
         return Files(tuple(chain(files)), tuple(chain(labels)))
 
@@ -61,7 +70,7 @@ def folder_source(
 
 
 def list_classes(folder: Path, preflight: bool = True) -> dict[str, list[str]]:
-    """{class name: its pictures}, both sorted; hidden files are left out."""
+    """Returns {class name: files}, both sorted, without hidden files and folders."""
     try:
         classes = {
             entry.name: _list_files(entry)
@@ -73,28 +82,34 @@ def list_classes(folder: Path, preflight: bool = True) -> dict[str, list[str]]:
             f"{error.filename}: cannot be read ({error.strerror}); make it readable"
         ) from error
     if not classes:
-        raise DataError(f"{folder}: has no class folders; put pictures in one a class")
+        raise DataError(
+            f"{folder}: has no class folders; put the pictures of each class in one"
+        )
     for name, files in classes.items():
         if not files:
             raise DataError(
-                f"{folder / name}: class without pictures; add some, or remove it"
+                f"{folder / name}: class has no pictures; add some, or remove it"
             )
-    every = list(itertools.chain.from_iterable(classes.values()))
-    for number, problem in find_foreign(every) if preflight else ():
+    all_files = list(itertools.chain.from_iterable(classes.values()))
+    for number, problem in find_foreign(all_files) if preflight else ():
         raise DataError(
-            f"{every[number]}: {problem}; remove it, or skip it with max_bad_examples"
+            f"{all_files[number]}: {problem}; remove it, or allow bad pictures with "
+            "max_bad_examples"
         )
     return classes
 
 
 def _list_files(folder: Path) -> list[str]:
-    prefix = os.path.join(folder, "")  # a Path a file would take a KB, and 10 us
-    names = sorted(os.listdir(folder), key=os.path.normcase)  # as Paths are sorted
+    prefix = os.path.join(folder, "")  # one Path per file would take 1 KB and 10 us
+    names = sorted(os.listdir(folder), key=os.path.normcase)  # the order of Paths
     return [prefix + name for name in names if not name.startswith(".")]
 
 
 def find_shards(root: Path) -> dict[str, list[Path]]:
-    """{split: shards} by name: train-00000-of-01024, validation-..., val-1.tfrecord."""
+    """Returns {split: TFRecord shards}, found by their names.
+
+    Examples: train-00000-of-01024, validation-00000-of-00128, val-1.tfrecord.
+    """
     shards = {
         split: sorted(
             file
@@ -108,16 +123,16 @@ def find_shards(root: Path) -> dict[str, list[Path]]:
 
 
 def find_foreign(files: Sequence[str]) -> Iterator[tuple[int, str]]:
-    """(number, reason) of the files that cannot be pictures, by their first bytes."""
+    """Yields (index, reason) of the files that are not images by their first bytes."""
     for number, problem in enumerate(map_files(preflight_problem, files)):
         if problem:
             yield number, problem
 
 
 def preflight_problem(file: str | os.PathLike[str]) -> str | None:
-    """Why a file cannot be a picture, judged by its first bytes."""
+    """The reason why a file is not an image by its first bytes, or None."""
     try:
-        if not stat.S_ISREG(os.stat(file).st_mode):  # a pipe would block
+        if not stat.S_ISREG(os.stat(file).st_mode):  # opening a named pipe would block
             return "not a file"
         stream = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
@@ -134,10 +149,10 @@ def preflight_problem(file: str | os.PathLike[str]) -> str | None:
 
 
 def map_files(function: Callable, *columns: Sequence) -> Iterator[Any]:
-    """function(file, ...) of each row of the columns, in order.
+    """Like map(function, *columns), but uses threads while opening files is slow.
 
-    It uses threads where opening a file is slow, as on a network's disks, which answer
-    in parallel. Where it is fast, threads would only compete for Python's lock.
+    Network file systems are slow but answer in parallel. With a fast disk, threads
+    would only compete for Python's global interpreter lock.
     """
 
     def apply(start: int) -> list:
@@ -150,6 +165,6 @@ def map_files(function: Callable, *columns: Sequence) -> Iterator[Any]:
             results = apply(start)
             is_slow = time.perf_counter() - began > _CHUNK * _FAST
             yield from results
-            # and then the speed is measured again
+            # the speed is measured again after these
             for results in pool.map(apply, itertools.islice(starts, 64 * is_slow)):
                 yield from results

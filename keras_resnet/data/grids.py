@@ -1,4 +1,4 @@
-"""`preview`: one figure of the pictures that training and evaluation will see."""
+"""`preview`: a figure of the images that training and evaluation will use."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from keras_resnet.data.batches import eval_batches, train_batches
 from keras_resnet.data.sources import SourceLike, open_source
 from keras_resnet.drawing import png
 
-_COLUMNS, _ROWS = 8, 3  # of pictures, for each split
+_COLUMNS, _ROWS = 8, 3  # of images, for each split
 
 
 def preview(
     source: SourceLike, recipe: Any, path: str | os.PathLike[str]
 ) -> dict[str, int]:
-    """Writes a PNG of the model's inputs: the first of training, some of evaluation.
+    """Writes a PNG that shows the model's inputs, the first 24 of each split at most.
+
+    The training images are those of the first batches. The validation images are spread
+    over the split.
 
     Args:
         source: what `open_source` takes.
-        recipe: a Recipe; its batch may be larger than the data set.
+        recipe: a Recipe; its batch size may exceed the size of the data set.
         path: the PNG file.
 
     Returns:
-        {"train": pictures shown, "val": pictures shown}, of the splits that there are.
+        {"train": images shown, "val": images shown}, for the splits of the source.
     """
     from matplotlib.figure import Figure
 
@@ -42,7 +45,7 @@ def preview(
             batches = train_batches(
                 source, recipe.replace(batch_size=size, accumulate=1)
             )
-        else:  # of all classes, as the split may be sorted by them
+        else:  # spread over the split, which may be sorted by class
             spread = split.take(np.linspace(0, split.size - 1, count).astype(int))
             sample = dataclasses.replace(source, val=spread)
             batches = eval_batches(sample, recipe, name, min(recipe.batch_size, count))
@@ -72,7 +75,7 @@ def _first(batches: tf.data.Dataset, count: int) -> list[tuple[np.ndarray, np.nd
 
 
 def _caption(label: np.ndarray, names: Sequence[str]) -> str:
-    """The class, or the two classes of a mixed picture with their shares."""
+    """The class of an image, or the two classes of a mixed image with their shares."""
     order = [i for i in np.argsort(-label, kind="stable")[:2] if label[i] > 0.005]
     if len(order) == 1:
         return names[order[0]]

@@ -1,4 +1,4 @@
-"""dataset.json, the manifest that `validate` and `prepare` write, read as a Source."""
+"""Reads dataset.json, the manifest that `validate` and `prepare` write, as a Source."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from keras_resnet.data.splits import Files, Source, Split
 from keras_resnet.errors import DataError
 
 MANIFEST = "dataset.json"
-# what reading some other JSON file as a manifest fails with
+# the errors of reading a JSON file that is not a manifest
 _MALFORMED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 
 
 class _FileEntries:
-    """The files that a manifest lists, in columns: a million dicts would take a GB."""
+    """The files of a manifest, as columns: a million dicts would take 1 GB."""
 
     def __init__(self) -> None:
-        self.files: list[str] = []  # below the root
+        self.files: list[str] = []  # relative to the root
         self.sizes, self.labels = array("q"), array("q")
 
     def add(self, entry: dict[str, Any]) -> None:
@@ -40,18 +40,19 @@ class _FileEntries:
 
 
 def open_manifest(file: Path) -> Source:
-    """The Source that a manifest describes; its files must be as they were then.
+    """The Source that a manifest describes.
 
     Raises:
-        DataError: it is no manifest, or files are missing, changed or new.
+        DataError: the file is not a manifest, or image files are missing, have another
+            size than in the manifest, or are not in it.
     """
     try:
         manifest, runs = _parse(file)
         root = Path(manifest.get("root", file.parent))
         if not root.is_dir():
             raise DataError(
-                f"{file}: is of {root}, where no folder is; get it back, or run "
-                f"`keras-resnet validate --manifest {file}` where the pictures are now"
+                f"{file}: describes {root}, which is not a folder; restore it, or run "
+                f"`keras-resnet validate --manifest {file}` on the pictures' new folder"
             )
         class_names = tuple(manifest["class_names"])
         splits: dict[str, Split] = {}
@@ -70,7 +71,7 @@ def open_manifest(file: Path) -> Source:
     except _MALFORMED as error:
         if isinstance(error, DataError):
             raise
-        advice = "give a folder, or what `keras-resnet validate --manifest` wrote"
+        advice = "give a folder, or a file from `keras-resnet validate --manifest`"
         if file.name == MANIFEST:
             advice = "remove it, and run `keras-resnet validate` or `prepare` again"
         raise DataError(
@@ -84,10 +85,11 @@ def open_manifest(file: Path) -> Source:
 
 
 def _parse(file: Path) -> tuple[dict[str, Any], list[_FileEntries]]:
-    """A manifest, in whose lists of files {"run": n} stands for the n-th of the runs.
+    """Returns the manifest and its runs, a run being consecutive entries of files.
 
-    `validate` writes one entry a line, and consecutive ones become a run as they are
-    read.
+    In the manifest, {"run": n} replaces the entries of run n. `validate` writes one
+    entry per line, so that a run can be collected line by line, without keeping a dict
+    for each file in memory.
     """
     rest: list[str] = []
     runs: list[_FileEntries] = []
@@ -125,7 +127,7 @@ def _files(
             listed.extend(runs[entry["run"]])
         else:
             listed.add(entry)
-    prefix = str(root / "_")[:-1]  # as Path writes it: "." is none
+    prefix = str(root / "_")[:-1]  # Path's own spelling: no prefix for "."
     files = tuple(prefix + file.replace("/", os.sep) for file in listed.files)
     for _ in map_files(_check_size, files, listed.sizes):
         pass
@@ -133,7 +135,7 @@ def _files(
 
 
 def _check_size(file: str | Path, size: int) -> None:
-    if size < 0:  # no regular file: the manifest lists it as bad, and nobody reads it
+    if size < 0:  # not a regular file: listed as bad, and never read
         return
     try:
         found = os.stat(file)
@@ -141,13 +143,13 @@ def _check_size(file: str | Path, size: int) -> None:
         found = None
     if not found or not stat.S_ISREG(found.st_mode) or found.st_size != size:
         raise DataError(
-            f"{file}: missing, or not the {size} bytes that {MANIFEST} says; "
-            "get it back, or run `keras-resnet validate` (or `prepare`) again"
+            f"{file}: missing, or not {size} bytes long as in {MANIFEST}; "
+            "restore it, or run `keras-resnet validate` (or `prepare`) again"
         )
 
 
 def _check_nothing_new(manifest: Path, root: Path, splits: Mapping[str, Split]) -> None:
-    """DataError if a folder of classes has files that its manifest does not list."""
+    """Raises a DataError if a folder of classes has a file that its manifest lacks."""
     if listed := _list_files(splits):
         found = _list_files(open_folder(root, preflight=False).splits)
         if found != listed and (new := set(found).difference(listed)):
@@ -158,4 +160,4 @@ def _check_nothing_new(manifest: Path, root: Path, splits: Mapping[str, Split]) 
 
 def _list_files(splits: Mapping[str, Split]) -> list[str]:
     files = [split.files for split in splits.values() if isinstance(split, Files)]
-    return [file for some in files for file in some]
+    return [file for group in files for file in group]

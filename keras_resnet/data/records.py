@@ -1,4 +1,4 @@
-"""TFRecord shards: their records, the offset of each, and a split of them."""
+"""TFRecord shards: finding, reading and encoding records, and a split made of them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import tensorflow as tf
 from keras_resnet.data.splits import Reader, Split
 from keras_resnet.errors import DataError
 
-_FRAMING = 8 + 4 + 4  # bytes: the length, its checksum, and the payload's
+_FRAMING = 8 + 4 + 4  # bytes: the length, its checksum, the checksum of the payload
 
 
 @dataclass(frozen=True, eq=False)
 class Records(Split):
-    """One record in a TFRecord shard for each picture, found by its offset."""
+    """A split whose images are records of TFRecord shards, read at their offsets."""
 
     shards: tuple[str, ...]
-    shard: np.ndarray  # int64 [size], the index into `shards`
-    offset: np.ndarray  # int64 [size], bytes from the shard's start
-    record: np.ndarray  # int64 [size], the records before it in the shard
+    shard: np.ndarray  # int64 [size], index into `shards`
+    offset: np.ndarray  # int64 [size], bytes from the start of the shard
+    record: np.ndarray  # int64 [size], index of the record in its shard
     class_count: int
-    first_label: int = 0  # what the records call class 0
+    first_label: int = 0  # the label of class 0 in the records
     keys: tuple[str, str] = ("image/encoded", "image/class/label")
 
     @property
@@ -50,7 +50,7 @@ class Records(Split):
             record = read_record(file, tf.gather(offset, number))
             example = tf.io.parse_single_example(record, features)
             index = example[label] - self.first_label
-            # one_hot would make zeros of a label out of range
+            # one_hot would return zeros for a label out of range
             in_range = (index >= 0) & (index < self.class_count)
             message = ["label out of range:", example[label]]
             with tf.control_dependencies([tf.debugging.Assert(in_range, message)]):
@@ -83,7 +83,7 @@ def record_split(
     first_label: int = 0,
     keys: tuple[str, str] = Records.keys,
 ) -> Records:
-    """A split of all records, of which `offsets` has those of each shard."""
+    """The split of all records of the shards, given the byte offsets in each shard."""
     counts = [len(starts) for starts in offsets]
     return Records(
         shards=tuple(map(str, shards)),
@@ -97,11 +97,14 @@ def record_split(
 
 
 def read_record(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
-    """The TFRecord at a byte offset of a shard, its checksums verified, in a graph."""
+    """Reads the record at a byte offset of a shard, and verifies its checksums.
+
+    It consists of graph operations, so that it can be used in a tf.data pipeline.
+    """
     records = tf.raw_ops.TFRecordDatasetV2(
         filenames=tf.reshape(shard, [1]),
         compression_type="",
-        buffer_size=tf.constant(0, tf.int64),  # no read beyond the record
+        buffer_size=tf.constant(0, tf.int64),  # do not read ahead of the record
         byte_offsets=tf.reshape(offset, [1]),
     )
     kind = {"output_types": [tf.string], "output_shapes": [[]]}
@@ -112,7 +115,7 @@ def read_record(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
 
 
 def encode_example(data: bytes, label: int, text: str) -> bytes:
-    """A serialized tf.train.Example with the ImageNet keys."""
+    """A serialized tf.train.Example with the keys that are usual for ImageNet."""
     bytes_list, int64_list = tf.train.BytesList, tf.train.Int64List
     feature = {
         "image/encoded": tf.train.Feature(bytes_list=bytes_list(value=[data])),
@@ -126,10 +129,10 @@ def encode_example(data: bytes, label: int, text: str) -> bytes:
 
 
 def index_records(shard: Path) -> list[int]:
-    """The byte offset of each record, from the lengths and their checksums alone.
+    """The byte offset of each record of a shard; payloads are not read.
 
     Raises:
-        DataError: naming the shard and the first record that is not whole.
+        DataError: the shard is empty or compressed, or a record damaged or truncated.
     """
     size = os.path.getsize(shard)
     if size == 0:
@@ -150,8 +153,8 @@ def index_records(shard: Path) -> list[int]:
                     length = 0
             if not 0 < length <= size - position - _FRAMING:
                 raise DataError(
-                    f"{shard}: record {len(offsets)}: damaged or cut, or no TFRecord "
-                    "file; write or copy it again"
+                    f"{shard}: record {len(offsets)}: damaged or truncated, or not a "
+                    "TFRecord file; write or copy it again"
                 )
             offsets.append(position)
             position += length + _FRAMING
@@ -168,7 +171,7 @@ _CRC32C = [_crc32c_of_byte(byte) for byte in range(256)]
 
 
 def _masked_crc32c(data: bytes) -> int:
-    """The checksum of TFRecord files; slow, and so for a few bytes alone."""
+    """The checksum used in TFRecord files; in pure Python, so only for a few bytes."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _CRC32C[(crc ^ byte) & 0xFF] ^ crc >> 8

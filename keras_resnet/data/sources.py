@@ -1,4 +1,4 @@
-"""What `open_source` takes: a folder, a manifest, tensorflow-datasets, arrays."""
+"""Opens a data set: a folder, a manifest, arrays, or one of tensorflow-datasets."""
 
 from __future__ import annotations
 
@@ -14,33 +14,37 @@ from keras_resnet.data.records import Records, index_records, record_split
 from keras_resnet.data.splits import Arrays, Source
 from keras_resnet.errors import DataError
 
-# what `open_source` takes
 SourceLike = (
     Source | str | os.PathLike[str] | dict[str, Any] | tuple[Any, Any] | list[Any]
 )
 
 
 def open_source(source: SourceLike, preflight: bool = True) -> Source:
-    """Opens a data set without reading its pictures.
+    """Opens a data set without decoding its images.
 
     Args:
         source: one of
-            - a folder of root/train/class/x.jpg and root/val/class/x.jpg (or
-              "validation"), with or without the manifest of `validate`;
+            - a folder with files like root/train/class/x.jpg and root/val/class/x.jpg
+              (or root/validation), with or without the manifest of `validate`;
             - a folder of TFRecord shards with the manifest that `prepare` or
               `validate` wrote;
-            - a manifest that `validate` wrote elsewhere, a .json file;
+            - a manifest outside of its folder, a .json file that `validate` wrote;
             - "tfds:name", a data set of tensorflow-datasets with an image and a label,
-              downloaded if need be;
-            - {"train": (images, labels), "val": (images, labels)}, uint8 [N, H, W, 3]
-              and integers from 0 [N] or [N, 1], with "class_names" if they have names;
-              or a single pair, which then is both splits, as evaluation needs it;
-            - a Source.
-        preflight: refuses a folder without a manifest in which a file is no picture by
-            its first bytes.
+              downloaded if necessary;
+            - {"train": (images, labels), "val": (images, labels)}, of which one may be
+              missing: images uint8 [N, H, W, 3], labels integers from 0, [N] or [N, 1];
+              "class_names" may give the names of the classes;
+            - a pair (images, labels), used for both splits;
+            - a Source, which is returned.
+        preflight: whether to check, in a folder without a manifest, that the first
+            bytes of every file are those of an image.
+
+    Returns:
+        The Source.
 
     Raises:
-        DataError: naming the path, what is wrong and what to do.
+        DataError: the data set cannot be used. The message names the path, the problem
+            and the remedy.
     """
     if isinstance(source, Source):
         return source
@@ -52,13 +56,13 @@ def open_source(source: SourceLike, preflight: bool = True) -> Source:
     if root.suffix == ".json" and root.is_file():
         return open_manifest(root)
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; give one of train/ and val/ classes")
+        raise DataError(f"{root}: no such folder; give one that has train/ and val/")
     if (root / MANIFEST).is_file():
         return open_manifest(root / MANIFEST)
     if find_shards(root):
         raise DataError(
-            f"{root}: TFRecords without {MANIFEST}, so that nothing says what their "
-            "labels mean; run `keras-resnet validate --first-label 0` (or 1) on it once"
+            f"{root}: TFRecords without {MANIFEST}, which would define their labels; "
+            "run `keras-resnet validate --first-label 0` (or 1) on it once"
         )
     return open_folder(root, preflight)
 
@@ -69,14 +73,14 @@ def _open_arrays(source: dict[str, Any] | tuple[Any, Any] | list[Any]) -> Source
     splits = {name: _array_split(name, pair) for name, pair in pairs.items()}
     if not splits or splits.keys() - {"train", "val"}:
         raise DataError(
-            f"arrays under {sorted(map(str, pairs))}: must be under 'train' and 'val'"
+            f"arrays: keys {sorted(map(str, pairs))}; must be 'train', 'val' or both"
         )
     largest = max(int(split.labels.max()) for split in splits.values())
     class_names = tuple(map(str, range(largest + 1) if names is None else names))
     if largest >= len(class_names):
         raise DataError(
-            f"class_names: {len(class_names)} names, but labels up to {largest}; name "
-            "every class"
+            f"class_names: {len(class_names)} names, but the largest label is "
+            f"{largest}; name every class"
         )
     if not isinstance(source, dict):
         splits["val"] = splits["train"]
@@ -87,13 +91,13 @@ def _array_split(name: str, pair: Any) -> Arrays:
     try:
         images, labels = map(np.asarray, pair)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: must be (images, labels)") from error
+        raise DataError(f"{name}: must be a pair (images, labels)") from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise DataError(
             f"{name} images: {images.dtype} {list(images.shape)}; must be RGB, uint8 "
             "[N, H, W, 3] from 0 to 255"
         )
-    if labels.shape == (len(images), 1):  # as keras.datasets has them
+    if labels.shape == (len(images), 1):  # the shape in keras.datasets
         labels = labels[:, 0]
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
         raise DataError(

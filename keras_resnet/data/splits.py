@@ -1,4 +1,4 @@
-"""A data set: its classes, and the numbered pictures of training and validation."""
+"""Sources and their splits: the classes and the numbered images of a data set."""
 
 from __future__ import annotations
 
@@ -21,77 +21,79 @@ Reader = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set: its classes in the order of the labels, and its splits."""
+    """A data set: its class names in the order of the labels, and its splits."""
 
     path: str
     class_names: tuple[str, ...]
     train: Split | None
     val: Split | None
-    # {split: {number: reason}} of the pictures that `validate` could not decode
+    # {split: {number: reason}} of the images that `validate` could not decode
     bad: dict[str, dict[int, str]] = field(default_factory=dict)
-    validated: bool = False  # every picture was decoded, so that `bad` is complete
-    skipped: tuple[dict, ...] = ()  # what `without_bad` has left out
+    validated: bool = False  # every image has been decoded, so that `bad` is complete
+    skipped: tuple[dict, ...] = ()  # the images that `without_bad` has left out
 
     def split(self, name: str) -> Split:
-        """The split "train" or "val"; a DataError where there is none."""
+        """The split "train" or "val"; raises a DataError if the source lacks it."""
         split = self.splits.get(name)
         if split is None:
             raise DataError(
                 f"{self.path}: no {name} pictures; put them in {self.path}/{name}/, "
-                "one folder a class, or split with `keras-resnet prepare --val 0.2`"
+                "one folder per class, or split with `keras-resnet prepare --val 0.2`"
             )
         return split
 
     @property
     def splits(self) -> dict[str, Split]:
-        """Those of {"train": ..., "val": ...} that there are."""
+        """{"train": split, "val": split}, without a split that the source lacks."""
         both = {"train": self.train, "val": self.val}
         return {name: split for name, split in both.items() if split is not None}
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Changes with the classes, the files or their labels."""
+        """A hash of the class names and of the identities of the splits."""
         identities = {name: split.identity() for name, split in self.splits.items()}
         return hash_json([self.class_names, identities])
 
 
 @dataclass(frozen=True, eq=False)
 class Split(abc.ABC):
-    """Labelled pictures in a fixed order; a subclass says how they are stored."""
+    """Labeled images in a fixed order; subclasses define how they are stored."""
 
     @property
     @abc.abstractmethod
     def size(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
 
     @abc.abstractmethod
     def reader(self) -> Reader:
-        """number (int64 scalar) -> (picture, label int64), as graph operations.
+        """Returns a function number -> (image, label) made of graph operations.
 
-        A picture is the bytes of a file, or uint8 [H, W, 3] pixels. Make the reader
-        once, outside the function that calls it: it holds the whole list.
+        The number and the label are int64 scalars. The image is the bytes of a file, or
+        uint8 [H, W, 3] pixels. Create the reader outside of the function that calls it,
+        since it holds the list of all files.
         """
 
     @abc.abstractmethod
     def where(self, number: int) -> str:
-        """The picture's place as an error names it: a path, or a shard and a record."""
+        """The place of an image for error messages: a path, or a shard and a record."""
 
     @abc.abstractmethod
     def take(self, numbers: np.ndarray) -> Split:
-        """A split of these pictures alone, in this order."""
+        """A split of only these images, in this order."""
 
     @abc.abstractmethod
     def identity(self) -> list:
-        """Changes with the files and labels, not with the folder they lie in."""
+        """A value that depends on the files and labels, but not on their folder."""
 
     def ordered(self) -> tf.data.Dataset:
-        """(picture, label), each once, in the split's own order."""
+        """All pairs (image, label) once, in the order of the split."""
         return tf.data.Dataset.range(self.size).map(self.reader(), tf.data.AUTOTUNE)
 
     def order(self, seed: tf.Tensor | int, epoch: tf.Tensor | int) -> tf.Tensor:
-        """int64 [size]: a permutation of the numbers, a function of (seed, epoch).
+        """A permutation of the numbers, int64 [size], determined by (seed, epoch).
 
-        It is Philox's, the same on every machine, and takes 50 ms for ImageNet.
+        It uses the Philox generator and is the same on every machine. For ImageNet it
+        takes 50 ms.
         """
         key = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
         numbers = tf.range(self.size, dtype=tf.int64)
@@ -100,7 +102,7 @@ class Split(abc.ABC):
 
 @dataclass(frozen=True, eq=False)
 class Files(Split):
-    """One file for each picture."""
+    """A split with one file for each image."""
 
     files: tuple[str, ...]
     labels: tuple[int, ...]
@@ -110,7 +112,7 @@ class Files(Split):
         return len(self.files)
 
     def reader(self) -> Reader:
-        # as bytes: not all names are UTF-8
+        # bytes, as file names need not be UTF-8
         files = tf.constant([os.fsencode(file) for file in self.files])
         labels = tf.constant(self.labels, tf.int64)
         return lambda number: (
@@ -134,7 +136,7 @@ class Files(Split):
 
 @dataclass(frozen=True, eq=False)
 class Arrays(Split):
-    """Pixels and labels in memory."""
+    """A split of images and labels in memory."""
 
     images: np.ndarray  # uint8 [size, H, W, 3]
     labels: np.ndarray  # int64 [size]
@@ -159,5 +161,5 @@ class Arrays(Split):
 
 
 def hash_json(value: Any) -> str:
-    """16 hexadecimal digits of the SHA-256 of a value as JSON."""
+    """The first 16 hexadecimal digits of the SHA-256 of a value's JSON."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

@@ -1,1 +1,1 @@
-"""Which pictures of a data set cannot be used, and why."""
+"""Finds the images of a data set that cannot be used, and the reasons."""

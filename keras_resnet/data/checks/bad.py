@@ -1,4 +1,4 @@
-"""Pictures that cannot be decoded: found, named, and left out within a budget."""
+"""Finds images that cannot be decoded, and leaves out a limited number of them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from keras_resnet.data.splits import Files, Reader, Source, Split
 from keras_resnet.data.transforms.decode import decode_image, first_sentence
 from keras_resnet.errors import DataError
 
-_MANY = 5_000  # pictures, the decoding of which takes more than some seconds
-_LISTED = 5  # bad pictures that an error names
+_MANY = 5_000  # images; decoding more takes long enough to be announced
+_LISTED = 5  # the most bad images that an error names
 
-# what reading and decoding fail with; others, as a lack of memory, are no picture's
+# the errors of reading and decoding an image; others, such as running out of memory,
+# are not caused by an image
 _PICTURE_ERRORS = (
     tf.errors.DataLossError,
     tf.errors.FailedPreconditionError,
@@ -33,19 +34,22 @@ _PICTURE_ERRORS = (
     tf.errors.UnimplementedError,
     tf.errors.UnknownError,
 )
-# in the text of an error that a data set raised, in a graph or in Python's iterator
+# appears in the message of an error that a tf.data iterator raised
 _ITERATOR = re.compile(r"IteratorGetNext\w*(\}\}|\])")
 
 
 def find_bad(split: Split, limit: int | None = None) -> dict[int, str]:
-    """Decodes every picture of a split: {number: reason} of those that fail.
+    """Decodes every image of a split to find those that fail.
 
-    What is no regular file, or no picture by its first bytes, is not decoded: a pipe
-    would block.
+    Only regular files with the first bytes of an image are decoded. Others are bad, and
+    reading a named pipe would block.
 
     Args:
-        split: of a Source.
-        limit: the search stops at this many bad pictures.
+        split: a split of a Source.
+        limit: the number of bad images at which the search stops; None: no limit.
+
+    Returns:
+        {number: reason} of the bad images.
     """
     read = split.reader()
 
@@ -55,7 +59,7 @@ def find_bad(split: Split, limit: int | None = None) -> dict[int, str]:
         with tf.control_dependencies([shape, label]):
             return tf.identity(number)
 
-    # an error in map's own function drops that element alone
+    # `ignore_errors` right after `map` drops only the elements that fail
     foreign = dict(find_foreign(split.files)) if isinstance(split, Files) else {}
     others = np.setdiff1d(np.arange(split.size), list(foreign))
     good = tf.data.Dataset.from_tensor_slices(others).map(decode, tf.data.AUTOTUNE)
@@ -77,19 +81,22 @@ def _reason(read: Reader, number: int) -> str | None:
         decode_image(read(tf.constant(number, tf.int64))[0])
     except tf.errors.OpError as error:
         return first_sentence(error)
-    return None  # the file has been repaired meanwhile
+    return None  # the file has been repaired in the meantime
 
 
 @contextlib.contextmanager
 def blame_pictures(
     source: SourceLike, splits: Sequence[str] = ("train", "val")
 ) -> Iterator[None]:
-    """Turns a data set's failure to read into a DataError that names the picture.
+    """Context manager that turns a data set's error into one that names the image.
 
-    It decodes the pictures of these splits of the source until one fails, and prints
-    that it does so where they are many. Any other error passes.
+    When a tf.data iterator fails in the block, the images of these splits are decoded
+    until one fails. If there are many, a message on stderr says so. Other errors pass.
+
+    Raises:
+        DataError: an image cannot be read.
     """
-    source = open_source(source)  # before any file may be gone
+    source = open_source(source)  # now, as files may disappear later
     try:
         yield
     except _PICTURE_ERRORS as error:
@@ -100,14 +107,14 @@ def blame_pictures(
             if split.size >= _MANY:
                 print(
                     f"{source.path}: cannot be read; decoding the {split.size:,} "
-                    f"pictures of {name} to find the one at fault",
+                    f"pictures of {name} to find the bad one",
                     file=sys.stderr,
                 )
             for number, reason in find_bad(split, limit=1).items():
                 raise DataError(
                     f"{split.where(number)}: cannot be read ({reason}), picture "
-                    f"{number} of {name}; repair or remove it, or skip it with "
-                    "max_bad_examples"
+                    f"{number} of {name}; repair or remove it, or allow bad pictures "
+                    "with max_bad_examples"
                 ) from error
         raise
 
@@ -117,28 +124,29 @@ def without_bad(
     max_bad_examples: int = 0,
     splits: Sequence[str] = ("train", "val"),
 ) -> tuple[Source, list[dict]]:
-    """Leaves out the pictures that cannot be decoded, if they are few enough.
+    """Leaves out the images that cannot be decoded, if they are few enough.
 
-    The manifest of `keras-resnet validate` lists them. Without a manifest, and with a
-    budget, every picture is decoded first, and files that are no pictures count too, so
-    that the number of pictures, and with it steps and denominators, is known before
-    training. Without a budget nothing is decoded here, and a bad picture that no
-    manifest lists ends the training that meets it.
+    The manifest of `keras-resnet validate` lists bad images. If the source has no such
+    manifest and `max_bad_examples` is above 0, every image is decoded here, so that the
+    numbers of images and steps are known before training. Files that are not images
+    count as bad. With `max_bad_examples=0` nothing is decoded here, and a bad image
+    that no manifest lists raises an error when training reaches it.
 
     Args:
         source: what `open_source` takes.
-        max_bad_examples: how many may be left out, of these splits together.
-        splits: the splits that are searched.
+        max_bad_examples: how many images may be left out of these splits together.
+        splits: the splits to search.
 
     Returns:
-        The source without them, and [{"split", "where", "reason"}, ...] of them.
+        The source without the bad images, and a list of these, as dicts with "split",
+        "where" and "reason".
 
     Raises:
-        DataError: more are bad; it names the first few.
+        DataError: more images are bad, or no image of a split is left.
     """
     source = open_source(source, preflight=not max_bad_examples)
     skipped = [entry for entry in source.skipped if entry["split"] in splits]
-    # what an earlier call left out stays allowed
+    # images that an earlier call left out stay allowed
     budget = max(max_bad_examples, len(skipped))
     kept: dict[str, Any] = {}
     bad = dict(source.bad)
@@ -160,7 +168,7 @@ def without_bad(
         raise DataError(f"{source.path}: no {empty[0]} picture can be decoded")
     others = [entry for entry in source.skipped if entry["split"] not in splits]
     validated = source.validated or (scanned and source.splits.keys() <= set(splits))
-    if not kept and validated == source.validated:  # its fingerprint is computed once
+    if not kept and validated == source.validated:  # keeps the cached fingerprint
         return source, skipped
     usable = dataclasses.replace(
         source, **kept, bad=bad, validated=validated, skipped=(*others, *skipped)
@@ -177,5 +185,5 @@ def _too_many(source: Source, skipped: list[dict], max_bad_examples: int) -> str
     return (
         f"{source.path}: {count} of its pictures cannot be used, and "
         f"max_bad_examples={max_bad_examples}: {named}{more}; repair or remove them "
-        "and run `keras-resnet validate` again, or allow so many"
+        "and run `keras-resnet validate` again, or raise max_bad_examples"
     )

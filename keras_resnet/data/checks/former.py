@@ -1,4 +1,4 @@
-"""What an earlier `validate` or `prepare` recorded of a folder, for comparison."""
+"""Reads the manifest that an earlier `validate` or `prepare` wrote, for comparison."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 
 from keras_resnet.errors import DataError
 
-Entry = dict[str, Any]  # of a file or a shard in the manifest
+Entry = dict[str, Any]  # the manifest's description of a file or a shard
 
 
 @dataclass(frozen=True)
 class FormerManifest:
-    """The manifest that is about to be replaced."""
+    """The existing manifest, which `validate` is going to replace."""
 
     path: Path
     class_names: tuple[str, ...]
     first_label: int | None
-    splits: dict[str, dict[str, Entry]]  # {split: {file: its entry}}
-    good: frozenset[str]  # the files that were not bad
+    splits: dict[str, dict[str, Entry]]  # {split: {file: entry}}
+    good: frozenset[str]  # the files that the manifest does not list as bad
 
     def entry(self, file: str) -> Entry | None:
-        """The entry of a file or shard; None for a new one."""
+        """The entry of a file or shard, or None if the manifest does not list it."""
         return next(
             (entries[file] for entries in self.splits.values() if file in entries), None
         )
 
     def expected_sha256(self, file: str) -> str | None:
-        """The SHA-256 that a file must have; None for a new or a formerly bad one."""
+        """The SHA-256 that a file must have; None if the file is new or was bad."""
         entry = self.entry(file) or {}
         if "was" in entry:
             return entry["was"]
@@ -37,7 +37,11 @@ class FormerManifest:
 
 
 def read_former(file: Path) -> FormerManifest | None:
-    """The manifest in a file, or None where there is no file."""
+    """Reads a manifest; returns None if the file does not exist.
+
+    Raises:
+        DataError: the file is not a manifest.
+    """
     if not file.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""What a worker of `validate` finds out of a picture: its header, hash and damage."""
+"""Inspects an image in a worker process of `validate`: header, hash and damage."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from keras_resnet.data.records import read_record
 from keras_resnet.data.transforms.decode import decode_image, first_sentence, sniff
 from keras_resnet.data.transforms.upright import read_header
 
-DAMAGED = "damaged record"  # begins the reason where a checksum is wrong
+DAMAGED = "damaged record"  # the start of the reason if a checksum is wrong
 OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
-_LONGEST = 500  # characters of a name or reason
+_LONGEST = 500  # the most characters of a name or reason
 
 _STRING, _NUMBER = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)
 _decode = tf.function(decode_image, input_signature=[_STRING])
@@ -24,18 +24,25 @@ _fetch = tf.function(read_record, input_signature=[_STRING, _NUMBER])
 
 
 def warm_up() -> None:
-    """Makes graph, threads and caches, whose memory counts for no picture."""
+    """Creates graphs, threads and caches, so that no image is charged their memory."""
     tiny = tf.io.encode_jpeg(tf.zeros([8, 8, 3], tf.uint8)).numpy()
     assert "reason" not in _inspect_bytes(tiny)
 
 
 def inspect(request: dict[str, Any]) -> dict[str, Any]:
-    """The fields of an `Inspection` of a file, or of a place in a TFRecord shard."""
+    """Inspects an image.
+
+    Args:
+        request: {"file": path}, or the "shard", "offset" and "keys" of a record.
+
+    Returns:
+        The fields of an `Inspection`, with a "reason" if the image cannot be used.
+    """
     if "file" in request:
         answer = _inspect_file(Path(request["file"]))
     else:
         answer = _inspect_record(request)
-    if "reason" in answer:  # it may quote a hostile file
+    if "reason" in answer:  # may quote a malicious file
         answer["reason"] = " ".join(answer["reason"].split())[:_LONGEST]
     return answer
 
@@ -57,7 +64,7 @@ def _inspect_record(request: dict[str, Any]) -> dict[str, Any]:
         return {"reason": f"{DAMAGED} ({first_sentence(error)})"}
     try:
         example = tf.train.Example.FromString(record).features.feature
-    except Exception:  # the class depends on which protobuf is installed
+    except Exception:  # the class depends on the implementation of protobuf
         return {"reason": "no tf.train.Example"}
     answer = {}
     image, label, *texts = request["keys"]
@@ -90,7 +97,10 @@ def _inspect_bytes(data: bytes) -> dict[str, Any]:
 
 
 def _values(example: Any, kinds: dict[str, str]) -> tuple[dict[str, Any], str | None]:
-    """{key: value}, and the problem of the first that is missing or of other type."""
+    """Returns {key: value}, and the problem of the first bad key or None.
+
+    A key is bad if its feature is missing, has another kind, or has not one value.
+    """
     values, problem = {}, None
     for key, kind in kinds.items():
         given = example[key].WhichOneof("kind") if key in example else ""

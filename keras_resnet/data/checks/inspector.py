@@ -1,9 +1,9 @@
-"""The program of a worker of `validate`, which inspects one picture after another.
+"""The program of a worker process of `validate`, which inspects images one by one.
 
-`python inspector.py PIPE MEMORY` reads requests as JSON from the pipe with that file
-descriptor and writes the answers of `inspection.inspect` to it. Decoders are C++ and
-read files that nobody vouches for: if one crashes it ends this process, and the parent
-goes on.
+`python inspector.py PIPE MEMORY` reads requests as JSON from the pipe with this file
+descriptor, and writes the answers of `inspection.inspect` to it. Decoders are written
+in C++ and read untrusted files. If one crashes, only this process ends, and the parent
+continues.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-EXHAUSTED = 77  # exit code: a picture needed more memory than is allowed
+EXHAUSTED = 77  # the exit code if an image needs more memory than allowed
 
 
 def main(pipe: str, memory: str) -> None:
@@ -28,7 +28,7 @@ def main(pipe: str, memory: str) -> None:
     from keras_resnet.data.checks.inspection import OUT_OF_MEMORY, inspect, warm_up
     from keras_resnet.memory import limit_memory
 
-    Image.MAX_IMAGE_PIXELS = None  # Pillow reads only headers here
+    Image.MAX_IMAGE_PIXELS = None  # no limit, as Pillow reads only headers here
     warm_up()
     limit_memory(int(memory))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libjpeg prints many warnings
@@ -36,19 +36,19 @@ def main(pipe: str, memory: str) -> None:
     while True:
         try:
             request = json.loads(connection.recv_bytes())
-        except EOFError:  # the parent has ended, or has no more requests
+        except EOFError:  # the parent has ended, or closed the pipe
             return
         try:
             answer = inspect(request)
         except OUT_OF_MEMORY:
-            os._exit(EXHAUSTED)  # the next picture gets a fresh process
+            os._exit(EXHAUSTED)  # the parent starts a new process
         connection.send_bytes(json.dumps(answer).encode())
 
 
 def _leave_with_parent(pipe: int) -> None:
-    """Ends this process, whatever it does, once the other end of the pipe is closed."""
+    """Ends this process as soon as the parent closes its end of the pipe or ends."""
     poll = select.poll()
-    poll.register(pipe, 0)  # no other event
+    poll.register(pipe, 0)  # 0: only a hangup or an error, which are always reported
     poll.poll()
     os._exit(0)
 

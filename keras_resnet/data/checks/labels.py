@@ -1,4 +1,4 @@
-"""The class names and the range of labels of TFRecords, from the records alone."""
+"""Infers class names and the range of labels from the records of TFRecord shards."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from collections.abc import Mapping, Sequence
 
 from keras_resnet.errors import DataError
 
-# of a picture, its label, and two possible names of the label
+# the keys of the image, of its label, and of two possible names of its class
 KEYS = ("image/encoded", "image/class/label", "image/class/text", "image/class/synset")
 
-Places = Mapping[int, str]  # {label: the first record that has it}
-NamePlaces = Mapping[int, Mapping[str, str]]  # {label: {name: the first record}}
+Places = Mapping[int, str]  # {label: the first record with this label}
+# {label: {name: the first record with this label and name}}
+NamePlaces = Mapping[int, Mapping[str, str]]
 
 
 def find_range(
     root: str | os.PathLike[str], found: Places, first_label: int, classes: int | None
 ) -> range:
-    """The labels that are allowed.
+    """The range of allowed labels.
 
     Args:
-        root: the folder that an error names.
-        found: the labels of training, or of validation where there is no training.
+        root: the folder, for error messages.
+        found: the labels of the training split, or of validation if there is no other.
         first_label: the label of class 0.
-        classes: the number of classes; None: up to the largest label, without a gap.
+        classes: the number of classes. None: all labels up to the largest one, which
+            must occur.
 
     Raises:
         DataError: the labels found contradict the other arguments.
@@ -32,8 +34,8 @@ def find_range(
     if first_label and first_label - 1 in found:
         raise DataError(
             f"{found[first_label - 1]}: label {first_label - 1}, but "
-            f"first_label={first_label}; {span}; say first_label={first_label - 1}, or "
-            "repair it"
+            f"first_label={first_label}; {span}; use first_label={first_label - 1}, or "
+            "repair the record"
         )
     if classes is None:
         allowed = range(first_label, max(found) + 1)
@@ -45,13 +47,13 @@ def find_range(
             continue
         if label == first_label:
             raise DataError(
-                f"{root}: first_label={label}, but no picture has it; {span}; say "
-                f"first_label={min(found)}, or classes= if some have no picture"
+                f"{root}: first_label={label}, but no picture has it; {span}; use "
+                f"first_label={min(found)}, or give classes= if some have no picture"
             )
         after = min(other for other in found if other > label)
         raise DataError(
             f"{found[after]}: label {after}, but no picture has label {label}; {span}; "
-            "repair it, or say classes= if some have no picture"
+            "repair the record, or give classes= if some have no picture"
         )
     return allowed
 
@@ -59,7 +61,10 @@ def find_range(
 def find_names(
     labels: range, texts: NamePlaces, synsets: NamePlaces
 ) -> tuple[str, ...]:
-    """A name for each label: its text, or its synset where two texts are the same.
+    """Returns the names of the classes.
+
+    These are the texts if all labels have different ones, else the synsets under the
+    same condition, else the labels.
 
     Raises:
         DataError: a label has two names.
@@ -84,9 +89,15 @@ def check_names(
     labels: range,
     texts: NamePlaces,
 ) -> None:
-    """DataError where records and manifest give the same names to other labels."""
+    """Checks that the labels and texts of the records agree with a manifest's names.
+
+    Nothing is checked if some text is not one of the names.
+
+    Raises:
+        DataError: a label has another name in the manifest.
+    """
     if not {text for given in texts.values() for text in given} <= set(names):
-        return  # the manifest has other names than the texts
+        return
     for label, given in texts.items():
         for text, where in given.items():
             if label in labels and names[labels.index(label)] != text:

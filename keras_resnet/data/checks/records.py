@@ -1,4 +1,4 @@
-"""A survey of TFRecord shards: their records, checksums, labels and names."""
+"""Surveys TFRecord shards: their records, checksums, labels and class names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras_resnet.data.records import Records, index_records, record_split
 from keras_resnet.errors import DataError
 
 Inspect = Callable[[dict[str, list[dict]]], dict[str, list[Inspection]]]
-Shards = Mapping[str, list[Path]]  # of each split
+Shards = Mapping[str, list[Path]]  # {split: files}
 
 
 def survey_records(
@@ -35,20 +35,21 @@ def survey_records(
     """Inspects all records of the shards, and compares them with a former manifest.
 
     Raises:
-        DataError: naming the shard, and the record where there is one.
+        DataError: a shard is missing, new, damaged or changed; or labels contradict the
+            former manifest, `first_label` or `classes`.
     """
     first_label = _first_label(root, former, first_label)
-    every = [shard for files in shards.values() for shard in files]
+    all_shards = [shard for files in shards.values() for shard in files]
     pool = ThreadPoolExecutor(cores())
     try:
         if former:
-            _check_listed(root, every, former)
-        offsets = dict(zip(every, pool.map(index_records, every)))
-        for shard in every:
+            _check_listed(root, all_shards, former)
+        offsets = dict(zip(all_shards, pool.map(index_records, all_shards)))
+        for shard in all_shards:
             if former and (entry := former.entry(shard.name)):
                 _check_offsets(shard, offsets[shard], entry["offsets"])
-        # the workers inspect the records meanwhile
-        digests = {shard: pool.submit(_sha256, shard) for shard in every}
+        # the threads hash the shards while the worker processes inspect the records
+        digests = {shard: pool.submit(_sha256, shard) for shard in all_shards}
         splits = {
             name: record_split(files, [offsets[file] for file in files], class_count=0)
             for name, files in shards.items()
@@ -95,8 +96,8 @@ def _first_label(root: Path, former: FormerManifest | None, given: int | None) -
         return known
     if given is None:
         raise DataError(
-            f"{root}: TFRecords without {MANIFEST}: say what they call their first "
-            "class, --first-label 0 (as TFDS) or 1 (as TF-slim)"
+            f"{root}: TFRecords without {MANIFEST}; give the label of their first "
+            "class, --first-label 0 (as in TFDS) or 1 (as in TF-slim)"
         )
     return given
 
@@ -104,9 +105,9 @@ def _first_label(root: Path, former: FormerManifest | None, given: int | None) -
 def _check_listed(root: Path, shards: list[Path], former: FormerManifest) -> None:
     listed = {root / file for entries in former.splits.values() for file in entries}
     for shard in sorted(listed.difference(shards)):
-        raise DataError(f"{shard}: missing, and {MANIFEST} lists it; get it back")
+        raise DataError(f"{shard}: missing, but {MANIFEST} lists it; restore it")
     for shard in sorted(set(shards) - listed):
-        raise DataError(f"{shard}: not in {MANIFEST}; remove one of the two")
+        raise DataError(f"{shard}: not in {MANIFEST}; remove the shard or {MANIFEST}")
 
 
 def _check_offsets(shard: Path, offsets: list[int], listed: list[int]) -> None:
@@ -115,7 +116,7 @@ def _check_offsets(shard: Path, offsets: list[int], listed: list[int]) -> None:
     pairs = zip(offsets, listed)
     same = [*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
     raise DataError(
-        f"{shard}: record {len(same)}: not where {MANIFEST} says; it has "
+        f"{shard}: record {len(same)}: not at the offset in {MANIFEST}; the shard has "
         f"{len(offsets)} of {len(listed)} records; write or copy it again"
     )
 
@@ -141,7 +142,7 @@ def _entry(
         "file": shard.name,
         "records": len(offsets),
         "bytes": shard.stat().st_size,
-        # the former one stays, or the next call would not see the change
+        # the former hash is kept, so that the next call reports the change too
         "sha256": (before or {}).get("sha256", sha256),
         "offsets": offsets,
     }
@@ -153,7 +154,7 @@ def _check_changed(
     entries: list[dict[str, Any]],
     sha256: Mapping[Path, str],
 ) -> None:
-    """DataError where a SHA-256 has changed, and no damaged record explains that."""
+    """Raises a DataError if a shard's SHA-256 has changed without a damaged record."""
     damaged = {
         split.shards[split.shard[number]]
         for number, found in enumerate(inspections)
@@ -163,7 +164,7 @@ def _check_changed(
         if sha256[Path(shard)] != entry["sha256"] and shard not in damaged:
             raise DataError(
                 f"{shard}: changed since {MANIFEST} was written, though its records "
-                f"are whole; get it back, or remove {MANIFEST}"
+                f"are intact; restore it, or remove {MANIFEST}"
             )
 
 
@@ -175,7 +176,7 @@ def _read_labels(
     first_label: int,
     classes: int | None,
 ) -> tuple[tuple[str, ...], range]:
-    """(class names, range of labels), from the former manifest or from the records."""
+    """The class names and range of labels, from the former manifest or the records."""
     found: dict[str, dict[int, str]] = {name: {} for name in inspections}
     texts: dict[int, dict[str, str]] = defaultdict(dict)
     synsets: dict[int, dict[str, str]] = defaultdict(dict)

@@ -1,4 +1,4 @@
-"""The report of `validate`: formats, modes, sizes, duplicates and bad pictures."""
+"""The report of `validate`: formats, modes, sizes, duplicates and bad images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_resnet.data.splits import Files, Split
 
-_LISTED = 5  # examples beside a count
+_LISTED = 5  # the most examples listed with a count
 _SUFFIXES = {
     "jpeg": {".jpg", ".jpeg", ".jpe", ".jfif"},
     "png": {".png"},
@@ -23,82 +23,91 @@ _SUFFIXES = {
 
 
 class Inspection(NamedTuple):
-    """What a worker found out of one picture; None where it did not get so far."""
+    """The findings about one image; a field is None if it could not be determined."""
 
     bytes: int | None = None
     sha256: str | None = None
-    format: str | None = None  # by its first bytes
-    mode: str | None = None  # Pillow's name
+    format: str | None = None  # according to the first bytes
+    mode: str | None = None  # Pillow's mode, such as "RGB"
     height: int | None = None  # pixels
     width: int | None = None
     exif: int | None = None  # orientation, 1 to 8
-    label: int | None = None  # as in the record
+    label: int | None = None  # as stored in the record
     text: str | None = None  # the name of the class
     synset: str | None = None
-    reason: str | None = None  # why it cannot be used
+    reason: str | None = None  # why the image cannot be used
     alpha: bool | None = None
 
     def entry(self) -> dict[str, Any]:
-        """What the manifest says of a file: the fields from `bytes` to `exif`."""
+        """The fields that the manifest has of a file, from `bytes` to `exif`."""
         return dict(zip(self._fields[:7], self[:7]))
 
 
 @dataclass
 class Survey:
-    """A data set with the inspections of all its pictures."""
+    """A data set with the inspections of all its images."""
 
     path: str
     class_names: tuple[str, ...]
     splits: Mapping[str, Split]
-    inspections: dict[str, list[Inspection]]  # of each split, in its order
-    manifest: dict[str, dict]  # of each split: its "files" or "shards"
+    inspections: dict[str, list[Inspection]]  # {split: inspections in its order}
+    manifest: dict[str, dict]  # {split: its "files" or "shards"}
     first_label: int = 0  # the label of class 0
     extra: dict = field(default_factory=dict)  # further keys of the manifest
-    gone: list[str] = field(default_factory=list)  # only the former manifest lists them
+    gone: list[str] = field(default_factory=list)  # files only in the former manifest
 
 
 def summarise(survey: Survey) -> dict[str, Any]:
-    """The report of `validate`, of values that JSON has.
+    """The report of `validate`, which can be written as JSON.
 
     Returns:
-        path; splits: {split: {"pictures", "bad"}}; classes: {name: {split: good
-        pictures}}; formats, modes, exif: {value: good pictures}; turned: good pictures
-        with an EXIF orientation from 2 to 8; alpha: good pictures with alpha; sizes:
-        min, median and max of height, width and short_side in pixels, and mean_bytes;
-        misnamed: files with another format's suffix; duplicates: good pictures whose
-        bytes are those of an earlier one of their split ("within"), and contents that
-        both splits have ("across"); gone: files that only the former manifest lists;
-        bad: [{"split", "number", "where", "reason"}, ...]. Where there is "first", it
-        lists a few of those counted.
+        A dict with these keys. All but "splits", "gone" and "bad" count only good
+        images.
+
+        - path: the path of the data set;
+        - splits: {split: {"pictures": number of images, "bad": number of bad images}};
+        - classes: {class name: {split: number of images}};
+        - formats, modes, exif: {value: number of images};
+        - turned: the number of images with an EXIF orientation from 2 to 8;
+        - alpha: the number of images with alpha;
+        - sizes: min, median and max of height, width and short_side in pixels, and
+          mean_bytes;
+        - misnamed: the number of files with the suffix of another format ("count");
+        - duplicates: for each split, the number of images with the bytes of an earlier
+          one in it ("within"); the number of contents that are in both ("across");
+        - gone: the number of files that are only in the former manifest ("count");
+        - bad: [{"split", "number", "where", "reason"}, ...].
+
+        The key "first" of misnamed, duplicates and gone lists a few examples.
     """
     bad, good = [], []
     classes = {name: dict.fromkeys(survey.splits, 0) for name in survey.class_names}
     for name, split in survey.splits.items():
-        for number, one in enumerate(survey.inspections[name]):
-            if one.reason:
+        for number, found in enumerate(survey.inspections[name]):
+            if found.reason:
                 bad.append(
                     {
                         "split": name,
                         "number": number,
                         "where": split.where(number),
-                        "reason": one.reason,
+                        "reason": found.reason,
                     }
                 )
             else:
-                assert one.label is not None
-                good.append((name, number, one))
-                classes[survey.class_names[one.label - survey.first_label]][name] += 1
+                assert found.label is not None
+                good.append((name, number, found))
+                classes[survey.class_names[found.label - survey.first_label]][name] += 1
 
     def count(key: str) -> dict[str, int]:
-        counts = Counter(str(getattr(one, key) or "none") for *_, one in good)
+        counts = Counter(str(getattr(found, key) or "none") for *_, found in good)
         return dict(sorted(counts.items()))
 
     misnamed = [
         survey.splits[name].where(number)
-        for name, number, one in good
+        for name, number, found in good
         if isinstance(survey.splits[name], Files)
         and Path(survey.splits[name].where(number)).suffix.lower()
-        not in _SUFFIXES[str(one.format)]
+        not in _SUFFIXES[str(found.format)]
     ]
     return {
         "path": survey.path,
@@ -113,10 +122,10 @@ def summarise(survey: Survey) -> dict[str, Any]:
         "formats": count("format"),
         "modes": count("mode"),
         "exif": count("exif"),
-        "turned": sum((one.exif or 1) > 1 for *_, one in good),
-        "alpha": sum(bool(one.alpha) for *_, one in good),
+        "turned": sum((found.exif or 1) > 1 for *_, found in good),
+        "alpha": sum(bool(found.alpha) for *_, found in good),
         "sizes": describe_sizes(
-            [[one.height, one.width, one.bytes] for *_, one in good]
+            [[found.height, found.width, found.bytes] for *_, found in good]
         ),
         "misnamed": {"count": len(misnamed), "first": misnamed[:_LISTED]},
         "duplicates": _duplicates(survey, good),
@@ -126,7 +135,7 @@ def summarise(survey: Survey) -> dict[str, Any]:
 
 
 def describe_sizes(sizes: Sequence | np.ndarray) -> dict[str, Any]:
-    """Statistics of pictures' sizes, given as [[height, width, bytes], ...]."""
+    """Statistics of the sizes of images, given as [[height, width, bytes], ...]."""
     if not len(sizes):
         return {}
     height, width, length = np.asarray(sizes, np.int64).T
@@ -146,8 +155,8 @@ def _duplicates(
     survey: Survey, good: list[tuple[str, int, Inspection]]
 ) -> dict[str, Any]:
     places = defaultdict(list)
-    for name, number, one in good:
-        places[one.sha256].append((name, number))
+    for name, number, found in good:
+        places[found.sha256].append((name, number))
     groups = [group for group in places.values() if len(group) > 1]
     within: Counter[str] = Counter()
     for group in groups:
@@ -157,7 +166,7 @@ def _duplicates(
     return {
         "within": {name: within[name] for name in survey.splits},
         "across": len(across),
-        # those that leak from one split into the other before the others
+        # duplicates across splits come first, as they leak labels into validation
         "first": [
             [survey.splits[name].where(number) for name, number in group]
             for group in sorted(groups, key=lambda group: group not in across)[:_LISTED]

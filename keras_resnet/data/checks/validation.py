@@ -1,4 +1,4 @@
-"""`validate`: decodes every picture in isolated workers, and writes the manifest."""
+"""`validate`: decodes every image in worker processes, and writes the manifest."""
 
 from __future__ import annotations
 
@@ -30,33 +30,36 @@ def validate(
     progress: Callable[[Iterable, int], Iterable] = lambda pictures, total: pictures,
     manifest: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Decodes every picture of a folder, and writes its manifest, dataset.json.
+    """Decodes every image of a folder, and writes its manifest, dataset.json.
 
     The manifest describes each file or TFRecord shard, with its SHA-256, and lists the
-    bad pictures: training leaves them out, or refuses if they are more than
-    `max_bad_examples`. It is compared with the manifest that it replaces: a good
-    picture whose SHA-256 has changed since is bad, until the file is restored or that
+    bad images. Training leaves them out, or raises an error if there are more than
+    `max_bad_examples`. An existing manifest is compared before it is replaced: an image
+    that was good and has another SHA-256 now is bad, until the file is restored or the
     manifest removed.
 
     Args:
-        source: a folder of train/ and val/ classes, or of TFRecord shards.
+        source: a folder with train/ and val/, or of TFRecord shards.
         first_label: the label of the first class, 0 or 1, in TFRecords without a
-            manifest. It is refused where labels or names contradict it.
-        classes: the number of classes in those; None: as many as labels are found.
-        seconds: the time that a picture may take.
-        memory: the bytes of memory that a picture may take.
-        workers: the number of processes; None: one for each core.
-        progress: (pictures, their number) -> the same pictures, as a progress bar does.
-        manifest: a .json file to write instead of dataset.json in the folder, where
-            that is read-only; `open_source` takes it in place of the folder.
+            manifest.
+        classes: the number of classes in TFRecords without a manifest; None infers it
+            from the largest label.
+        seconds: the most seconds that an image may take.
+        memory: the most bytes of memory that an image may take.
+        workers: the number of worker processes; None takes one per core.
+        progress: a function (images, their number) -> an iterable of the same images,
+            such as a progress bar.
+        manifest: a .json file to write instead of dataset.json, for example because the
+            folder is read-only. `open_source` takes it in place of the folder.
 
     Returns:
-        The report of `summarise`, with "manifest": its path, or None and in "problem"
-        why it could not be written.
+        The report of `summarise`, with the path of the manifest as "manifest". If the
+        file cannot be written, "manifest" is None, and "problem" gives the reason.
 
     Raises:
-        DataError: there is no such folder, a shard is damaged, labels contradict
-            `first_label` or `classes`, or shards contradict their manifest.
+        DataError: the folder does not exist, an argument is invalid, a shard is
+            damaged, labels contradict `first_label` or `classes`, or shards contradict
+            their manifest.
     """
     root = Path(source)
     if not root.is_dir():
@@ -71,24 +74,24 @@ def validate(
             raise DataError(f"{name}={value}: must be above 0")
 
     def inspect(requests: dict[str, list[dict]]) -> dict[str, list[Inspection]]:
-        every = [request for some in requests.values() for request in some]
-        inspections = [Inspection()] * len(every)
-        # a process takes as long to start as to inspect some hundred pictures
-        count = min(workers or cores(), 1 + len(every) // 200)
-        answers = examine(every, count, seconds, memory)
-        with contextlib.closing(answers):  # Ctrl-C ends the processes at once
-            for place, answer in progress(answers, len(every)):
+        all_requests = [request for group in requests.values() for request in group]
+        inspections = [Inspection()] * len(all_requests)
+        # starting a process takes as long as inspecting a few hundred images
+        count = min(workers or cores(), 1 + len(all_requests) // 200)
+        answers = examine(all_requests, count, seconds, memory)
+        with contextlib.closing(answers):  # so that Ctrl-C ends the processes at once
+            for place, answer in progress(answers, len(all_requests)):
                 inspections[place] = Inspection(**answer)
         rest = iter(inspections)
-        return {name: [next(rest) for _ in some] for name, some in requests.items()}
+        return {name: [next(rest) for _ in group] for name, group in requests.items()}
 
     former = read_former(file)
     if shards := find_shards(root):
         survey = survey_records(root, shards, former, first_label, classes, inspect)
     elif first_label is not None or classes is not None:
         raise DataError(
-            f"{root}: a folder of classes has their names; first_label and classes are "
-            "for TFRecords"
+            f"{root}: a folder of classes has their names; use first_label and classes "
+            "only with TFRecords"
         )
     else:
         survey = _survey_files(root, former, inspect)
@@ -159,5 +162,5 @@ def _manifest(survey: Survey) -> str:
         **survey.extra,
         "splits": splits,
     }
-    # a line an entry: no string in JSON can hold these quotes
+    # one line per entry; this text cannot occur in a JSON string, which escapes quotes
     return json.dumps(content).replace('}, {"file"', '},\n{"file"')

@@ -1,4 +1,4 @@
-"""Isolated workers that decode pictures: one that crashes or hangs is replaced."""
+"""Worker processes that decode images; one that crashes or hangs is replaced."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from keras_resnet.data.checks.inspector import EXHAUSTED
 from keras_resnet.errors import DataError
 
 _PROGRAM = Path(__file__).with_name("inspector.py")
-_START = 300.0  # s; TensorFlow takes 3 to 20 to start, more on a busy machine
-_IN_FLIGHT = 4  # requests that a worker has at once, so that it never waits for one
+_START = 300.0  # seconds; TensorFlow needs 3 to 20 to start, more on a busy machine
+_IN_FLIGHT = 4  # requests sent ahead to a worker, so that it never has to wait
 _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "-1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    # without it TensorFlow imports Keras, which takes two seconds
+    # otherwise TensorFlow imports Keras, which takes two seconds
     "TF_USE_LEGACY_KERAS": "1",
-    # its allocator waits 10 s for memory that nobody will free
+    # oneDNN's allocator would wait 10 s for memory that will not be freed
     "TF_ENABLE_ONEDNN_OPTS": "0",
-    # there is a process a core, and each thread reserves memory
+    # one thread is enough, as there is a process per core, and each reserves memory
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -51,11 +51,12 @@ def cores() -> int:
 def examine(
     requests: Iterable[Request], count: int, seconds: float, memory: int
 ) -> Generator[tuple[int, Answer]]:
-    """Yields (place of the request, answer) from `count` workers, as they come.
+    """Yields (index of the request, answer) from `count` workers, as answers arrive.
 
-    Where a worker takes longer than `seconds` for a picture, takes more than `memory`
-    bytes beside TensorFlow's own, or dies, the answer has that as its "reason", and
-    another worker replaces it. All workers end with this generator, however it ends.
+    If a worker takes more than `seconds` for an image, needs more than `memory` bytes
+    in addition to TensorFlow's own, or dies, another worker replaces it, and the
+    "reason" of the answer says so. All workers end when this generator ends or is
+    closed.
     """
     waiting = deque[tuple[int, Request]]()
     source = enumerate(requests)
@@ -91,7 +92,7 @@ def examine(
 class _Worker:
     def __init__(self, seconds: float, memory: int) -> None:
         self.seconds, self.memory = seconds, memory
-        self.queue = deque[tuple[int, Request]]()  # given and not answered
+        self.queue = deque[tuple[int, Request]]()  # sent and not yet answered
         self.dead = self.ready = False
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 `end` closes it
         self.pipe, remote = multiprocessing.Pipe()
@@ -103,24 +104,24 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self.log,
-                start_new_session=True,  # Ctrl-C is for the parent, which ends them all
+                start_new_session=True,  # Ctrl-C reaches only the parent, which ends it
                 env={**os.environ, **_ENVIRONMENT},
             )
         self.deadline = time.monotonic() + _START
 
     def give(self, waiting: deque[tuple[int, Request]]) -> None:
-        """Takes waiting requests until it has enough."""
+        """Sends waiting requests to the process, up to _IN_FLIGHT of them."""
         while waiting and len(self.queue) < _IN_FLIGHT and not self.dead:
             if self.ready and not self.queue:
                 self.deadline = time.monotonic() + self.seconds
             self.queue.append(waiting.popleft())
             try:
                 self.pipe.send_bytes(json.dumps(self.queue[-1][1]).encode())
-            except OSError:  # `problem` tells how it died
+            except OSError:  # the process has died; `problem` returns the reason
                 self.dead = True
 
     def answers(self) -> Iterator[tuple[int, Answer]]:
-        """Yields (place, answer) of what has arrived."""
+        """Yields (index of the request, answer) for the answers that have arrived."""
         try:
             while self.pipe.poll():
                 answer: Answer = json.loads(self.pipe.recv_bytes())
@@ -132,10 +133,10 @@ class _Worker:
             self.dead = True
 
     def problem(self) -> str | None:
-        """Why the first of its requests will have no answer, or None.
+        """The reason why the first request will not be answered, or None.
 
         Raises:
-            DataError: the worker could not start.
+            DataError: the process could not start.
         """
         late = self.queue and time.monotonic() > self.deadline
         if not (self.dead or late):
@@ -151,7 +152,7 @@ class _Worker:
             return f"took longer than {self.seconds:g} s"
         try:
             code = self.process.wait(1)
-        except subprocess.TimeoutExpired:  # it closed the pipe, or wrote no JSON to it
+        except subprocess.TimeoutExpired:  # it closed the pipe or wrote invalid JSON
             return "the decoder went astray"
         if code == EXHAUSTED:
             return f"needs more than {self.memory / 2**30:.3g} GiB of memory"
@@ -160,12 +161,12 @@ class _Worker:
         return f"the decoder ended with exit code {code}"
 
     def end(self) -> None:
-        """Kills the process; one that hangs in the kernel is left there."""
+        """Kills the process, without waiting longer if it hangs in the kernel."""
         self.pipe.close()
         self.log.close()
         self.process.kill()
         try:
             self.process.wait(1)
         except subprocess.TimeoutExpired:
-            # so that Python does not warn that it still runs
+            # so that Python does not warn about a process that still runs
             self.process.returncode = -signal.SIGKILL

@@ -1,1 +1,1 @@
-"""Data sets written as TFRecord shards: planned, resumable, in parallel."""
+"""Writes data sets as TFRecord shards, in parallel and resumably."""

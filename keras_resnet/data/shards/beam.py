@@ -1,4 +1,4 @@
-"""Shards written by the workers of an Apache Beam pipeline."""
+"""Writes shards with the workers of an Apache Beam pipeline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ _PICKLE = "plan.pickle"
 
 
 def open_pipeline(options: str) -> Any:
-    """A Beam pipeline of these options; a DataError where there is no Beam."""
+    """A Beam pipeline with these options.
+
+    Raises:
+        DataError: Beam is not installed, or an option is invalid.
+    """
     try:
         import apache_beam
         from apache_beam.options.pipeline_options import PipelineOptions
@@ -38,23 +42,25 @@ def open_pipeline(options: str) -> Any:
 
 
 def write_on_beam(pipeline: Any, folder: Path, plan: Plan) -> None:
-    """Runs the pipeline: its workers write the shards into the folder."""
+    """Runs the pipeline, whose workers write the shards into the folder."""
     import apache_beam
 
-    content = pickle.dumps(plan)  # too large for a pipeline's description
+    content = pickle.dumps(plan)  # too large to be an argument in the pipeline
     with atomic_write(folder / WORK / _PICKLE) as partial:
         partial.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     with pipeline:
         indices = pipeline | apache_beam.Create(range(len(plan.shards)))
-        spread = indices | apache_beam.Reshuffle()  # or one worker would have them all
+        # otherwise one worker would get all shards
+        spread = indices | apache_beam.Reshuffle()
         spread | apache_beam.Map(_write_as_worker, folder.resolve(), digest)
 
 
 def _write_as_worker(index: int, folder: Path, digest: str) -> None:
     plan = _read_plan(folder, digest)
     shard = plan.shards[index]
-    # the process that started the workers meets a bad picture again, and names it
+    # the process that started the workers writes missing shards itself, and reports
+    # the error then
     with contextlib.suppress(DataError):
         if not is_written(folder, shard):
             write_shard(folder, plan, shard, stored_pictures(plan, [shard]))
@@ -63,8 +69,9 @@ def _write_as_worker(index: int, folder: Path, digest: str) -> None:
 @functools.lru_cache(maxsize=1)
 def _read_plan(folder: Path, digest: str) -> Plan:
     content = (folder / WORK / _PICKLE).read_bytes()
-    if (
-        hashlib.sha256(content).hexdigest() != digest
-    ):  # another might be unsafe to unpickle
-        raise DataError(f"{folder / WORK / _PICKLE}: not the plan of this pipeline")
+    # unpickling any other file may be unsafe
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise DataError(
+            f"{folder / WORK / _PICKLE}: not the plan of this pipeline; run it again"
+        )
     return pickle.loads(content)

@@ -1,4 +1,4 @@
-"""The plan of a data set in shards: which pictures go where, and in what order."""
+"""Plans the shards of a data set: which images each has, and in which order."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from keras_resnet.data.folders import map_files
 from keras_resnet.data.records import Records
 from keras_resnet.data.splits import Arrays, Files, Source, Split, hash_json
 
-FORMAT = 1  # of the shards; unfinished work of another format is begun afresh
-_RESIZED = 0.67  # bytes a pixel of the short side's square: 0.5 each, and 4:3
+FORMAT = 1  # the version of the shards; unfinished work of other versions is discarded
+# bytes of a resized JPEG per pixel of a square of its short side: 0.5 per pixel, for an
+# aspect ratio of 4:3
+_RESIZED = 0.67
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """A file to be written, and the numbers of its pictures in their order."""
+    """A TFRecord file to write, and the numbers of its images in order."""
 
     file: str
     split: str
     numbers: np.ndarray
-    stamp: str  # changes with the source's files
+    stamp: str  # a hash of the sizes and modification times of the source's files
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All shards, decided before any is written; the same on every machine."""
+    """All shards, planned before any is written; the same on every machine."""
 
     class_names: tuple[str, ...]
     splits: dict[str, Split]
@@ -47,7 +49,7 @@ def make_plan(
     upright: bool = False,
     background: str = "",
 ) -> Plan:
-    """Deals the pictures of each split to shards of about `shard_bytes` bytes."""
+    """Distributes the images of each split over shards of about `shard_bytes` bytes."""
     shards = []
     for name, split in source.splits.items():
         stats = _stat_files(split)
@@ -57,7 +59,7 @@ def make_plan(
         if resize:
             size = min(size, split.size * resize**2 * _RESIZED)
         count = min(math.ceil(size / shard_bytes), split.size)
-        order = split.order(seed, -1).numpy()  # of no epoch of training
+        order = split.order(seed, -1).numpy()  # differs from those of training epochs
         for index, numbers in enumerate(np.array_split(order, count)):
             file = f"{name}-{index:05d}-of-{count:05d}.tfrecord"
             own = [stats[i] for i in numbers] if isinstance(split, Files) else stats
@@ -78,7 +80,7 @@ def make_plan(
 
 
 def _stat_files(split: Split) -> list[tuple[int, int]]:
-    """(bytes, nanoseconds) of each file; arrays have no files."""
+    """(bytes, modification time in ns) of each file of a split; [] for arrays."""
     files: tuple[str, ...] = ()
     if isinstance(split, Files):
         files = split.files

@@ -1,4 +1,4 @@
-"""`prepare`: any source -> shards and their manifest, resumable and atomic."""
+"""`prepare`: writes a source as TFRecord shards and a manifest, resumably."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from keras_resnet.errors import DataError
 from keras_resnet.files import atomic_write, sync
 from keras_resnet.files import lock as take_lock
 
-_LOCK = ".plan"  # has the plan's identity, and is locked by the process that writes
+_LOCK = ".plan"  # contains the plan's identity; locked by the process that writes
 
 
 def prepare(
@@ -47,35 +47,41 @@ def prepare(
     upright: bool = False,
     background: str = "",
 ) -> Source:
-    """Writes a data set as shards of TFRecords, in an order that mixes the classes.
+    """Writes a data set as TFRecord shards, in random order.
 
-    Files keep their bytes, and arrays become PNG. `resize` makes JPEGs of what it
-    shrinks. What `upright` or `background` alone changes becomes PNG, which is exact,
-    but large for photographs. The shards are written to `.NAME.partial` beside the
-    destination, which is renamed at the end; the same call again skips the shards that
-    are there. All cores work.
+    Image files are stored unchanged, arrays as PNG. Images that `resize` shrinks become
+    JPEGs; those that only `upright` or `background` changes become PNGs, which are
+    lossless but large for photographs. The shards are written to `.NAME.partial` next
+    to the destination, and this folder is renamed at the end. After an interruption,
+    the same call skips the finished shards. All cores are used.
 
     Args:
         source: what `open_source` takes; with `val`, a folder of classes.
         destination: a folder that does not exist yet.
-        val: the fraction of each class that becomes validation, at least one picture;
-            0 keeps the source's own splits.
-        seed: of that split and of the order.
-        resize: pictures with a longer short side are shrunk to this many pixels, by
-            Pillow's bicubic filter, and stored as RGB JPEGs of quality 92 with chroma
-            halved both ways. All pictures are decoded, and so checked. 0: none.
-        beam: options of an Apache Beam pipeline whose workers write the shards, as
-            "--runner=FlinkRunner --parallelism=64"; "" takes its defaults. The workers
-            need this package, and source and destination under the same paths.
-        progress: (pictures, their number) -> the same pictures, as a progress bar does.
-        shard_bytes: the approximate size of a shard.
-        upright: turns and mirrors pictures by their EXIF orientation.
-        background: a colour, as "white" or "#ffffff", over which pictures with alpha
-            are composited; "": alpha is dropped when they are read.
+        val: the fraction of each class to hold out for validation, at least one image;
+            0 keeps the splits of the source.
+        seed: the seed of that selection and of the order.
+        resize: the short side in pixels to which larger images are shrunk, with
+            Pillow's bicubic filter. They are stored as RGB JPEGs of quality 92 with
+            4:2:0 chroma subsampling. All images are decoded, and thereby checked.
+            0: no resizing.
+        beam: options of an Apache Beam pipeline whose workers write the shards, such as
+            "--runner=FlinkRunner --parallelism=64"; "" takes Beam's defaults; None does
+            not use Beam. The workers need this package, and the source and destination
+            at the same paths.
+        progress: a function (images, their number) -> an iterable of the same images,
+            such as a progress bar.
+        shard_bytes: the approximate size of a shard in bytes.
+        upright: whether to rotate and mirror images by their EXIF orientation.
+        background: a color, such as "white" or "#ffffff", over which images with alpha
+            are composited; with "", alpha is dropped when images are read.
+
+    Returns:
+        The Source of the destination.
 
     Raises:
-        DataError: a source or picture cannot be used; or `destination` exists, or
-            another process is writing it.
+        DataError: the source, an image or an argument cannot be used, the destination
+            exists, or another process is writing it.
     """
     destination = Path(destination)
     _check_new(destination)
@@ -96,7 +102,7 @@ def prepare(
         pictures = iter(progress(stored_pictures(plan, todo), total))
         for shard in todo:
             write_shard(folder, plan, shard, pictures)
-        next(pictures, None)  # a progress bar ends with its iterator
+        next(pictures, None)  # exhausts the iterator, so that a progress bar ends
     return open_source(destination)
 
 
@@ -116,17 +122,19 @@ def _check_good(source: Source) -> None:
 
 def _hold_out(source: SourceLike, val: float, seed: int) -> Source:
     if not 0 < val < 1:
-        raise DataError(f"val={val}: must be in (0, 1), the fraction to hold out")
+        raise DataError(f"val={val}: must be in (0, 1), as a fraction to hold out")
     if not isinstance(source, (str, os.PathLike)) or not Path(source).is_dir():
-        raise DataError(f"val={val}: splits a folder of classes, not {source!s:.80}")
+        raise DataError(
+            f"val={val}: can only split a folder of classes, not {source!s:.80}"
+        )
     train_classes: dict[str, list[str]] = {}
     val_classes: dict[str, list[str]] = {}
     for index, (name, files) in enumerate(list_classes(Path(source)).items()):
         held = max(1, round(val * len(files)))
         if held >= len(files):
             raise DataError(
-                f"{Path(source) / name}: {len(files)} picture(s) cannot be split; "
-                "add some"
+                f"{Path(source) / name}: {len(files)} picture(s) cannot be split with "
+                f"val={val}; add some"
             )
         order = np.random.default_rng([seed, index]).permutation(len(files))
         val_classes[name] = [files[i] for i in sorted(order[:held])]
@@ -136,7 +144,7 @@ def _hold_out(source: SourceLike, val: float, seed: int) -> Source:
 
 @contextlib.contextmanager
 def _partial_folder(destination: Path, plan: Plan) -> Iterator[Path]:
-    """A locked folder to write in, which at the end becomes the destination."""
+    """Context manager of a locked folder, which is renamed to the destination."""
     import fcntl  # not on Windows, where the rest of the package works
 
     folder = destination.with_name(f".{destination.name}.partial")
@@ -146,7 +154,7 @@ def _partial_folder(destination: Path, plan: Plan) -> Iterator[Path]:
             take_lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(
-                f"{destination}: another process is writing it; wait for that one"
+                f"{destination}: another process is writing it; wait until that ends"
             ) from error
         _check_new(destination)  # that process may just have finished
         lock.seek(0)

@@ -1,4 +1,4 @@
-"""Shards written one by one, each whole or not at all."""
+"""Writes shards one by one, and each of them atomically."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from keras_resnet.data.transforms.upright import amend
 from keras_resnet.errors import DataError
 from keras_resnet.files import sync
 
-WORK = ".work"  # a folder beside the shards: their records, and unfinished files
+WORK = ".work"  # the folder of summaries and unfinished files, next to the shards
 _QUALITY = 92  # of JPEGs
 
-# what is stored of a picture, its height, width and label
+# (the bytes to store, height, width, label) of an image
 Stored = tuple[bytes, int, int, int]
 Store = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
 
 def stored_pictures(plan: Plan, shards: Sequence[Shard]) -> Iterator[Stored]:
-    """Yields the shards' pictures as they are stored, one shard after another.
+    """Yields the images of the shards as they are to be stored, shard by shard.
 
-    All cores prepare them, also while the caller closes a shard.
+    They are prepared on all cores, and this continues while the caller closes a shard.
 
     Raises:
-        DataError: a picture cannot be read; it is named.
+        DataError: an image cannot be read. The message names it.
     """
     for name, group in itertools.groupby(shards, lambda shard: shard.split):
         numbers = np.concatenate([shard.numbers for shard in group])
@@ -72,9 +72,9 @@ def _store(split: Split, numbers: np.ndarray, store: Store) -> Iterator[Stored]:
         yield data, int(height), int(width), int(label)
 
 
-@functools.cache  # its graph takes a second to make
+@functools.cache  # tracing the graph takes a second
 def _make_store(resize: int, upright: bool, background: str) -> Store:
-    """The function picture -> (stored bytes, height, width), as graph operations."""
+    """Returns a tf.function image -> (bytes to store, height, width)."""
 
     @tf.function(autograph=False)
     def store(picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -103,9 +103,9 @@ def _shrink(data: tf.Tensor, short: int) -> tf.Tensor:
 def write_shard(
     folder: Path, plan: Plan, shard: Shard, pictures: Iterator[Stored]
 ) -> None:
-    """Writes the next pictures as a shard in the folder, and then its summary."""
+    """Writes the next images of the iterator as a shard, and then its summary."""
     sizes = []
-    # a folder of its own, as a worker presumed dead may still write the same shard
+    # in a new folder, as a Beam worker presumed dead may still write the same shard
     with tempfile.TemporaryDirectory(dir=folder / WORK) as own:
         file, summary_file = Path(own, shard.file), Path(own, "summary")
         try:
@@ -137,7 +137,7 @@ def write_shard(
 
 
 def is_written(folder: Path, shard: Shard) -> bool:
-    """Whether an earlier call wrote the shard, from the files as they are now."""
+    """Whether the shard is complete and the source's files have not changed since."""
     try:
         size = (folder / shard.file).stat().st_size
         summary = read_summary(folder, shard)
@@ -147,7 +147,12 @@ def is_written(folder: Path, shard: Shard) -> bool:
 
 
 def read_summary(folder: Path, shard: Shard) -> dict[str, Any]:
-    """{"shard": its entry in the manifest, "sizes": [[height, width, bytes], ...]}."""
+    """Reads the summary that `write_shard` wrote.
+
+    Returns:
+        {"stamp": the stamp of the shard, "shard": its entry in the manifest,
+        "sizes": [[height, width, bytes], ...]}.
+    """
     return json.loads(_summary_file(folder, shard).read_text())
 
 

@@ -1,1 +1,1 @@
-"""Pictures -> pictures: decoding, crops, colours, mixing."""
+"""Image transforms: decoding, resizing, crops, color distortion and augmentation."""

@@ -1,4 +1,4 @@
-"""Affine moves of a picture, as Pillow's: RandAugment's geometric operations."""
+"""The geometric operations of RandAugment: Pillow's affine transforms of an image."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import tensorflow as tf
 
 MAX_LEVEL = 10
-FILL = (124, 116, 104)  # ImageNet's mean colour, outside of a moved picture
+FILL = (124, 116, 104)  # ImageNet's mean color, for pixels from outside of the image
 
 
 def rotate(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    angle = signed(math.radians(30), level, sign)  # counter-clockwise
+    angle = signed(math.radians(30), level, sign)  # counterclockwise
     cos, sin = tf.cos(angle), tf.sin(angle)
     height, width, _, _ = places(image)
     y, x = height / 2, width / 2  # the fixed point
@@ -38,7 +38,7 @@ def translate_y(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tenso
 
 
 def signed(most: float, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    """`most` at the top level, and in proportion below, with a sign."""
+    """Returns sign * most * level / MAX_LEVEL."""
     return sign * (level / MAX_LEVEL * most)
 
 
@@ -53,9 +53,9 @@ def _move(
 ) -> tf.Tensor:
     """Pillow's `transform(AFFINE, (a, b, c, d, e, f), BILINEAR)`, filled with FILL.
 
-    The result has at (u, v) what is at x = a u + b v + c, y = d u + e v + f.
+    The pixel (u, v) of the result is the image at x = a u + b v + c, y = d u + e v + f.
     """
-    # Pillow's first pixel reaches from 0 to 1, TensorFlow's from -0.5 to 0.5
+    # the first pixel spans 0 to 1 in Pillow, -0.5 to 0.5 in TensorFlow
     c, f = c + (a + b - 1) / 2, f + (d + e - 1) / 2
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(image, tf.float32)[None],
@@ -63,17 +63,17 @@ def _move(
         output_shape=tf.shape(image)[:2],
         fill_value=0.0,
         interpolation="BILINEAR",
-        fill_mode="NEAREST",  # for the outer half of the outermost pixels
+        fill_mode="NEAREST",  # as Pillow does in the outer half of the border pixels
     )[0]
     height, width, v, u = places(image)
     y, x = d * u + e * v + f, a * u + b * v + c
-    # Pillow truncates: no rounding error between 77 and 77 may make it 76
+    # Pillow truncates, so a tiny rounding error would turn 77 into 76
     moved = tf.cast(moved + 1e-3, tf.uint8)
     return tf.where(within(y + 0.5, x + 0.5, height, width), moved, FILL)
 
 
 def places(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """(H, W, rows [H, 1], columns [1, W]), all float64."""
+    """Returns (H, W, row numbers [H, 1], column numbers [1, W]), all float64."""
     sides = tf.cast(tf.shape(image), tf.float64)
     return sides[0], sides[1], tf.range(sides[0])[:, None], tf.range(sides[1])[None]
 
@@ -81,5 +81,5 @@ def places(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor
 def within(
     y: tf.Tensor, x: tf.Tensor, height: tf.Tensor, width: tf.Tensor
 ) -> tf.Tensor:
-    """bool [H, W, 1]: whether a point is in the rectangle from (0, 0) on."""
+    """Whether each point is in [0, height) x [0, width): bool [H, W, 1]."""
     return ((y >= 0) & (y < height) & (x >= 0) & (x < width))[..., None]

@@ -1,4 +1,4 @@
-"""Random mirrors and colours, one affine map of RGB a picture, on whole batches."""
+"""Random flips and color distortion of batches, one affine map of RGB per image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_resnet.legacy import addons
 
 COLOURS = ("hue-saturation-brightness", "brightness-contrast-saturation")
-DRAWS = 7  # uniform numbers for each picture
+DRAWS = 7  # uniform random numbers for each image
 
 # columns: R, G, B; rows: Y, I, Q (NTSC)
 _TO_YIQ = (
@@ -18,7 +18,8 @@ _TO_YIQ = (
     (0.59590059, -0.27455667, -0.32134392),
     (0.21153661, -0.52273617, 0.31119955),
 )
-# eigenvalues and vectors of ImageNet's RGB covariance, in 0-255 pixels (AlexNet, 4.1)
+# eigenvalues and eigenvectors of the covariance of ImageNet's RGB values in [0, 255]
+# (AlexNet, section 4.1)
 _EIGENVALUES = (55.46, 4.794, 1.148)
 _EIGENVECTORS = (
     (-0.5675, 0.7192, 0.4009),
@@ -28,19 +29,20 @@ _EIGENVECTORS = (
 
 
 def distort(images: tf.Tensor, draws: tf.Tensor, recipe: Any) -> tf.Tensor:
-    """Mirrors, colour factors U[1 - colour, 1 + colour] and PCA noise for each picture.
+    """Flips each image at random, scales its colors, and adds PCA noise.
 
-    arXiv 1812.01187 section 2.1, steps 3 to 5. Its hue, saturation and brightness are
-    one affine map of RGB, and so are the brightness, contrast and saturation of
-    GluonCV's scripts, which commute as nothing is clipped between them.
+    This is arXiv 1812.01187 section 2.1, steps 3 to 5, with three color factors from
+    U[1 - colour, 1 + colour]. The paper's hue, saturation and brightness together are
+    one affine map of RGB. So are the brightness, contrast and saturation of GluonCV's
+    scripts, whose order does not matter because nothing is clipped between them.
 
     Args:
         images: uint8 [B, S, S, 3].
         draws: float32 [B, 7], uniform in [0, 1).
-        recipe: with flip, colour, colours and lighting.
+        recipe: an object with the fields flip, colour, colours and lighting.
 
     Returns:
-        uint8 [B, S, S, 3], rounded once at the end.
+        uint8 [B, S, S, 3], rounded only once at the end.
     """
     if recipe.flip:
         images = _flip(images, draws[:, 6] < recipe.flip)
@@ -62,8 +64,8 @@ def distort(images: tf.Tensor, draws: tf.Tensor, recipe: Any) -> tf.Tensor:
 
 
 def _hue_saturation_brightness(factors: tf.Tensor) -> tf.Tensor:
-    """A rotation and two scalings in YIQ, whose first axis is grey: [B, 3, 3]."""
-    # a factor f on hue turns by (f - 1) half circles: 72 degrees at the paper's 1.4
+    """A rotation and two scalings in YIQ, where Y is the gray level: [B, 3, 3]."""
+    # a hue factor f rotates by (f - 1) * 180 degrees: 72 degrees at the paper's 1.4
     angle = math.pi * (factors[:, 0] - 1)
     cos, sin = factors[:, 1] * tf.cos(angle), factors[:, 1] * tf.sin(angle)
     one, zero = tf.ones_like(cos), tf.zeros_like(cos)
@@ -76,29 +78,33 @@ def _hue_saturation_brightness(factors: tf.Tensor) -> tf.Tensor:
 def _brightness_contrast_saturation(
     factors: tf.Tensor, means: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """A scaling, and blends with the picture's mean grey and with each pixel's grey."""
+    """A scaling, then blends with the image's mean gray and with each pixel's gray.
+
+    Returns:
+        (matrices [B, 3, 3], offsets [B, 1]).
+    """
     brightness, contrast, saturation = tf.unstack(factors[:, :, None], axis=1)
-    grey = tf.constant(_TO_YIQ[:1])
-    blend = saturation[:, None] * tf.eye(3) + (1 - saturation[:, None]) * grey
+    gray = tf.constant(_TO_YIQ[:1])
+    blend = saturation[:, None] * tf.eye(3) + (1 - saturation[:, None]) * gray
     offsets = (
-        brightness * (1 - contrast) * tf.linalg.matmul(means, grey, transpose_b=True)
+        brightness * (1 - contrast) * tf.linalg.matmul(means, gray, transpose_b=True)
     )
     return (brightness * contrast)[:, None] * blend, offsets
 
 
-# apart from `_apply`: as one program they are four times as slow
+# separate from `_apply`, as a single compiled program would be four times as slow
 @tf.function(jit_compile=True)
 def _flip(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
-    """The mirror image where `flips` [B] is true."""
+    """Mirrors those images for which `flips`, bool [B], is true."""
     return tf.where(flips[:, None, None, None], images[:, :, ::-1], images)
 
 
-@tf.function(jit_compile=True)  # fused: 0.07 ms a picture at 224, not 0.45
+@tf.function(jit_compile=True)  # 0.07 ms per 224-pixel image instead of 0.45 ms
 def _apply(images: tf.Tensor, matrices: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
-    """Each pixel times matrices [B, 3, 3], plus offsets [B, 3], clipped and rounded."""
+    """Multiplies by matrices [B, 3, 3], adds offsets [B, 3], clips and rounds."""
     shape = tf.shape(images)
     pixels = tf.reshape(images, [shape[0], shape[1] * shape[2], 3])
-    # planes of one channel, which fill the vector registers
+    # one plane per channel, which vectorizes well
     planes = tf.cast(tf.transpose(pixels, [0, 2, 1]), tf.float32)
     mixed = tf.stack(
         [

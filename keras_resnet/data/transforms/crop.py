@@ -1,4 +1,4 @@
-"""The crops of evaluation, which prediction and serving share."""
+"""The crops of evaluation, which prediction and serving use too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def eval_crop(
     crop_pct: float = 0.875,
     interpolation: str = "bicubic",
 ) -> tf.Tensor:
-    """Resizes the short side to size / crop_pct and crops the middle, as timm does.
+    """Resizes the short side to size / crop_pct and crops the center, as timm does.
 
     Args:
         image: uint8 [H, W, 3].
@@ -27,10 +27,13 @@ def eval_crop(
 
     Returns:
         uint8 [size, size, 3], within 1 level of torchvision's Resize and CenterCrop of
-        a Pillow picture.
+        a Pillow image.
+
+    Raises:
+        ValueError: crop_pct or interpolation is not one of these.
     """
-    height, width = _shrunk(image, short_side(size, crop_pct))
-    # Python's round of a half goes to the even number, and so torchvision's crop
+    height, width = _resized_shape(image, short_side(size, crop_pct))
+    # tf.round rounds halves to even, as Python's round in torchvision's CenterCrop does
     top = tf.cast(tf.round((height - size) / 2), tf.int32)
     left = tf.cast(tf.round((width - size) / 2), tf.int32)
     window = (top, left, size, size)
@@ -43,19 +46,20 @@ def ten_crop(
     crop_pct: float = 0.875,
     interpolation: str = "bicubic",
 ) -> tf.Tensor:
-    """The four corners and the middle, and their mirrors (AlexNet; 1512.03385 sec. 4).
+    """Takes the four corner crops and the center crop, and mirrors all five.
 
-    The arguments are those of `eval_crop`.
+    Sources: the AlexNet paper; arXiv 1512.03385 section 4. The arguments are those of
+    `eval_crop`.
 
     Returns:
         uint8 [10, size, size, 3]: top left, top right, bottom left, bottom right,
-        middle, then the five mirrored, as torchvision's TenCrop.
+        center, then the five mirrored, in the order of torchvision's TenCrop.
     """
-    height, width = _shrunk(image, short_side(size, crop_pct))
+    height, width = _resized_shape(image, short_side(size, crop_pct))
     bottom, right = height - size, width - size
     middle = tf.unstack(tf.cast(tf.round(tf.stack([bottom, right]) / 2), tf.int32))
     places = [(0, 0), (0, right), (bottom, 0), (bottom, right), middle]
-    # one by one, as the whole of a very long resized picture may not fit in memory
+    # one crop at a time, as a very long image may not fit into memory once resized
     crops = tf.stack(
         [
             resize_as_pillow(image, height, width, interpolation, (*place, size, size))
@@ -68,26 +72,26 @@ def ten_crop(
 def resize_short(
     image: tf.Tensor, short: int, interpolation: str = "bicubic"
 ) -> tf.Tensor:
-    """The whole picture with a short side of `short` pixels: uint8 [H, W, 3].
+    """Resizes the whole image to a short side of `short` pixels: uint8 [H, W, 3].
 
     Raises:
-        tf.errors.InvalidArgumentError: it would have more than MAX_PIXELS pixels.
+        tf.errors.InvalidArgumentError: the result would exceed MAX_PIXELS pixels.
     """
-    height, width = _shrunk(image, short)
+    height, width = _resized_shape(image, short)
     with tf.control_dependencies([check_size(height, width)]):
         height = tf.identity(height)
     return resize_as_pillow(image, height, width, interpolation)
 
 
 def short_side(size: int, crop_pct: float) -> int:
-    """The resized short side, of which the crop takes `size` pixels."""
+    """The short side in pixels to resize to before a crop of `size` pixels."""
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct={crop_pct}: must be in (0, 1]")
     return math.floor(size / crop_pct)
 
 
-def _shrunk(image: tf.Tensor, short: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """(height, width) with this short side; the long one is cut to whole pixels."""
+def _resized_shape(image: tf.Tensor, short: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The (height, width) that have this short side; the long side is rounded down."""
     height, width = tf.unstack(tf.shape(image)[:2])
     return (
         tf.where(width < height, short * height // width, short),
@@ -96,7 +100,7 @@ def _shrunk(image: tf.Tensor, short: int) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def load_eval(data: tf.Tensor | bytes, protocol: Protocol) -> tf.Tensor:
-    """Encoded bytes -> the model's input in evaluation, prediction and serving."""
+    """Decodes and crops an image file for evaluation, prediction and serving."""
     return eval_crop(
         decode_image(data), protocol.size, protocol.crop_pct, protocol.interpolation
     )

@@ -1,4 +1,4 @@
-"""Encoded bytes -> RGB pixels, in a graph too, with the size checked first."""
+"""Decodes image files to RGB pixels with graph operations, checking the size first."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from keras_resnet.data.transforms.gif import first_frame
 
-MAX_PIXELS = 89_478_485  # Pillow's own limit for untrusted pictures
+MAX_PIXELS = 89_478_485  # Pillow's limit, above which it warns of decompression bombs
 
-# first bytes -> format; WebP is "RIFF....WEBP"
+# the first bytes of each format; in WebP, "WEBP" follows 4 bytes after "RIFF"
 MAGIC = {
     "jpeg": b"\xff\xd8\xff",
     "png": b"\x89PNG\r\n\x1a\n",
@@ -20,13 +20,14 @@ MAGIC = {
     "webp": b"RIFF",
 }
 LONGEST_MAGIC = 12
-_HEADER = 30  # bytes that have the size, except in JPEG and GIF
+_HEADER = 30  # the size is in the first 30 bytes, except in JPEG and GIF
 _POWERS = 256 ** np.arange(4)
-_ADOBE = b"\xff\xee\x00\x0eAdobe" + bytes([0, 100, 0, 0, 0, 0, 0])  # not YCCK
+# the Adobe segment with transform 0: CMYK, not YCCK
+_ADOBE = b"\xff\xee\x00\x0eAdobe" + bytes([0, 100, 0, 0, 0, 0, 0])
 
 
 def sniff(head: bytes) -> str | None:
-    """The format that a file's first 12 bytes announce, or None."""
+    """The format of a file according to its first 12 bytes, or None."""
     for name, magic in MAGIC.items():
         if head.startswith(magic) and (name != "webp" or head[8:12] == b"WEBP"):
             return name
@@ -34,19 +35,21 @@ def sniff(head: bytes) -> str | None:
 
 
 def decode_image(data: tf.Tensor | bytes, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
-    """Decodes a JPEG, PNG, GIF (first frame), BMP or WebP picture.
+    """Decodes a JPEG, PNG, GIF (first frame), BMP or WebP image.
 
     Args:
-        data: scalar string tensor, a whole file, whose format is read from its first
-            bytes. Or uint8 [H, W, 3] pixels, which are returned.
-        max_pixels: a picture whose header says more is refused before it is decoded.
+        data: scalar string tensor, the content of a file, whose format is detected from
+            its first bytes; or uint8 [H, W, 3] pixels, which are returned unchanged.
+        max_pixels: the most pixels allowed, checked in the header before decoding.
 
     Returns:
-        uint8 [H, W, 3] RGB, for JPEGs exactly Pillow's. Alpha is dropped, 16 bits keep
-        their high byte, and EXIF orientation is ignored, as in timm and torchvision.
+        uint8 [H, W, 3] RGB; for JPEGs, exactly the pixels that Pillow decodes. Alpha is
+        dropped, 16-bit channels are reduced to their high byte, and EXIF orientation is
+        ignored, as in timm and torchvision.
 
     Raises:
-        tf.errors.InvalidArgumentError: not such a picture, damaged, or too large.
+        tf.errors.InvalidArgumentError: the format is another one, the file is damaged,
+            or the image is too large.
     """
     data = tf.convert_to_tensor(data)
     if data.dtype == tf.uint8:
@@ -56,7 +59,7 @@ def decode_image(data: tf.Tensor | bytes, max_pixels: int = MAX_PIXELS) -> tf.Te
         shape = tf.image.extract_jpeg_shape(data)
         with tf.control_dependencies([check_size(shape[0], shape[1], max_pixels)]):
             marked = mark_cmyk(data, shape[2])
-            # the default of libjpeg and Pillow, though not of TensorFlow
+            # the default method of libjpeg and Pillow, but not of TensorFlow
             return tf.io.decode_jpeg(marked, 3, dct_method="INTEGER_ACCURATE")
 
     def other() -> tf.Tensor:
@@ -66,7 +69,7 @@ def decode_image(data: tf.Tensor | bytes, max_pixels: int = MAX_PIXELS) -> tf.Te
             still = tf.cond(is_gif, lambda: first_frame(data)[0], lambda: data)
             return tf.cond(
                 _is_webp_with_alpha(data),
-                # the decoder takes it with four channels only
+                # TensorFlow decodes WebP with alpha only to four channels
                 lambda: tf.io.decode_image(still, 4, expand_animations=False)[..., :3],
                 lambda: tf.io.decode_image(still, 3, expand_animations=False),
             )
@@ -76,26 +79,26 @@ def decode_image(data: tf.Tensor | bytes, max_pixels: int = MAX_PIXELS) -> tf.Te
 
 
 def has_magic(data: tf.Tensor | bytes, name: str) -> tf.Tensor:
-    """Whether the bytes begin like this format; uint8 pixels have no format."""
+    """Whether the first bytes are those of the format; false for uint8 pixels."""
     data = tf.convert_to_tensor(data)
     if data.dtype == tf.uint8:
         return tf.constant(False)
     magic = MAGIC[name]
-    # substr refuses a start beyond the end, not a length
+    # substr allows a length beyond the end, so short data is no error
     return tf.equal(tf.strings.substr(data, 0, len(magic)), magic)
 
 
 def ends_whole(data: tf.Tensor | bytes) -> tf.Tensor:
-    """Whether the bytes end like a complete JPEG with nothing behind it."""
+    """Whether the last two bytes are the end marker of a JPEG."""
     start = tf.maximum(tf.strings.length(data) - 2, 0)
     return tf.equal(tf.strings.substr(data, start, 2), b"\xff\xd9")
 
 
 def mark_cmyk(data: tf.Tensor, channels: tf.Tensor) -> tf.Tensor:
-    """Adds Adobe's marker to a JPEG of four channels, before its own if it has one.
+    """Inserts the Adobe segment into a JPEG of four channels, before any of its own.
 
-    Programs write the inks inverted, and Pillow reads them so; TensorFlow does only if
-    there is the marker.
+    Programs write CMYK inverted, and Pillow reads it so. TensorFlow inverts CMYK only
+    in files with this segment.
     """
 
     def marked() -> tf.Tensor:
@@ -105,7 +108,7 @@ def mark_cmyk(data: tf.Tensor, channels: tf.Tensor) -> tf.Tensor:
 
 
 def picture_size(data: tf.Tensor | bytes) -> tuple[tf.Tensor, tf.Tensor]:
-    """(height, width), int32, from the header; (0, 0) where it has none."""
+    """Reads (height, width), int32, from the header; (0, 0) if they are not there."""
     data = tf.convert_to_tensor(data)
     if data.dtype == tf.uint8:
         return tuple(tf.unstack(tf.shape(data)[:2]))
@@ -117,7 +120,10 @@ def picture_size(data: tf.Tensor | bytes) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _is_webp_with_alpha(data: tf.Tensor) -> tf.Tensor:
-    """False for an animation, on which TensorFlow's decoder corrupts memory."""
+    """Whether a file is a WebP still image with alpha.
+
+    It is false for an animation, on which TensorFlow's decoder would corrupt memory.
+    """
     header, digits = _read_header(data)
     kind = tf.where(has_magic(data, "webp"), tf.strings.substr(header, 12, 4), "")
     flags = digits[20]
@@ -128,8 +134,8 @@ def _is_webp_with_alpha(data: tf.Tensor) -> tf.Tensor:
 
 
 def _read_header(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The first bytes, as a string and as int64."""
-    # zeros after a truncated header, which the decoders refuse later
+    """The first 30 bytes, as a string and as int64 [30]."""
+    # a truncated header is padded with zeros here, and fails in the decoder later
     padded = tf.strings.substr(data, 0, _HEADER) + b"\0" * _HEADER
     header = tf.strings.substr(padded, 0, _HEADER)
     return header, tf.cast(tf.io.decode_raw(header, tf.uint8), tf.int64)
@@ -151,7 +157,7 @@ def _size_of_others(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     cases = [
         (gif, tf.cond(gif, lambda: first_frame(data)[1:], lambda: (none, none))),
         (has_magic(data, "png"), (big(20), big(16))),
-        # a negative height means rows from the top
+        # in BMP, a negative height means that the rows start at the top
         (has_magic(data, "bmp"), (tf.minimum(down, 2**32 - down), little(18, 4))),
         (webp == b"VP8 ", (little(28, 2) % 2**14, little(26, 2) % 2**14)),
         (webp == b"VP8L", (lossless // 2**14 % 2**14 + 1, lossless % 2**14 + 1)),
@@ -166,7 +172,7 @@ def _size_of_others(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def check_size(
     height: tf.Tensor, width: tf.Tensor, max_pixels: int = MAX_PIXELS
 ) -> tf.Operation:
-    """An assertion that a picture has 1 to `max_pixels` pixels."""
+    """Asserts that an image has from 1 to `max_pixels` pixels."""
     sides = tf.stack([height, width])
     pixels = tf.reduce_prod(tf.cast(sides, tf.int64))
     fits = tf.reduce_all(sides > 0) & (pixels <= max_pixels)
@@ -177,14 +183,14 @@ def check_size(
 
 
 def first_sentence(error: tf.errors.OpError) -> str:
-    """What an operation's error says, without TensorFlow's names of its place."""
+    """The cause in an operation's error message, without node names and tracebacks."""
     text = error.message or ""
-    if "Summarized data:" in text:  # an eager assertion, its parts a line each
+    if "Summarized data:" in text:  # an eager assertion, which prints a part per line
         parts = text.partition("Summarized data:")[2].strip().split("\n")
         return " ".join(re.sub(r"^b'(.*)'$", r"\1", part) for part in parts)
     if asserted := re.search(r"assertion failed: (\[.*)", text):
         return re.sub(r"\[(.*?)\]", r"\1", asserted[1]).partition("{{")[0].strip()
-    # before the blank line is where in Python the graph was made
+    # the text before the blank line says where in Python the graph was built
     text = text.strip().rpartition("\n\n")[2]
     text = re.sub(r"\{\{.*?\}\}", "", text).partition(" [Op:")[0]
     return text.strip().partition("\n")[0]

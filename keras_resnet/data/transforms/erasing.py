@@ -1,4 +1,4 @@
-"""Random erasing: a rectangle of a picture becomes noise."""
+"""Random erasing: replaces a rectangle of an image by noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_resnet.data.transforms.affine import places, within
 
-ERASED_AREA = (0.02, 1 / 3)  # of the picture's
+ERASED_AREA = (0.02, 1 / 3)  # as a fraction of the image's area
 ERASED_ASPECT = (0.3, 1 / 0.3)  # height over width
 
 
@@ -18,15 +18,15 @@ def random_erase(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Te
     Args:
         image: uint8 [H, W, 3].
         seed: int64 pair; the same seed gives the same pixels.
-        probability: that anything is erased, in [0, 1].
+        probability: the probability that a rectangle is erased, in [0, 1].
 
     Returns:
-        uint8 [H, W, 3], with independent uniform values in one rectangle, whose area is
-        uniform in ERASED_AREA and its aspect log-uniform in ERASED_ASPECT. Unchanged if
-        none of 10 such rectangles fits.
+        uint8 [H, W, 3], with independent uniform values in one rectangle. Its area is
+        uniform in ERASED_AREA, its aspect ratio log-uniform in ERASED_ASPECT. The image
+        is unchanged if none of 10 such rectangles fits.
 
     Raises:
-        ValueError: probability out of range.
+        ValueError: the probability is out of range.
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"probability={probability}: must be in [0, 1]")
@@ -39,7 +39,7 @@ def random_erase(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Te
         noise = tf.random.stateless_uniform(
             tf.shape(image)[:2], seeds[2], None, None, tf.uint32
         )
-        noise = tf.bitcast(noise, tf.uint8)[..., :3]  # three bytes of four
+        noise = tf.bitcast(noise, tf.uint8)[..., :3]  # three of the four bytes
         return tf.where(within(v - top, u - left, height, width), noise, image)
 
     is_erased = tf.random.stateless_uniform([], seeds[0]) < probability
@@ -47,7 +47,7 @@ def random_erase(image: tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Te
 
 
 def _rectangle(shape: tf.Tensor, seed: tf.Tensor, tries: int = 10) -> list[tf.Tensor]:
-    """Top, left, height and width of the first that fits, or zeros; float64."""
+    """The first rectangle that fits: top, left, height and width, or zeros; float64."""
     low, high = zip(ERASED_AREA, map(math.log, ERASED_ASPECT), (0, 1), (0, 1))
     draws = tf.random.stateless_uniform([tries, 4], seed, low, high, tf.float64)
     sides = tf.cast(shape[:2], tf.float64)

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: two pictures and their labels become one."""
+"""Mixup and CutMix, which combine two images and their labels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ Seed: TypeAlias = tf.Tensor | Sequence[int]
 def mixup(
     images: tf.Tensor, labels: tf.Tensor, alpha: float, seed: Seed
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mixes each picture with its mirror in the batch (arXiv 1710.09412).
+    """Blends each image with the one at the mirrored place in the batch.
 
-    There is one share ~ Beta(alpha, alpha) for a batch, as in the published scripts.
+    Image i is blended with image B - 1 - i (arXiv 1710.09412). All images of a batch
+    have the same share ~ Beta(alpha, alpha), as in the published scripts.
 
     Args:
         images: [B, H, W, 3], of any real type.
-        labels: floating [B, K], one-hot or already mixed.
-        alpha: above 0; 0.2 in arXiv 1812.01187.
+        labels: [B, K] of a floating type, one-hot or already mixed.
+        alpha: the parameter of the Beta distribution, above 0; 0.2 in arXiv 1812.01187.
         seed: a pair of integers, which determine the share.
 
     Returns:
@@ -39,13 +40,15 @@ def mixup(
 def cutmix(
     images: tf.Tensor, labels: tf.Tensor, alpha: float, seed: Seed
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pastes a box of each picture's mirror in the batch into it (arXiv 1905.04899).
+    """Pastes into each image a box from the one at the mirrored place in the batch.
 
-    There is one box for a batch. It has 1 - share of the area, for a share ~
-    Beta(alpha, alpha), and its middle may be anywhere, so that the border may cut it.
-    Labels are mixed by the area that is left.
+    Image i receives a box of image B - 1 - i (arXiv 1905.04899), the same box for all
+    images of a batch. It has 1 - share of the area, with share ~ Beta(alpha, alpha).
+    Its center is uniform in the image, and it is clipped at the border. Labels are
+    mixed in proportion to the areas after clipping.
 
-    Arguments, results and errors are those of `mixup`, but images keep their type.
+    Arguments, results and errors are those of `mixup`, except that images keep their
+    type.
     """
     images, labels = _checked(images, labels, alpha, "cutmix")
     share_seed, place_seed = tf.unstack(
@@ -70,14 +73,14 @@ def cutmix(
 
 
 def draw_beta(alpha: float, seed: Seed) -> tf.Tensor:
-    """A float32 ~ Beta(alpha, alpha), as one gamma over the sum of two."""
+    """Draws a float32 ~ Beta(alpha, alpha), as x / (x + y) of two gamma variates."""
     gammas = tf.random.stateless_gamma([2], _pair(seed), alpha)
-    # where alpha is small both sometimes underflow, and nothing is mixed
+    # for a small alpha both may underflow to 0; then nothing is mixed
     total = tf.reduce_sum(gammas)
     return tf.where(total > 0, gammas[0] / tf.maximum(total, 1e-30), 1.0)
 
 
-@tf.function(jit_compile=True)  # one pass over the pictures
+@tf.function(jit_compile=True)  # XLA fuses it into one pass over the images
 def _blend(values: tf.Tensor, share: tf.Tensor, kind: tf.DType) -> tf.Tensor:
     values = tf.cast(values, tf.float32)
     return tf.cast(share * values + (1 - share) * tf.reverse(values, [0]), kind)

@@ -1,7 +1,7 @@
 """RandAugment, with Pillow's operations.
 
-The choice and strength of operations are those of timm's "rand-m9-n2-mstd0.5-inc1" and
-the like (`auto_augment.py` of timm 1.0.31).
+Operations are chosen and scaled as in timm's "rand-m9-n2-mstd0.5-inc1" and similar
+configurations (`auto_augment.py` of timm 1.0.31).
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from keras_resnet.data.transforms.affine import MAX_LEVEL, places, signed, withi
 def rand_augment(
     image: tf.Tensor, seed: tf.Tensor, magnitude: float, ops: int = 2, std: float = 0.0
 ) -> tf.Tensor:
-    """Applies operations drawn at random (arXiv 1909.13719), as timm does.
+    """Applies random operations to an image (arXiv 1909.13719), as timm does.
 
-    `ops` times one of the 15 OPERATIONS is drawn, and applied with probability 0.5.
+    One of the 15 OPERATIONS is drawn `ops` times, and applied with probability 0.5.
 
     Args:
         image: uint8 [H, W, 3].
         seed: int64 pair; the same seed gives the same pixels.
-        magnitude: mean level of an operation, in (0, 10].
-        ops: how many are drawn, at least 1.
-        std: standard deviation of the normal level, which is clipped to [0, 10].
+        magnitude: the mean level of an operation, in (0, 10].
+        ops: the number of operations drawn, at least 1.
+        std: the standard deviation of the level, which has a normal distribution and is
+            clipped to [0, 10].
 
     Returns:
         uint8 [H, W, 3].
 
     Raises:
-        ValueError: magnitude, ops or std out of range.
+        ValueError: magnitude, ops or std is out of range.
     """
     if not 0 < magnitude <= MAX_LEVEL:
         raise ValueError(f"magnitude={magnitude}: must be in (0, {MAX_LEVEL}]")
@@ -46,7 +47,7 @@ def rand_augment(
         operation, is_applied, level, sign = draw
         branches = [
             functools.partial(operate, image, level, sign)
-            for operate in (*OPERATIONS.values(), _leave)
+            for operate in (*OPERATIONS.values(), _identity)
         ]
         result = tf.switch_case(
             tf.where(is_applied, operation, len(OPERATIONS)), branches
@@ -59,9 +60,10 @@ def rand_augment(
 def _draw(
     seed: tf.Tensor, magnitude: float, ops: int, std: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Indices in OPERATIONS, whether to apply them, levels and signs (1 or -1).
+    """Draws indices in OPERATIONS, whether to apply them, levels, and signs (1 or -1).
 
-    Level and sign are float64, so that integer parts are those of Python's floats.
+    Levels and signs are float64, so that truncating them gives the same integers as
+    Python's floats.
     """
     seeds = tf.random.experimental.stateless_split(seed, 2)
     draws = tf.random.stateless_uniform([3, ops], seeds[0])
@@ -72,7 +74,7 @@ def _draw(
     return operations, draws[1] < 0.5, levels, signs
 
 
-def _leave(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+def _identity(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
     return tf.identity(image)
 
 
@@ -92,7 +94,7 @@ def _equalize(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
     step = (tf.reduce_sum(counts, 1) - brightest)[:, None] // 255
     below = tf.cumsum(counts, axis=1, exclusive=True)
     table = tf.minimum((step // 2 + below) // tf.maximum(step, 1), 255)
-    # a channel of few pixels, or of one value, is unchanged
+    # a channel with few pixels or a single value is left unchanged
     table = tf.cast(tf.where(step > 0, table, tf.range(256)), tf.uint8)
     return tf.gather(tf.reshape(table, [-1]), values + tf.constant([0, 256, 512]))
 
@@ -102,7 +104,7 @@ def _invert(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
 
 
 def _posterize(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    dropped = 4 + tf.cast(level / MAX_LEVEL * 4, tf.int32)  # bits; all at the top level
+    dropped = 4 + tf.cast(level / MAX_LEVEL * 4, tf.int32)  # bits, from 4 to all 8
     mask = 256 - tf.bitwise.left_shift(1, dropped)
     return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
 
@@ -118,12 +120,12 @@ def _solarize_add(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Ten
 
 
 def _color(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    return _enhance(image, _grey(image), level, sign)
+    return _enhance(image, _gray(image), level, sign)
 
 
 def _contrast(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
     # the sum is exact in float64
-    mean = tf.reduce_mean(tf.cast(_grey(image), tf.float64))
+    mean = tf.reduce_mean(tf.cast(_gray(image), tf.float64))
     return _enhance(image, tf.cast(tf.floor(mean + 0.5), tf.float32), level, sign)
 
 
@@ -142,17 +144,18 @@ def _sharpness(image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor
     return _enhance(image, smooth, level, sign)
 
 
-def _grey(image: tf.Tensor) -> tf.Tensor:
-    """float32 [H, W, 1], whole numbers: Pillow's luma in 16 bits of fixed point."""
+def _gray(image: tf.Tensor) -> tf.Tensor:
+    """Pillow's gray image, float32 [H, W, 1] with integer values."""
+    # the weights are in units of 1 / 2**16; sums are below 2**24, and so exact
     weights = tf.constant([[19595.0], [38470.0], [7471.0]])
-    luma = tf.tensordot(tf.cast(image, tf.float32), weights, 1)  # below 2**24: exact
+    luma = tf.tensordot(tf.cast(image, tf.float32), weights, 1)
     return tf.floor((luma + 2**15) / 2**16)
 
 
 def _enhance(
     image: tf.Tensor, plain: tf.Tensor, level: tf.Tensor, sign: tf.Tensor
 ) -> tf.Tensor:
-    """Away from the plain picture or towards it, by up to 0.9: Pillow's blend."""
+    """Pillow's ImageEnhance: plain + factor * (image - plain), factor in [0.1, 1.9]."""
     factor = tf.cast(1 + signed(0.9, level, sign), tf.float32)
     return _to_uint8(plain + factor * (tf.cast(image, tf.float32) - plain))
 
@@ -162,7 +165,7 @@ def _to_uint8(pixels: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(pixels, 0.0, 255.0), tf.uint8)
 
 
-# f(image, level, sign), level in [0, 10]: timm's "increasing" set
+# timm's "increasing" set, as functions (image, level in [0, 10], sign) -> image
 OPERATIONS = {
     "AutoContrast": _auto_contrast,
     "Equalize": _equalize,

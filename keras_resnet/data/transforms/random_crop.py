@@ -1,4 +1,4 @@
-"""The random crops of training, of which no more than the window is decoded."""
+"""Random crops for training; of a JPEG, only the crop is decoded."""
 
 from __future__ import annotations
 
@@ -17,28 +17,32 @@ from keras_resnet.data.transforms.erasing import random_erase
 from keras_resnet.data.transforms.randaugment import rand_augment
 from keras_resnet.data.transforms.resize import resize_as_pillow
 
-_TRIES = 10  # crops are drawn, before the largest middle one is taken
+_TRIES = 10  # random crops to try before falling back to the center crop
 
 
 def load_train(
     data: tf.Tensor, recipe: Any, crop: tf.Tensor, seed: tf.Tensor
 ) -> tf.Tensor:
-    """Encoded bytes, or pixels -> a random crop, resized: uint8 [S, S, 3].
+    """Decodes, crops and resizes an image for training.
 
-    arXiv 1812.01187 section 2.1, step 2; then RandAugment and random erasing.
+    The crop is step 2 of arXiv 1812.01187 section 2.1. RandAugment and random erasing
+    follow if the recipe uses them.
 
     Args:
-        data: string, a whole file, or uint8 [H, W, 3].
+        data: scalar string, the content of an image file; or pixels, uint8 [H, W, 3].
         recipe: a Recipe.
-        crop: the result of `draw_crops` for one picture.
+        crop: float32 [tries + 1, 2], the result of `draw_crops` for this image.
         seed: int64 pair; the same crop and seed give the same pixels.
+
+    Returns:
+        uint8 [S, S, 3], where S is the recipe's train_size.
     """
     image = _random_crop(data, recipe, crop)
     size = recipe.train_size
     if recipe.train_antialias:
         image = resize_as_pillow(image, size, size, recipe.train_interpolation)
     else:
-        image = tf.cast(image, tf.float32)  # twice as fast as of uint8
+        image = tf.cast(image, tf.float32)  # resizing float32 is twice as fast as uint8
         image = tf.image.resize(image, [size, size], recipe.train_interpolation)
         if recipe.train_interpolation == "bicubic":
             image = tf.clip_by_value(image, 0.0, 255.0)
@@ -57,9 +61,9 @@ def _augment(image: tf.Tensor, recipe: Any, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _random_crop(data: tf.Tensor, recipe: Any, crop: tf.Tensor) -> tf.Tensor:
-    """A window of the picture, the only part of a JPEG that is decoded."""
+    """The part of the image that the crop selects; of a JPEG, only this is decoded."""
 
-    # not inlined, as operations of a branch that is not taken cost time too
+    # not inlined, as the operations of a branch take time even if it is not executed
     @tf.function(experimental_attributes={"_noinline": True})
     def decode_then_crop(data: tf.Tensor, crop: tf.Tensor) -> tf.Tensor:
         image = decode_image(data)
@@ -77,28 +81,31 @@ def _random_crop(data: tf.Tensor, recipe: Any, crop: tf.Tensor) -> tf.Tensor:
 
     if data.dtype == tf.uint8:
         return decode_then_crop(data, crop)
-    # of a truncated file a window may decode or fail, so that it is decoded whole
+    # a truncated file is decoded as a whole, so that it fails for every crop
     is_jpeg = has_magic(data, "jpeg") & ends_whole(data)
     return tf.cond(is_jpeg, decode_window, lambda: decode_then_crop(data, crop))
 
 
 def draw_crops(recipe: Any, count: int, seed: Any) -> tf.Tensor:
-    """Draws the random numbers of crops, which do not depend on the pictures' sizes.
+    """Draws the random numbers of crops, which do not depend on the images' sizes.
 
-    As in the code of the paper, ten times: an area U[min_area, 1] of the picture, and
-    an aspect U[1 / max_aspect, max_aspect], inverted half of the time. With `scales`,
-    once: a square, in proportion to the picture as the train size is to a short side of
-    U{scales} (arXiv 1409.1556 section 3.1).
+    As in the paper's code, ten sizes are drawn for each image: the area is
+    U[min_area, 1] of the image's area, and the aspect ratio U[1 / max_aspect,
+    max_aspect], inverted with probability 0.5. With `scales`, one square is drawn, as
+    if the short side had been resized to U{scales} pixels and train_size pixels were
+    cropped (arXiv 1409.1556 section 3.1).
 
     Args:
-        recipe: with min_area and max_aspect, or with scales and train_size.
-        count: the number of pictures.
+        recipe: an object with the fields scales, and min_area and max_aspect or
+            train_size.
+        count: the number of images.
         seed: int64 pair.
 
     Returns:
-        float32 [count, tries + 1, 2]: heights and widths, in units of the square root
-        of the picture's area, or with `scales` of its short side; and last the place of
-        the crop in the free space, top and left, in [0, 1).
+        float32 [count, tries + 1, 2]. The first entries are heights and widths, in
+        units of the square root of the image's area or, with `scales`, of its short
+        side. The last entry is the position of the crop (vertical, horizontal) as a
+        fraction of the free space, in [0, 1).
     """
     tries = 1 if recipe.scales else _TRIES
     draws = tf.random.stateless_uniform([3 * tries + 2, count], seed, alg="philox")
@@ -118,15 +125,18 @@ def draw_crops(recipe: Any, count: int, seed: Any) -> tf.Tensor:
 
 
 def random_window(shape: tf.Tensor, recipe: Any, crop: tf.Tensor) -> tf.Tensor:
-    """The window of a crop in a picture: int32 [4], top, left, height and width.
+    """Returns the window of a crop in an image.
 
-    It has the first of the drawn sizes that fits, or else is the largest window in the
-    middle whose aspect the recipe allows.
+    It has the first drawn size that fits into the image. If none fits, it is the
+    largest centered window with an aspect ratio that the recipe allows.
 
     Args:
-        shape: int32 [2], height and width in pixels.
-        recipe: with scales and max_aspect.
-        crop: float32 [tries + 1, 2], of `draw_crops`.
+        shape: int32 [2], the image's height and width in pixels.
+        recipe: an object with the fields scales and max_aspect.
+        crop: float32 [tries + 1, 2], the result of `draw_crops` for this image.
+
+    Returns:
+        int32 [4]: top, left, height and width in pixels.
     """
     sides = tf.cast(shape, tf.float32)
     unit = tf.reduce_min(sides) if recipe.scales else tf.sqrt(tf.reduce_prod(sides))

@@ -1,4 +1,4 @@
-"""Pictures turned by their EXIF orientation, and composited over a background."""
+"""Rotates images by their EXIF orientation, and composites alpha over a background."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from keras_resnet.data.transforms.decode import check_size, decode_image, pictur
 from keras_resnet.errors import DataError
 
 _FORMATS = ["JPEG", "PNG", "GIF", "BMP", "WEBP"]
-_ORIENTATION = 0x0112  # of EXIF
+_ORIENTATION = 0x0112  # the EXIF tag
 
 
 def read_header(data: bytes) -> dict[str, Any]:
-    """A picture's "mode", "exif" (orientation, 1 to 8) and "alpha", without decoding.
+    """Reads the header of an image file with Pillow, without decoding pixels.
 
-    Each is None where Pillow cannot read it.
+    Returns:
+        {"mode": Pillow's mode, "exif": orientation from 1 to 8 or None, "alpha":
+        whether the image has alpha}; all None if Pillow cannot read the header.
     """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             exif = Image.Exif()
-            # not image.getexif, which decodes a PNG to look behind its pixels
+            # image.getexif would decode a PNG, to read the chunks after its pixels
             exif.load(image.info.get("exif", b""))
             orientation = exif.get(_ORIENTATION)
             known = isinstance(orientation, int) and 1 <= orientation <= 8
@@ -35,12 +37,16 @@ def read_header(data: bytes) -> dict[str, Any]:
                 "exif": orientation if known else None,
                 "alpha": alpha,
             }
-    except Exception:  # of as many classes as there are ways to be damaged
+    except Exception:  # damaged files raise exceptions of many classes
         return {"mode": None, "exif": None, "alpha": None}
 
 
 def parse_colour(background: str) -> tuple[int, ...]:
-    """RGB of "white" or "#ffffff"; a DataError where Pillow knows no such colour."""
+    """Parses an opaque color such as "white" or "#ffffff" to RGB in [0, 255].
+
+    Raises:
+        DataError: Pillow does not know the color, or it has alpha.
+    """
     from PIL import ImageColor
 
     try:
@@ -49,22 +55,28 @@ def parse_colour(background: str) -> tuple[int, ...]:
         colour = ()
     if len(colour) != 3:
         raise DataError(
-            f"background={background!r}: must be an opaque colour, as white or #ffffff"
+            f"background={background!r}: must be an opaque color, such as white or "
+            "#ffffff"
         )
     return colour
 
 
 def amend(data: tf.Tensor, upright: bool, background: str) -> tf.Tensor:
-    """The same bytes, or a PNG of what was turned or composited, in a graph.
+    """Rotates an image file by its EXIF orientation, or composites its alpha.
 
     Args:
-        data: scalar string tensor, a whole file.
-        upright: turns by the EXIF orientation, as Pillow's exif_transpose.
-        background: a colour that alpha is composited over, as Pillow's alpha_composite;
-            "" leaves it to be dropped.
+        data: scalar string tensor, the content of an image file.
+        upright: whether to apply the EXIF orientation, as Pillow's exif_transpose.
+        background: a color to composite images with alpha over, as Pillow's
+            alpha_composite; "" leaves alpha alone.
+
+    Returns:
+        Scalar string tensor: a PNG of the changed image, or `data` if nothing changed.
 
     Raises:
-        tf.errors.InvalidArgumentError: a picture that is to be amended is damaged.
+        DataError: `background` is not an opaque color.
+        tf.errors.InvalidArgumentError: an image that has to be changed is damaged, or
+            an image is too large.
     """
     colour = parse_colour(background) if background else None
 
@@ -74,7 +86,7 @@ def amend(data: tf.Tensor, upright: bool, background: str) -> tf.Tensor:
         return np.int32(orientation), np.bool_(colour and header["alpha"])
 
     def amended() -> tf.Tensor:
-        image = decode_image(data)  # it refuses what is too large or damaged
+        image = decode_image(data)  # raises an error for a damaged image
         image = tf.numpy_function(
             finish, [data, image, orientation, alpha], tf.uint8, stateful=False
         )
@@ -98,20 +110,26 @@ def amend(data: tf.Tensor, upright: bool, background: str) -> tf.Tensor:
 def _composite(
     colour: tuple[int, ...] | None, data: bytes, image: np.ndarray
 ) -> np.ndarray:
-    """uint8 [H, W, 3] over a colour; `image` where Pillow cannot decode it."""
+    """Composites an image file over a color; returns `image` if Pillow cannot read it.
+
+    Args:
+        colour: RGB in [0, 255].
+        data: the content of the image file.
+        image: uint8 [H, W, 3], its pixels without alpha.
+    """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as picture:
             above = picture.convert("RGBA")
-    except Exception:  # of as many classes as there are ways to be damaged
+    except Exception:  # damaged files raise exceptions of many classes
         return image
     below = Image.new("RGBA", above.size, colour)
     return np.asarray(Image.alpha_composite(below, above).convert("RGB"))
 
 
 def _turn(image: np.ndarray, orientation: int) -> np.ndarray:
-    """uint8 [H, W, 3] turned and mirrored by its EXIF orientation, 1 to 8."""
+    """Rotates and mirrors uint8 [H, W, 3] pixels by an EXIF orientation from 1 to 8."""
     from PIL import Image, ImageOps
 
     picture = Image.fromarray(image)
