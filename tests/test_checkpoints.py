@@ -120,7 +120,7 @@ def test_bit_flipped_in_any_array_is_rejected(name, tmp_path):
     checkpoint, (reason,) = checkpoints.newest(tmp_path)
     assert_holds(checkpoint, 1)
     assert str(victim.parent) in reason
-    assert "state.npz is not what manifest.json says by its SHA-256" in reason
+    assert "state.npz does not match its SHA-256 in manifest.json" in reason
 
 
 def test_bit_flipped_anywhere_in_the_manifest_is_rejected(tmp_path):
@@ -161,7 +161,7 @@ def test_manifest_that_is_something_else_is_damaged(text, tmp_path):
 def test_manifest_of_another_checkpoint_is_damaged(tmp_path):
     first, second = write(tmp_path, 0, 1, seed=1), write(tmp_path, 0, 2, seed=2)
     shutil.copy(first / "manifest.json", second)
-    with pytest.raises(Damaged, match=r"state\.npz is not what manifest\.json says"):
+    with pytest.raises(Damaged, match=r"state\.npz does not match its SHA-256"):
         checkpoints.read(second)
 
 
@@ -175,7 +175,7 @@ def test_each_rejected_is_told_and_none_left_is_an_error(tmp_path):
     assert all(str(path) in told for path, told in zip(paths[:0:-1], rejected))
     shutil.rmtree(paths[0])
     paths[0].mkdir()
-    with pytest.raises(RunError, match="not one of its checkpoints verifies") as error:
+    with pytest.raises(RunError, match="none of its checkpoints is intact") as error:
         checkpoints.newest(tmp_path)
     assert all(str(path) in str(error.value) for path in paths)
 

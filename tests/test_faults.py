@@ -43,7 +43,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same(
     train.fit(RECIPE, data, run, keras.callbacks.Callback(), [resumed], **EVERY)
     (line,) = capsys.readouterr().err.splitlines()
     path = checkpoints.path_of(run, damaged)
-    words = "damaged: state.npz is not what manifest.json says by its SHA-256"
+    words = "damaged: state.npz does not match its SHA-256 in manifest.json"
     assert line == f"{path}: {words}; left out"
     assert resumed.steps[0] == before
     assert differing(final(run), peace) == []
@@ -114,7 +114,7 @@ def test_damaged_checkpoints_alone_are_an_error_and_no_fresh_start(
     for place in checkpoints.places(run):
         (checkpoints.path_of(run, place) / "manifest.json").unlink()
     before = content(run)
-    with pytest.raises(RunError, match="not one of its checkpoints verifies"):
+    with pytest.raises(RunError, match="none of its checkpoints is intact"):
         train.fit(RECIPE, data, run)
     assert content(run) == before
 

@@ -1,1 +1,1 @@
-"""A run as it is on disk: its files, checkpoints, process and state."""
+"""Run directories: their files, checkpoints, lock, history and status."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole or not there, several, each verified when it is read."""
+"""Checkpoints of a run, written atomically and verified when they are read."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from keras_resnet.errors import RunError
 from keras_resnet.runs import layout
 
 _STATE, _MANIFEST = "state.npz", "manifest.json"
-_OWN = "sha256"  # the manifest's key for the hash of itself
+_HASH_KEY = "sha256"  # the manifest's key for its own hash
 _NAME = re.compile(r"epoch(\d{1,9})-batch(\d{1,9})")
 
 
 class Damaged(ValueError):
-    """A checkpoint that does not verify, and why."""
+    """Raised for a checkpoint that fails verification; the message is the reason."""
 
 
 class Place(NamedTuple):
-    """Where a run stands: whole epochs, and whole batches of the next one."""
+    """The progress of a run: completed epochs, and batches done of the next one."""
 
     epoch: int
     batch: int = 0
@@ -40,12 +40,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What one holds.
+    """The content of a checkpoint.
 
     Attributes:
-        place: where the run stood.
+        place: the run's progress when the checkpoint was taken.
         arrays: {name: array} of the state.
-        facts: what `write` was told beside it, as JSON has it.
+        facts: the metadata that was passed to `write`, after a round trip through JSON.
     """
 
     place: Place
@@ -59,16 +59,19 @@ def write(
     arrays: Mapping[str, np.ndarray],
     facts: Mapping[str, Any],
 ) -> Path:
-    """Writes a checkpoint aside, flushes it to the disk and renames it into place.
+    """Writes a checkpoint to a hidden folder, flushes it and renames it into place.
 
     Args:
         run: the run directory.
-        place: of the run; a checkpoint of the same place is replaced.
-        arrays: numbers only.
-        facts: what JSON can hold.
+        place: the run's progress; an existing checkpoint of the same place is replaced.
+        arrays: {name: array} of the state, with numeric dtypes only.
+        facts: JSON-serializable metadata.
+
+    Returns:
+        The checkpoint's folder.
 
     Raises:
-        OSError: the disk is full, or may not be written; what was there stays.
+        OSError: the disk is full or not writable; existing checkpoints are unaffected.
     """
     folder = Path(run, layout.CHECKPOINTS)
     folder.mkdir(exist_ok=True)
@@ -81,7 +84,7 @@ def write(
             files.flush(stream)
         manifest = {"files": {_STATE: _sha256(partial / _STATE)}, **facts}
         with open(partial / _MANIFEST, "w") as stream:
-            stream.write(_signed(manifest))
+            stream.write(_with_hash(manifest))
             files.flush(stream)
         files.sync(partial)
         _replace(partial, target)
@@ -93,27 +96,29 @@ def write(
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads one checkpoint, every byte of it verified.
+    """Reads a checkpoint and verifies every byte of it.
 
     Raises:
-        Damaged: in what way.
+        Damaged: a file is missing, unreadable or does not match its SHA-256.
     """
     path = Path(path)
     match = _NAME.fullmatch(path.name)
     try:
         text = (path / _MANIFEST).read_text()
         manifest = json.loads(text)
-        own, said = manifest.pop(_OWN), manifest.pop("files")[_STATE]
-        if hashlib.sha256(text.replace(own, "", 1).encode()).hexdigest() != own:
-            raise Damaged(f"{_MANIFEST} is not what it was by its own SHA-256")
-        if _sha256(path / _STATE) != said:
-            raise Damaged(f"{_STATE} is not what {_MANIFEST} says by its SHA-256")
+        own_hash = manifest.pop(_HASH_KEY)
+        state_hash = manifest.pop("files")[_STATE]
+        unhashed = text.replace(own_hash, "", 1)
+        if hashlib.sha256(unhashed.encode()).hexdigest() != own_hash:
+            raise Damaged(f"{_MANIFEST} does not match its own SHA-256")
+        if _sha256(path / _STATE) != state_hash:
+            raise Damaged(f"{_STATE} does not match its SHA-256 in {_MANIFEST}")
         with np.load(path / _STATE, allow_pickle=False) as arrays:
             values = dict(arrays)
     except FileNotFoundError as error:
         raise Damaged(f"{Path(error.filename).name} is missing") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{_MANIFEST} does not name its files ({error})") from error
+        raise Damaged(f"{_MANIFEST} lacks valid hashes ({error})") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise error if isinstance(error, Damaged) else Damaged(str(error)) from error
     assert match
@@ -121,7 +126,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def places(run: str | os.PathLike[str]) -> list[Place]:
-    """Where the checkpoints of a run were taken, the newest last."""
+    """Returns the places of a run's checkpoints, the newest last."""
     folder = Path(run, layout.CHECKPOINTS)
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     matches = filter(None, map(_NAME.fullmatch, names))
@@ -130,15 +135,18 @@ def places(run: str | os.PathLike[str]) -> list[Place]:
 
 
 def path_of(run: str | os.PathLike[str], place: Place) -> Path:
-    """The folder of the checkpoint of a place."""
+    """Returns the folder of the checkpoint of `place`."""
     return Path(run, layout.CHECKPOINTS, str(place))
 
 
 def newest(run: str | os.PathLike[str]) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, if there are any; and why others do not.
+    """Returns the newest intact checkpoint and why newer ones were rejected.
+
+    Returns:
+        (checkpoint, messages about damaged newer ones); (None, []) without checkpoints.
 
     Raises:
-        RunError: there are checkpoints, and not one verifies.
+        RunError: all checkpoints are damaged.
     """
     rejected: list[str] = []
     for place in reversed(places(run)):
@@ -149,8 +157,8 @@ def newest(run: str | os.PathLike[str]) -> tuple[Checkpoint | None, list[str]]:
             rejected.append(f"{path}: damaged: {error}")
     if rejected:
         raise RunError(
-            f"{run}: not one of its checkpoints verifies: {'; '.join(rejected)}. Bring "
-            f"one back, or remove {layout.CHECKPOINTS}/ to start afresh"
+            f"{run}: none of its checkpoints is intact: {'; '.join(rejected)}. Restore "
+            f"one, or remove {layout.CHECKPOINTS}/ to start from scratch"
         )
     return None, []
 
@@ -158,13 +166,14 @@ def newest(run: str | os.PathLike[str]) -> tuple[Checkpoint | None, list[str]]:
 def prune(
     run: str | os.PathLike[str], last: Place, keep: int, best: Place | None = None
 ) -> None:
-    """Removes all but the newest `keep` and the best, and what was never finished.
+    """Removes partial checkpoints, and all but the newest `keep` and the best one.
 
     Args:
         run: the run directory.
-        last: the newest; those after it were rejected when the run went on.
-        keep: 2 or more, the last included.
-        best: that stays besides.
+        last: the place of the newest valid checkpoint; later ones, which were rejected
+            when the run was resumed, are removed.
+        keep: how many to keep, 2 or more, including `last`.
+        best: the place of a checkpoint to keep in addition.
     """
     folder = Path(run, layout.CHECKPOINTS)
     every = places(run)
@@ -176,36 +185,36 @@ def prune(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _signed(manifest: Mapping[str, Any]) -> str:
-    """JSON text with the SHA-256 that it has while that is empty."""
-    text = json.dumps({_OWN: "", **manifest}, indent=1)
-    own = hashlib.sha256(text.encode()).hexdigest()
-    return text.replace(f'"{_OWN}": ""', f'"{_OWN}": "{own}"', 1)
+def _with_hash(manifest: Mapping[str, Any]) -> str:
+    """Returns JSON text with its own SHA-256, computed while that field is empty."""
+    text = json.dumps({_HASH_KEY: "", **manifest}, indent=1)
+    own_hash = hashlib.sha256(text.encode()).hexdigest()
+    return text.replace(f'"{_HASH_KEY}": ""', f'"{_HASH_KEY}": "{own_hash}"', 1)
 
 
 def _replace(partial: Path, target: Path) -> None:
-    """A folder cannot be renamed onto another: that one goes aside meanwhile."""
+    """Renames a folder to `target`, first moving an existing `target` away."""
     if not target.exists():
         os.rename(partial, target)
         return
-    doomed = _doomed(target)
+    previous = _move_aside(target)  # a folder cannot be renamed onto a non-empty one
     try:
         os.rename(partial, target)
     except OSError:
-        os.rename(doomed, target)
+        os.rename(previous, target)
         raise
-    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def _remove(path: Path) -> None:
-    """At once for a reader: half a folder would be a damaged checkpoint."""
-    shutil.rmtree(_doomed(path), ignore_errors=True)
+    """Removes a checkpoint, hiding it first so that no reader sees half of it."""
+    shutil.rmtree(_move_aside(path), ignore_errors=True)
 
 
-def _doomed(path: Path) -> Path:
-    doomed = files.unique(path)
-    os.rename(path, doomed)
-    return doomed
+def _move_aside(path: Path) -> Path:
+    hidden = files.unique(path)
+    os.rename(path, hidden)
+    return hidden
 
 
 def _sha256(path: Path) -> str:
