@@ -1,4 +1,4 @@
-"""The history of a run: a row of measures for each epoch that is done."""
+"""The history of a run: a row of metrics for each completed epoch."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from keras_resnet.files import write_whole
 from keras_resnet.runs import layout
 from keras_resnet.runs.checkpoints import Place
 
-Row = dict[str, Any]  # the measures of an epoch
+Row = dict[str, Any]  # {name: value} of an epoch's metrics
 
 
 def best_place(history: Sequence[Row], monitor: str = "val_top1") -> Place | None:
-    """Of the epoch with the best measure of that name, the first of such."""
+    """Returns the place after the first epoch with the highest `monitor`, if any."""
     scores = [row.get(monitor, -1.0) for row in history]
     return Place(history[int(np.argmax(scores))]["epoch"]) if scores else None
 
 
 def is_stalled(history: Sequence[Row], monitor: str, patience: int) -> bool:
-    """Whether so many epochs, the last of them validated, brought no better measure."""
+    """Returns whether `monitor` has not improved for `patience` epochs.
+
+    False if `patience` is 0, or if the last epoch was not validated.
+    """
     if not patience or not history or monitor not in history[-1]:
         return False
     best = best_place(history, monitor)
@@ -33,7 +36,7 @@ def is_stalled(history: Sequence[Row], monitor: str, patience: int) -> bool:
 
 
 def write_history(run: Path, history: Sequence[Row]) -> None:
-    """Writes history.json and log.csv."""
+    """Writes history.json and log.csv to the run directory."""
     write_whole(run / layout.HISTORY, json.dumps(history, indent=1))
     write_whole(run / layout.LOG, _table(history))
 
