@@ -1,4 +1,4 @@
-"""The files of a run directory, by name; and which epochs its models are of."""
+"""The names of the files in a run directory, and how long its models were trained."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from typing import Any
 
 from keras_resnet.errors import RunError
 
-RECIPE = "recipe.json"  # `Recipe.read` reads it
-DATA = "data.json"  # of which data the run is
-LOCK = ".lock"  # which process trains there, as long as one does
+RECIPE = "recipe.json"  # for `Recipe.read`
+DATA = "data.json"  # identifies the data set
+LOCK = ".lock"  # names the process that is training there
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.json"  # a row for each epoch
-LOG = "log.csv"  # the same, for a spreadsheet
-TENSORBOARD = "tensorboard"  # the same, for TensorBoard
-CURVES = "curves.png"  # the same, as a picture
+LOG = "log.csv"  # the history, for a spreadsheet
+TENSORBOARD = "tensorboard"  # the history, for TensorBoard
+CURVES = "curves.png"  # the history, plotted
 MODEL = "model.keras"
-AVERAGE = "model_ema.keras"  # where the recipe has an ema
-BEST = "best.keras"  # of the epoch with the best monitor
-FINISHED = "finished.json"  # of how many epochs these models are
-METRICS = "metrics.json"  # what `keras-resnet evaluate` measured
+AVERAGE = "model_ema.keras"  # only if the recipe sets `ema`
+BEST = "best.keras"  # the model of the epoch with the best `monitor`
+FINISHED = "finished.json"  # how many epochs the models were trained for
+METRICS = "metrics.json"  # the results of `keras-resnet evaluate`
 GRID = "predictions.png"
 CONFUSION = "confusion.png"
 
 
 def finished(run: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """What the models of a run directory are of, or None where there are none.
+    """Returns how long the final models of a run were trained, or None without models.
 
     Returns:
-        {"epochs": that they were trained for, "of": that the recipe had then,
-        "stopped": why those are more, or ""}.
+        {"epochs": the number of epochs they were trained for, "of": the number that the
+        recipe asked for, "stopped": why training ended early, or ""}.
+
+    Raises:
+        RunError: finished.json or history.json cannot be read.
     """
     run = Path(run)
     if not (run / MODEL).is_file():
@@ -40,18 +43,23 @@ def finished(run: str | os.PathLike[str]) -> dict[str, Any] | None:
         return {"epochs": 0, "of": 0, "stopped": "", **read_json(run / FINISHED)}
     if not (run / HISTORY).is_file():
         return None
-    epochs = len(read_json(run / HISTORY, list))  # of an older version, had no more
+    # older versions wrote no finished.json and trained all epochs of the recipe
+    epochs = len(read_json(run / HISTORY, list))
     return {"epochs": epochs, "of": epochs, "stopped": ""}
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """The value of a file of a run, of that type; RunError where it is none."""
+    """Returns the value of a JSON file of a run.
+
+    Raises:
+        RunError: the file cannot be read, or its value is not of type `kind`.
+    """
     try:
         value = json.loads(path.read_text())
         if not isinstance(value, kind):
-            raise ValueError(f"no {kind.__name__}")
+            raise ValueError(f"its value is not a {kind.__name__}")
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{path}: unreadable ({error}); choose another directory"
+            f"{path}: cannot be read ({error}); choose another run directory"
         ) from error
     return value
