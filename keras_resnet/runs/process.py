@@ -1,4 +1,4 @@
-"""A run's process: the only one at its directory, and one that stops in good order."""
+"""The lock that keeps a run to one process, and the signals that stop it safely."""
 
 from __future__ import annotations
 
@@ -16,28 +16,32 @@ from keras_resnet import files
 from keras_resnet.errors import RunError
 from keras_resnet.runs import layout
 
-_PATIENCE = 0.2  # seconds; one who asks who holds it holds it for an instant
+_LOCK_WAIT = 0.2  # seconds; `holder` also takes the lock, for an instant
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was told to stop, and has written where it stands."""
+    """Raised when a signal stopped a run, after its checkpoint was written."""
 
 
 class Stop:
-    """Whether the run was told to stop, and by which signal."""
+    """A request to stop a run.
+
+    Attributes:
+        signal: the number of the signal that asked for it, or None if none did.
+    """
 
     signal: int | None = None
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
-    """SIGTERM, SIGINT and SIGUSR1 ask the run to stop, once; the next ends the process.
+    """Turns the first SIGTERM, SIGINT or SIGUSR1 into a request to stop the run.
 
-    SLURM sends SIGUSR1 some time before the end where it is asked to
+    A second signal ends the process. SLURM can send SIGUSR1 before the time limit
     (`--signal=USR1@120`).
 
     Yields:
-        A Stop. Outside the main thread signals stay as they are.
+        A Stop. Outside the main thread, no signal handlers are installed.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -56,34 +60,34 @@ def stoppable() -> Iterator[Stop]:
         yield stop
     finally:
         for number, handler in before.items():
-            # None: of a library, and not to be put back from here
+            # None: a handler not installed from Python, which cannot be restored here
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextlib.contextmanager
 def locked(run: str | os.PathLike[str]) -> Iterator[None]:
-    """Holds the lock of a run directory; that of a dead process is free.
+    """Holds the lock of a run directory, which the system frees if the process dies.
 
     Raises:
         RunError: another process holds it.
     """
     import fcntl  # not on Windows, where the rest of the package works
 
-    path, until = Path(run, layout.LOCK), time.monotonic() + _PATIENCE
+    path, deadline = Path(run, layout.LOCK), time.monotonic() + _LOCK_WAIT
     while True:
         with open(path, "a+") as lock:
             try:
                 files.lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                if time.monotonic() < until:
-                    time.sleep(_PATIENCE / 10)
+                if time.monotonic() < deadline:
+                    time.sleep(_LOCK_WAIT / 10)
                     continue
                 raise RunError(
                     f"{run}: is being trained by {holder(run) or 'another process'}; "
                     "wait for it, or stop it"
                 ) from error
-            # or it was the file of one that just ended, which is gone
-            if not _is_still(lock, path):
+            # the previous holder may have deleted this file after it was opened
+            if not _is_same_file(lock, path):
                 continue
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -91,12 +95,12 @@ def locked(run: str | os.PathLike[str]) -> Iterator[None]:
             try:
                 yield
             finally:
-                with contextlib.suppress(OSError):  # of a disk that went read-only
+                with contextlib.suppress(OSError):  # the disk may have become read-only
                     path.unlink()
             return
 
 
-def _is_still(file: IO[str], path: Path) -> bool:
+def _is_same_file(file: IO[str], path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
@@ -104,7 +108,7 @@ def _is_still(file: IO[str], path: Path) -> bool:
 
 
 def holder(run: str | os.PathLike[str]) -> str | None:
-    """Which process trains in a run directory now, if one does."""
+    """Returns which process is training in a run directory, or None if none is."""
     import fcntl
 
     with contextlib.suppress(FileNotFoundError), open(Path(run, layout.LOCK)) as lock:
