@@ -58,7 +58,7 @@ def test_nothing_is_changed(trained):
 
 
 def test_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(RunError, match="so no run; train there first"):
+    with pytest.raises(RunError, match=r"no recipe\.json; train a run there first"):
         status(tmp_path)
 
 

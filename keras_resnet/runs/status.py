@@ -1,4 +1,4 @@
-"""Where a run stands, from its directory alone."""
+"""The status of a run, read from its directory."""
 
 from __future__ import annotations
 
@@ -15,23 +15,34 @@ from keras_resnet.runs.process import holder
 
 
 def status(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a run directory says of its run; nothing is built, and nothing changed.
+    """Returns the status of a run, without building a model or changing any file.
+
+    Args:
+        run: the run directory.
 
     Returns:
-        {"run", "recipe": its name, "model": a variant, "state": "finished", "running"
-        or "stopped", "process": which runs it, or None, "epoch": whole ones done,
-        "batch": of the next one done, "epochs": of the recipe, "early": why it finished
-        before those, or None, "best": {"epoch", "val_top1", and the recipe's monitor}
-        or None, "checkpoints": [{"name", "bytes", "problem": None if every
-        byte verifies}, ...] the newest last, "history": a row an epoch}.
+        A dictionary of:
+
+        - "run": the directory.
+        - "recipe", "model": the names of the recipe and of the model variant.
+        - "state": "finished", "running" or "stopped".
+        - "process": the process that is training it, or None.
+        - "epoch", "batch": completed epochs, and completed batches of the next one, at
+          the newest intact checkpoint.
+        - "epochs": the number of epochs in the recipe.
+        - "early": why the run finished before those, or None.
+        - "best": {"epoch", "val_top1", and the recipe's monitor} or None.
+        - "checkpoints": [{"name", "bytes", "problem"}, ...], the newest last; "problem"
+          is None if every byte was verified.
+        - "history": a row of metrics for each epoch.
 
     Raises:
-        RunError: there is no run in it.
-        RecipeError: its recipe cannot be read.
+        RunError: the directory contains no run.
+        RecipeError: the run's recipe cannot be read.
     """
     run = Path(run)
     if not (run / layout.RECIPE).is_file():
-        raise RunError(f"{run}: no {layout.RECIPE} in it, so no run; train there first")
+        raise RunError(f"{run}: contains no {layout.RECIPE}; train a run there first")
     recipe = Recipe.read(run / layout.RECIPE)
     rows, history, place = [], [], checkpoints.Place(0)
     for where in checkpoints.places(run):
