@@ -34,7 +34,7 @@ class Stop(keras.callbacks.Callback):
 
 def stop(data, run, moment, number=signal.SIGTERM, recipe=RECIPE, **saves):
     """Trains until a moment, when a signal says to stop; where it was written."""
-    with pytest.raises(train.Interrupted, match="the same command goes on"):
+    with pytest.raises(train.Interrupted, match="run the same command to resume"):
         train.fit(recipe, data, run, None, [Moment(*moment, number)], **NONE | saves)
     return checkpoints.places(run)[-1]
 

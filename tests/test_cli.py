@@ -313,7 +313,7 @@ def test_ctrl_c_leaves_whole_files_and_a_run_that_goes_on(call, place, tmp_path)
     assert out == ""
     assert len(err.splitlines()) == 1
     assert "stopped by SIGINT" in err
-    assert "the same command goes on from there" in err
+    assert "run the same command to resume from it" in err
     names = {path.name for path in (tmp_path / "run").iterdir()}
     whole = {"recipe.json", "data.json", "checkpoints", "history.json", "log.csv"}
     whole.add("tensorboard")

@@ -414,7 +414,7 @@ def test_command_is_alone_stops_with_code_75_and_goes_on(folder, tiny, tmp_path)
     finally:
         first.kill()
     assert first.returncode == INTERRUPTED, said
-    words = f"{run}: stopped by SIGTERM, and written at {checkpoints.places(run)[-1]}; "
+    words = f"{run}: stopped by SIGTERM; checkpoint {checkpoints.places(run)[-1]} was "
     assert words in said.replace("\n", " ")
     assert process.holder(run) is None
     train.fit(recipe, folder, run)

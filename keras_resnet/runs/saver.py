@@ -1,4 +1,4 @@
-"""What a run keeps of itself: all its state, written, put back and gone on from."""
+"""Callbacks and functions that save the state of a run and resume from it."""
 
 from __future__ import annotations
 
@@ -20,43 +20,58 @@ from keras_resnet.runs.checkpoints import Checkpoint, Place
 from keras_resnet.runs.history import Row, best_place, is_stalled, write_history
 from keras_resnet.runs.process import Interrupted, Stop
 
-Logs = dict[str, Any] | None  # the measures that Keras gives a callback
+Logs = dict[str, Any] | None  # the metrics that Keras passes to a callback
 
-_METRIC = "metric"  # where a checkpoint's arrays are of metrics
+_METRIC = "metric"  # begins the names of the metrics' arrays in a checkpoint
 
 
 @dataclass(frozen=True)
 class Saving:
-    """How often a run writes where it stands, and how many of these it keeps."""
+    """How often a run writes checkpoints, and how many of them it keeps.
 
-    steps: int = 0  # batches from one to the next; 0: by time and epochs alone
-    seconds: float = 600.0  # the same by time; 0: by steps and epochs alone
-    keep: int = 2  # the newest; the best epoch's is kept besides
+    A checkpoint is also written after each epoch.
+
+    Attributes:
+        steps: the number of batches between two checkpoints; 0: not by steps.
+        seconds: the time between two checkpoints, in seconds; 0: not by time.
+        keep: how many of the newest to keep, 2 or more; that of the best epoch is kept
+            in addition.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    steps: int = 0
+    seconds: float = 600.0
+    keep: int = 2
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not 0 <= self.seconds < float("inf"):
             raise ValueError(
                 f"checkpoint_steps={self.steps}, checkpoint_seconds={self.seconds}: "
-                "must be 0 or more"
+                "must be 0 or more, and finite"
             )
         if self.keep < 2:
-            raise ValueError(f"keep={self.keep}: must be at least 2, should one rot")
+            raise ValueError(
+                f"keep={self.keep}: must be 2 or more, in case the newest is damaged"
+            )
 
 
 class Saver(keras.callbacks.Callback):
-    """Writes where the run stands: by steps, by time, after epochs, and when stopped.
+    """Writes checkpoints: by steps, by time, after epochs, and when the run is stopped.
 
-    A step waits for the copy to host memory alone; a thread does the rest, and what
-    goes wrong there ends the run at the next step.
+    Training waits only for the copy of the state to host memory. A thread writes the
+    files; if it fails, its error is raised after a later step or at the end of the
+    epoch.
 
     Args:
         run: the run directory.
-        recipe: a Recipe, whose `accumulate`, `monitor` and `early_stopping` count.
-        steps: batches an epoch.
-        history: the rows of the epochs that are done; grows.
-        facts: of every manifest, as JSON has them.
-        stop: of `process.stoppable`.
-        saving: a Saving.
+        recipe: a Recipe; `accumulate`, `monitor` and `early_stopping` are used.
+        steps: the number of batches in an epoch.
+        history: the rows of the completed epochs; a row is appended after each epoch.
+        facts: JSON-serializable metadata for every checkpoint.
+        stop: the Stop that `process.stoppable` yields.
+        saving: when to write checkpoints, and how many to keep.
     """
 
     def __init__(
@@ -74,7 +89,8 @@ class Saver(keras.callbacks.Callback):
         self.monitor, self.patience = recipe.monitor, recipe.early_stopping
         self.steps, self.parts = steps, recipe.accumulate
         self.stop, self.saving = stop, saving
-        self.logs: dict[str, float] | None = None  # of an epoch's batches, once done
+        # the training metrics of an epoch, from its last batch to its end
+        self.logs: dict[str, float] | None = None
         self._saved = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future | None = None
@@ -86,7 +102,7 @@ class Saver(keras.callbacks.Callback):
         if self._writing and self._writing.done():
             self.wait()
         done, part = divmod(batch + 1, self.parts)
-        if part:
+        if part:  # the weights change only after the last part of a batch
             return
         if done == self.steps:
             self.logs = _floats(self.model.get_metrics_result())
@@ -114,13 +130,13 @@ class Saver(keras.callbacks.Callback):
         self.wait()
 
     def wait(self) -> None:
-        """Returns when nothing is being written, or raises what went wrong."""
+        """Waits for the thread to finish a checkpoint, and raises its error if any."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
 
     def close(self) -> None:
-        """Ends the thread when it has written what it was given."""
+        """Ends the thread after it has written its last checkpoint."""
         self._thread.shutdown()
 
     def _is_due(self, done: int) -> bool:
@@ -137,12 +153,12 @@ class Saver(keras.callbacks.Callback):
         assert self.stop.signal is not None
         name = signal.Signals(self.stop.signal).name
         raise Interrupted(
-            f"{self.run}: stopped by {name}, and written at {place}; "
-            "the same command goes on from there"
+            f"{self.run}: stopped by {name}; checkpoint {place} was written; "
+            "run the same command to resume from it"
         )
 
     def _save(self, place: Place) -> None:
-        # on JAX the new values are `fit`'s own until a callback asks for its model
+        # on JAX, `fit` updates the variables only when a callback reads `self.model`
         arrays = {
             name: np.array(keras.ops.convert_to_numpy(variable))  # a copy
             for name, variable in _state(self.model).items()
@@ -157,18 +173,19 @@ class Saver(keras.callbacks.Callback):
         place: Place,
         arrays: Mapping[str, np.ndarray],
         facts: Mapping[str, Any],
-        pace: str,
+        rates: str,
     ) -> None:
+        # metrics may be infinite or NaN after one bad batch, which is normal in float16
         if not all(
             np.isfinite(array).all()
             for name, array in arrays.items()
-            if not name.startswith(_METRIC)  # of one bad batch, and float16 has such
+            if not name.startswith(_METRIC)
         ):
             step = place.epoch * self.steps + place.batch
             raise RunError(
                 f"{self.run}: the weights are not finite at step {step}, after "
-                f"{place.epoch} epochs; {pace}. The last checkpoint is kept; try a "
-                "smaller base_rate, or a longer warm-up, in another directory"
+                f"{place.epoch} epochs; {rates}. The last checkpoint is kept; try a "
+                "smaller base_rate or a longer warm-up in another run directory"
             )
         rows = facts["history"]
         try:
@@ -180,13 +197,17 @@ class Saver(keras.callbacks.Callback):
         except OSError as error:
             raise RunError(
                 f"{self.run}: the checkpoint of {place} cannot be written: "
-                f"{error.strerror or error}; those before it are whole. When that is "
-                "mended, the same command goes on"
+                f"{error.strerror or error}; earlier checkpoints are intact. Fix the "
+                "cause, then run the same command to resume"
             ) from error
 
 
 class StopEvaluating(keras.callbacks.Callback):
-    """Ends an evaluation that is none of `fit`'s own, when the run is to stop."""
+    """Ends a separate call of `evaluate` when a signal asks the run to stop.
+
+    Args:
+        saver: the run's Saver, which itself stops the validation within `fit`.
+    """
 
     def __init__(self, saver: Saver) -> None:
         super().__init__()
@@ -200,7 +221,13 @@ class StopEvaluating(keras.callbacks.Callback):
 def saved_weights(
     model: Any, checkpoint: Checkpoint, average: bool = False
 ) -> list[np.ndarray]:
-    """The net's weights, or their moving average, as a checkpoint has them."""
+    """Returns the net's weights from a checkpoint, or their moving average.
+
+    Args:
+        model: a Trainable with the same variables as the one that was saved.
+        checkpoint: the checkpoint to take them from.
+        average: whether to return the moving average.
+    """
     arrays = {
         id(variable): checkpoint.arrays[name]
         for name, variable in _state(model).items()
@@ -211,45 +238,52 @@ def saved_weights(
 
 
 def restore(model: Any, checkpoint: Checkpoint) -> None:
-    """Puts back all variables of model and optimizer.
+    """Restores the variables of the model and its optimizer from a checkpoint.
+
+    Also builds the metrics, so that their variables can be restored later.
 
     Raises:
-        RunError: they are not this model's.
+        RunError: names, shapes or dtypes differ from those of this model.
     """
-    ours = {n: v for n, v in _state(model).items() if not n.startswith(_METRIC)}
-    theirs = {n: a for n, a in checkpoint.arrays.items() if not n.startswith(_METRIC)}
+    current = {n: v for n, v in _state(model).items() if not n.startswith(_METRIC)}
+    saved = {n: a for n, a in checkpoint.arrays.items() if not n.startswith(_METRIC)}
     wrong = [
         name
-        for name in sorted(ours.keys() | theirs.keys())
-        if name not in ours
-        or name not in theirs
-        or tuple(ours[name].shape) != theirs[name].shape
-        or keras.backend.standardize_dtype(ours[name].dtype) != theirs[name].dtype
+        for name in sorted(current.keys() | saved.keys())
+        if name not in current
+        or name not in saved
+        or tuple(current[name].shape) != saved[name].shape
+        or keras.backend.standardize_dtype(current[name].dtype) != saved[name].dtype
     ]
     if wrong:
         raise RunError(
-            f"checkpoint {checkpoint.place}: its variables are not this model's "
-            f"({', '.join(wrong[:5])}); was it written by another version? "
-            f"{checkpoint.facts.get('versions')}"
+            f"checkpoint {checkpoint.place}: its variables do not match this model's "
+            f"({', '.join(wrong[:5])}); resume with the versions that wrote it "
+            f"({checkpoint.facts.get('versions')}), or train in another directory"
         )
-    for name, variable in ours.items():
-        variable.assign(theirs[name])
-    # the metrics' variables are there from their first use on, which may be no later
-    # than the epoch in the middle of which training goes on
+    for name, variable in current.items():
+        variable.assign(saved[name])
+    # metrics create their variables on first use, which would be too late for training
+    # that resumes in the middle of an epoch
     blank = np.zeros((1, model.net.output_shape[-1]), np.float32)
     model.compute_metrics(None, blank, blank)
 
 
 class ResumableCallbacks(keras.callbacks.CallbackList):
-    """The callbacks of one training that is several `fit`s.
+    """The callbacks of a training that takes several calls of `fit`.
 
-    They see one training: it begins once and ends with `close`, and batches are counted
-    from the beginning of their epoch, also where the first `fit` starts within one.
+    To the callbacks it is a single training: it begins once and ends with `close`, and
+    batches are counted from the start of their epoch, even if the first `fit` starts in
+    the middle of one.
 
     Args:
-        first: batches, or parts of such, of the first epoch that are done.
-        metrics: {name: array} of a checkpoint, put back when that epoch begins.
-        measure: what gives more of the measures of an epoch that was validated.
+        callbacks: the Keras callbacks.
+        model: the Trainable that is trained.
+        first: how many batches of the first epoch are already done; with `accumulate`,
+            each part of a batch counts.
+        metrics: {name: array} of a checkpoint, restored when the first epoch begins.
+        measure: returns additional metrics of an epoch that was validated.
+        **params: what `fit` would pass to its CallbackList, such as `epochs`.
     """
 
     def __init__(
@@ -275,14 +309,14 @@ class ResumableCallbacks(keras.callbacks.CallbackList):
         self.logs = logs
 
     def close(self) -> None:
-        """The end of the training, whichever `fit` was the last."""
-        self.on_train_begin()  # if there was nothing left to do
+        """Ends the training after the last `fit`."""
+        self.on_train_begin()  # not yet called if no epoch was left to train
         super().on_train_end(self.logs)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_begin(epoch, logs)
         for name, variable in _state(self.model).items():
-            if name in self.metrics:  # which fit has just reset
+            if name in self.metrics:  # `fit` has just reset them
                 variable.assign(self.metrics[name])
         self.metrics = {}
 
@@ -300,22 +334,22 @@ class ResumableCallbacks(keras.callbacks.CallbackList):
 
 
 def pace(optimizer: Any) -> str:
-    """The rate and the loss scale, for an error."""
+    """Returns the learning rate and the loss scale as text for error messages."""
     scale = loss_scale(optimizer)
-    said = "none" if scale is None else f"{scale:.3g}"
-    return f"rate {float(optimizer.learning_rate):.3g}, loss scale {said}"
+    scale_text = "none" if scale is None else f"{scale:.3g}"
+    return f"rate {float(optimizer.learning_rate):.3g}, loss scale {scale_text}"
 
 
 def loss_scale(optimizer: Any) -> float | None:
-    """The loss scale, or None where the loss is not scaled."""
+    """Returns the optimizer's loss scale, or None if the loss is not scaled."""
     scale = getattr(optimizer, "dynamic_scale", None)
     return None if scale is None else float(scale)
 
 
 def _state(model: Any) -> dict[str, Any]:
-    """{name: variable} of all that training changes; metrics only once they are built.
+    """Returns {name: variable} of all that training changes.
 
-    The names are those of a checkpoint's arrays.
+    The names are those of a checkpoint's arrays. Metrics are included once built.
     """
     groups = {
         "model": model.state,
@@ -323,9 +357,9 @@ def _state(model: Any) -> dict[str, Any]:
         _METRIC: model.metrics_variables,
     }
     return {
-        f"{group}/{place:05d}": variable
+        f"{group}/{index:05d}": variable
         for group, variables in groups.items()
-        for place, variable in enumerate(variables)
+        for index, variable in enumerate(variables)
     }
 
 
