@@ -235,8 +235,8 @@ def test_weights_of_ours_say_which_net_they_are_of(released, trained, tmp_path):
     for fields in ({"overrides": {}}, {"model": "resnet50d"}):
         with pytest.raises(
             keras_resnet.WeightsError,
-            match=r"^weights='.*five.safetensors': are of model='resnet18d' with "
-            r"overrides=\{.*'width': 8.*\}, not of model='resnet.*; give theirs$",
+            match=r"^weights='.*five.safetensors': are for model='resnet18d' with "
+            r"overrides=\{.*'width': 8.*\}, not for model='resnet.*; change these ",
         ):
             build(resolve(fine_tune(path)).replace(**fields), NAMES, 4)
 
@@ -339,12 +339,12 @@ def test_teacher_that_is_not_there_is_named(teacher, words):
         ({"stage_rates": [0, 1]}, r"stage_rates=\(0.0, 1.0\): must be 5.*stem, stage1"),
         (
             {"overrides": {"fused_batch_norm": False}, "freeze_statistics": True},
-            "freeze_statistics=True: Keras's own normalisation cannot",
+            "freeze_statistics=True: is not supported",
         ),
         ({"final_rate": 1.0}, "final_rate=1.0: must be at most"),
         (
             {"label_smoothing": 0.9, "smoothing": "other-classes"},
-            "label_smoothing=0.9: leaves nothing",
+            "label_smoothing=0.9: must be at most",
         ),
     ],
 )

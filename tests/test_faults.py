@@ -70,7 +70,7 @@ def test_run_of_other_versions_goes_on_and_says_so(half, data, peace, tmp_path, 
     train.fit(RECIPE, data, run)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{run}: {place} was written by keras 3.13.0 (here ")
-    assert f"numpy 1.26.4 (here {np.__version__}); goes on from it" in line
+    assert f"numpy 1.26.4 (here {np.__version__}); resuming from it" in line
     assert "tensorflow None (here " in line
     assert "python" not in line
     assert differing(final(run), peace) == []

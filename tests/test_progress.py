@@ -66,7 +66,7 @@ def test_choice_of_precision_is_said(monkeypatch):
     bar.set_params({"steps": 3})
     bar.on_train_begin()
     bar.on_train_end()
-    assert "mixed_bfloat16, as this machine is fastest" in out.file.getvalue()
+    assert "mixed_bfloat16, the fastest on this machine" in out.file.getvalue()
 
 
 def test_off_a_terminal_a_line_comes_now_and_then(monkeypatch):

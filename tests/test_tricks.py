@@ -135,7 +135,7 @@ def test_choice_of_precision_is_printed_where_no_bar_says_it(
     monkeypatch.setattr(train_build, "precision_policy", lambda recipe: "float32")
     recipe = quick.replace(epochs=1, warmup_epochs=0.0, precision="auto")
     train.fit(recipe, folder, tmp_path / "run")
-    expected = "resnet18d, tiny: float32, as this machine is fastest\n"
+    expected = "resnet18d, tiny: float32, the fastest on this machine\n"
     assert capsys.readouterr().out == expected
     train.fit(recipe, folder, tmp_path / "run")  # nothing is trained
     silent = keras.callbacks.Callback()

@@ -1,6 +1,6 @@
-"""Training: recipe and data -> a run directory."""
+"""Training of a recipe on data, into a run directory."""
 
 import lazy_loader
 
-# a loss, an optimizer or a distillation needs none of the TensorFlow that `fit` does
+# losses, optimizers and distillation do not need TensorFlow, which `fit` imports
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

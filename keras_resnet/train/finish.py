@@ -1,4 +1,4 @@
-"""The end of a run: its models, and the curves of its history."""
+"""Writes the final files of a run: its models and the plot of its history."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ from keras_resnet.train.trainable import Trainable
 def write_models(
     model: Trainable, recipe: Recipe, run: Path, history: list[dict[str, Any]]
 ) -> None:
-    """Writes the models, of how many epochs they are, and the curves."""
+    """Writes the models, finished.json and the plot of the history.
+
+    Args:
+        model: the trained Trainable.
+        recipe: its Recipe.
+        run: the run directory, which has a checkpoint of the best epoch.
+        history: a row of metrics for each epoch.
+    """
     if model.averages:
         _save(model.net, model.averages, run / layout.AVERAGE)
     _save_best(model, recipe, run, history)
@@ -45,7 +52,7 @@ def write_models(
 def _save_best(
     model: Trainable, recipe: Recipe, run: Path, history: list[dict[str, Any]]
 ) -> None:
-    """Writes the model of the best epoch, of which there is a checkpoint."""
+    """Writes the model of the best epoch, from its checkpoint."""
     place = best_place(history, recipe.monitor)
     assert place is not None
     try:
@@ -58,7 +65,7 @@ def _save_best(
 
 
 def _save(net: Any, weights: Iterable[Any], path: Path) -> None:
-    """Writes a model of the net with a softmax, and these weights."""
+    """Writes a copy of the network with a softmax and the given weights."""
     final = assemble(net.info.replace(classifier_activation="softmax"))
     assign(final, dict(zip((variable.path for variable in net.weights), weights)))
     with atomic_write(path) as partial:
