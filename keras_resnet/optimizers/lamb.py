@@ -1,4 +1,4 @@
-"""LAMB as the large-batch recipes ran it: the decay is inside the trust ratio."""
+"""LAMB with weight decay inside the trust ratio, as in timm."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ from keras_resnet.optimizers.policy import Policy
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class Lamb(Policy, keras.optimizers.Lamb):
-    """LAMB (arXiv 1904.00962, algorithm 2) in the form of timm, step for step.
+    """LAMB (arXiv 1904.00962, algorithm 2), with the same update as timm's.
 
-        m <- beta_1 * m + (1 - beta_1) * g,  v <- beta_2 * v + (1 - beta_2) * g^2
+        m <- beta_1 * m + (1 - beta_1) * g
+        v <- beta_2 * v + (1 - beta_2) * g^2
         u <- (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + epsilon)
-        u <- u + weight_decay * w                     (decayed variables, and for them:)
-        u <- u * |w| / |u|                            (where neither norm is 0)
+        u <- u + weight_decay * w      (only decayed variables)
+        u <- u * |w| / |u|             (only decayed variables, if neither norm is 0)
         w <- w - rate * u
 
-    for gradients g whose global norm was clipped to `global_clipnorm`. Keras's own
-    decays outside the trust ratio, and adapts biases too. "ResNet strikes back" (arXiv
-    2110.00476) trained with this form.
+    for step t, counted from 1, and gradients g, clipped by their global norm. "ResNet
+    strikes back" (arXiv 2110.00476) used this form. Keras's own Lamb applies weight
+    decay outside the trust ratio, and also applies the trust ratio to biases.
 
     Args:
         learning_rate: a number or a schedule.
-        beta_1, beta_2, epsilon: as above.
-        weight_decay: times w, in the direction.
-        decay: "kernels" decays, and adapts, variables of rank above 1; "all" every one.
-        rates: as `CoupledSGD`'s.
-        global_clipnorm: of all gradients together; None does not clip.
+        beta_1: the decay of the first moment, m.
+        beta_2: the decay of the second moment, v.
+        epsilon: a small constant for numerical stability.
+        weight_decay: the factor of w in the update, 0 or more. With 0, no variable is
+            decayed, and the trust ratio is not applied.
+        decay: which variables are decayed: "kernels" for those of rank 2 or more, or
+            "all".
+        rates: factors of the learning rate by part of the network, as in `CoupledSGD`.
+        global_clipnorm: the largest global norm of the gradients; None: no clipping.
+
+    Raises:
+        ValueError: weight_decay, decay or rates is invalid.
     """
 
     def __init__(
@@ -69,7 +77,7 @@ class Lamb(Policy, keras.optimizers.Lamb):
             moment = beta * ops.convert_to_tensor(slot) + (1 - beta) * value
             self.assign(slot, moment)
             step = ops.cast(self.iterations + 1, dtype)
-            # not ops.cast(beta), which rounds to float32 on its way to float64
+            # full_like keeps float64, where ops.cast(beta) would round to float32 first
             moments.append(moment / (1 - ops.power(ops.full_like(step, beta), step)))
         direction = moments[0] / (ops.sqrt(moments[1]) + self.epsilon)
         if self.decays(variable):
