@@ -1,4 +1,4 @@
-"""The classes of picture files, as a model predicts them."""
+"""Predicts the classes of image files."""
 
 from __future__ import annotations
 
@@ -22,16 +22,21 @@ Paths = Iterable[str | os.PathLike[str]]
 
 
 def predict(model: Any, files: Paths, top: int = 5) -> list[dict[str, Any]]:
-    """Classifies picture files, or all pictures in folders.
+    """Classifies image files, or all files in folders.
 
-    A line on stderr warns of a model with random weights.
+    If the model has random weights, a line on stderr warns of it.
+
+    Args:
+        model: a classifier with an evaluation protocol.
+        files: the paths of image files or folders.
+        top: the number of classes to return for each image.
 
     Returns:
         A list of {"file": path, "classes": [name, ...], "probabilities": [float, ...]},
-        the likeliest first, at most `top`.
+        with the likeliest class first.
 
     Raises:
-        DataError: a file is missing or no picture; it is named.
+        DataError: a file is missing or is not an image; the message names it.
     """
     results = []
     for result in predict_each(model, files, top):
@@ -44,9 +49,9 @@ def predict(model: Any, files: Paths, top: int = 5) -> list[dict[str, Any]]:
 def predict_each(
     model: Any, files: Paths, top: int = 5, batch_size: int = 32
 ) -> Iterator[dict[str, Any]]:
-    """Yields the results of `predict` one by one, with one batch in memory.
+    """Yields the results of `predict` one by one, with one batch in memory at a time.
 
-    A file that is missing or no picture yields {"file": path, "problem": reason}.
+    A file that is missing or is not an image yields {"file": path, "problem": reason}.
     """
     note_random_weights(model)
     names, paths = class_names(model), list(_list_pictures(files))
@@ -73,7 +78,7 @@ def predict_each(
 
 
 def _list_pictures(files: Paths) -> Iterator[str]:
-    """The files, and in place of a folder all files in it, sorted."""
+    """Yields the files, with each folder replaced by all files in it, sorted."""
     for file in files:
         if not os.path.isdir(file):
             yield str(Path(file))
@@ -89,7 +94,7 @@ def _list_pictures(files: Paths) -> Iterator[str]:
 
 
 def _try_load(path: str, model: Any) -> np.ndarray | str:
-    """The picture as the model takes it, or the reason why it is none."""
+    """Returns the image as the model takes it, or the reason why it cannot be read."""
     try:
         return load_picture(path, model.info.protocol)
     except DataError as error:
@@ -97,7 +102,14 @@ def _try_load(path: str, model: Any) -> np.ndarray | str:
 
 
 def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray:
-    """One file as evaluation sees it, uint8 [S, S, 3]; a DataError names the path."""
+    """Reads an image file and crops it as in evaluation.
+
+    Returns:
+        uint8 [S, S, 3].
+
+    Raises:
+        DataError: the file is missing or is not an image; the message names it.
+    """
     if Path(path).exists() and not Path(path).is_file():  # a pipe would block
         raise DataError(f"{path}: not a file")
     try:
@@ -110,5 +122,5 @@ def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray
 
 
 def class_names(model: Any) -> tuple[str, ...]:
-    """The model's class names, or numbers where it has none."""
+    """Returns the model's class names, or their numbers if it has no names."""
     return model.info.class_names or tuple(map(str, range(model.info.classes)))
