@@ -92,7 +92,8 @@ def run(
             if not np.isfinite(probabilities).all():
                 raise ModelError(
                     f"{model.name}: its probabilities are not finite; its weights are "
-                    f"damaged, or overflow in {model.info.dtype_policy}; try float32"
+                    f"damaged, or overflow in {model.info.dtype_policy}; check the "
+                    "weights, or use another dtype policy"
                 )
             tally.add(probabilities, labels.numpy().argmax(1))
     metrics = tally.result(source.class_names)

@@ -197,7 +197,7 @@ def is_finished(recipe: Recipe, data: Any, run: str | os.PathLike[str]) -> bool:
     if differing:
         raise RunError(
             f"{run}: belongs to another run: {'; '.join(differing)}. Choose another "
-            "directory, or use the same recipe and data; only epochs may be increased"
+            "directory, or use the same recipe and data; only epochs may be larger"
         )
     done = layout.finished(run)
     return done is not None and done["of"] >= recipe.epochs
