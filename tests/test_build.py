@@ -304,8 +304,8 @@ def test_teacher_is_a_run_and_its_classes_are_checked_first(trained, monkeypatch
     assert np.isfinite(model.train_on_batch(*images())[0])
     monkeypatch.setattr(building, "assemble", None)  # nothing is built
     for names, words in (
-        (("blue", "green", "grey"), r"not the data's \(grey, red\)"),
-        (("blue", "green"), r"not the data's \(red\)"),
+        (("blue", "green", "grey"), r"those of the data \(grey, red\)"),
+        (("blue", "green"), r"those of the data \(red\)"),
     ):
         with pytest.raises(RecipeError, match=words):
             build(recipe, names, 4)
@@ -313,7 +313,7 @@ def test_teacher_is_a_run_and_its_classes_are_checked_first(trained, monkeypatch
 
 def test_released_teacher_has_a_thousand_classes():
     recipe = RECIPES["bag-of-tricks-distilled"]
-    with pytest.raises(RecipeError, match="has 1000 classes, the data 3; train it on"):
+    with pytest.raises(RecipeError, match="has 1000 classes, but the data has 3; use"):
         build(recipe, NAMES, 4)
     assert read_model_info(recipe.teacher).classes == 1000
 

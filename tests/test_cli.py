@@ -413,7 +413,7 @@ def test_fine_tuning_is_one_command(call, place, tmp_path):
         ("--base-rate -1", "base_rate=-1.0: must be in [0, inf)"),
         ("--warmup-epochs 5", "warmup_epochs=5.0: must be less than epochs=2"),
         ("--temperature 20", "distillation needs both"),
-        ("--teacher resnet152d:imagenet --temperature 20", "1000 classes, the data 3"),
+        ("--teacher resnet152d:imagenet --temperature 20", "1000 classes, but the"),
         ("--teacher resnet152d --temperature 20", "a variant without weights; give"),
         ("--weights nowhere.pth", "nowhere.pth"),
         ("--weights best", "weights='best': resnet18d has imagenet, "),

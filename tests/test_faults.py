@@ -242,7 +242,7 @@ def test_checkpoints_that_may_not_be_written_stop_the_run(how, data, peace, tmp_
 )
 def test_another_recipe_is_refused_with_the_fields(fields, words, half, data):
     before = content(half)
-    with pytest.raises(RunError, match=f"{words}.*epochs alone may change"):
+    with pytest.raises(RunError, match=f"{words}.*only epochs may be larger"):
         train.fit(RECIPE.replace(**fields), data, half)
     assert content(half) == before
 
