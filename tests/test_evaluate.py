@@ -525,5 +525,5 @@ def test_failures_are_one_line(run_command, own_folder):
     done = run_command("--scales", "32,9000", "--json", data=own_folder)
     assert (done.returncode, done.out) == (1, "")
     assert len(done.err.splitlines()) == 1
-    assert "scales: a picture of" in done.err
+    assert "scales: an image of" in done.err
     assert "at a short side of 9000" in done.err

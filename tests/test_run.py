@@ -109,7 +109,7 @@ def test_data_may_move(trained, folder, tiny, monkeypatch):
 
 def test_foreign_directory_is_left_alone(folder, tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match="contains files but no run"):
+    with pytest.raises(RunError, match="contains files, but no run"):
         train.fit(tiny, folder, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
