@@ -137,8 +137,9 @@ def _check_together(recipe: Recipe, config: ResNetConfig) -> None:
         )
     if recipe.freeze_statistics and not config.fused_batch_norm:
         raise RecipeError(
-            "freeze_statistics=True: is not supported by Keras's own batch "
-            "normalization; set fused_batch_norm=True"
+            "freeze_statistics=True: needs this package's batch normalization, and "
+            f"the net has normalization={config.normalization!r}, "
+            f"fused_batch_norm={config.fused_batch_norm}; leave out freeze_statistics"
         )
 
 
