@@ -1,4 +1,4 @@
-"""What the commands share: the group, consoles, tables."""
+"""What all commands share: the command group, consoles and tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 import keras_resnet
 
-# the module that has a command; it must import neither Keras nor TensorFlow by itself
+# {command: its module, which must not import Keras or TensorFlow at its top level}
 _MODULES = {
     "convert": "models",
     "demo": "training",
@@ -42,7 +42,7 @@ def complain(problem: object) -> None:
 
 
 class _Group(click.Group):
-    """Imports the module of a command when somebody asks for the command."""
+    """A group that imports the module of a command only when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_MODULES)
@@ -56,16 +56,16 @@ class _Group(click.Group):
 @click.group(cls=_Group)
 @click.version_option(keras_resnet.__version__, prog_name="keras-resnet")
 def group() -> None:
-    """ResNet-D: prepare pictures, train, evaluate, predict, export."""
+    """ResNet-D: prepare images, train, evaluate, predict, export and serve."""
 
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON, for machines."
+    "--json", "as_json", is_flag=True, help="Print JSON instead of tables."
 )
 
 
 def print_result(result: Any, as_json: bool, *tables: Table | str) -> None:
-    """Prints the result as JSON, or the tables that say it to a person."""
+    """Prints the result as JSON, or the tables and lines that show it to a reader."""
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -76,6 +76,7 @@ def print_result(result: Any, as_json: bool, *tables: Table | str) -> None:
 def make_table(
     title: str | None, *columns: str, rows: Iterable[Iterable[object]]
 ) -> Table:
+    """A table with its first column left-aligned, and the others right-aligned."""
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right")
@@ -85,10 +86,10 @@ def make_table(
 
 
 def plain(value: object) -> str:
-    """As it is: a file's name may have brackets, and bytes that are no UTF-8."""
+    """Text that rich prints literally, even if it has brackets or is not UTF-8."""
     return escape(printable(value))
 
 
 def printable(value: object) -> str:
-    """As UTF-8 takes it."""
+    """Text that UTF-8 can encode, with escapes for what it cannot."""
     return str(value).encode(errors="backslashreplace").decode()

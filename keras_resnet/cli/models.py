@@ -34,9 +34,9 @@ from keras_resnet.export.formats import FORMATS
 from keras_resnet.files import write_whole
 from keras_resnet.runs import layout
 
-_TABLE = 1000  # predictions that a table has
+_TABLE = 1000  # predictions in one printed table
 
-Result = dict[str, Any]  # of `evaluate.predict_each`
+Result = dict[str, Any]  # what `evaluate.predict_each` yields
 
 
 @group.command("list")
@@ -64,7 +64,7 @@ def list_command(pattern: str, as_json: bool) -> None:
 def _pixels(
     context: click.Context, parameter: click.Parameter, text: str | None
 ) -> Any:
-    """Of --size and --scales: whole pixels, as many as a picture may have."""
+    """The value of --size or --scales: sides in pixels, within the allowed range."""
     from keras_resnet.evaluate.views import LARGEST, SCALES
 
     if text is None:
@@ -85,16 +85,19 @@ def _pixels(
     "--max-bad-examples",
     type=click.IntRange(0),
     default=0,
-    help="Pictures that cannot be decoded and may be left out.",
+    help="How many images that cannot be decoded may be left out.",
 )
-@click.option("--ten-crop", is_flag=True, help="Ten looks at a picture, not one.")
+@click.option("--ten-crop", is_flag=True, help="Average ten crops of each image.")
 @click.option(
-    "--size", callback=_pixels, help="Side of the crop, in pixels; else the protocol's."
+    "--size",
+    callback=_pixels,
+    help="Side of the crop in pixels; by default that of the model's protocol.",
 )
 @click.option(
     "--scales",
     callback=_pixels,
-    help='Whole and mirrored, with short sides as 224,256,384; or "paper".',
+    help="Average whole images and their mirror images over these short sides in "
+    'pixels, such as 224,256,384, or "paper".',
 )
 @json_option
 def evaluate(
@@ -107,31 +110,31 @@ def evaluate(
     scales: tuple[int, ...],
     as_json: bool,
 ) -> None:
-    """Top-1, top-5, loss and calibration of MODEL on DATA, each picture once.
+    """Measure top-1, top-5, loss and calibration of MODEL on each image of DATA.
 
     MODEL is a run directory, a .keras file, variant:weights, or an exported model.
     """
     if scales and (ten_crop or size):
         other = "--ten-crop" if ten_crop else "--size"
-        raise click.UsageError(f"{other} with --scales: leave out either")
+        raise click.UsageError(f"{other} with --scales: give only one of them")
     from keras_resnet.export import open_any
 
     source, _ = datasets.without_bad(data, max_bad_examples, (split,))
     net = open_any(model)
-    looks: dict[str, Any] = {"views": "ten-crop" if ten_crop else "center"}
-    looks |= {"size": size, "scales": scales}
-    usual = split == "val" and not ten_crop and not scales
-    usual = usual and size in (None, net.info.protocol.size)
-    run = Path(model) if usual and _is_run_of(model, source) else None
-    metrics = measure(net, source, split, as_json, run, **looks)
+    views: dict[str, Any] = {"views": "ten-crop" if ten_crop else "center"}
+    views |= {"size": size, "scales": scales}
+    is_default = split == "val" and not ten_crop and not scales
+    is_default = is_default and size in (None, net.info.protocol.size)
+    run = Path(model) if is_default and _is_run_of(model, source) else None
+    metrics = measure(net, source, split, as_json, run, **views)
     print_result(metrics, as_json, *metrics_tables(metrics))
 
 
 def _is_run_of(model: str, source: datasets.Source) -> bool:
-    """Whether it is the directory of a run on this very data, whose measures it is."""
+    """Whether `model` is the directory of a run, trained on exactly `source`."""
     try:
-        said = json.loads(Path(model, layout.DATA).read_text())
-        return said["data_hash"] == source.fingerprint
+        recorded = json.loads(Path(model, layout.DATA).read_text())
+        return recorded["data_hash"] == source.fingerprint
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -142,11 +145,12 @@ def measure(
     split: str,
     as_json: bool,
     run: Path | None = None,
-    **looks: Any,
+    **views: Any,
 ) -> dict[str, Any]:
-    """Measures; and writes what a run directory keeps, if there is one.
+    """Evaluates a model with a progress bar, unless the output is JSON.
 
-    There the moving average, if any, is measured too.
+    With `run`, a run directory, its moving average is evaluated too, if it has one, and
+    the metrics and figures are written to the directory.
     """
 
     from keras_resnet import evaluate as evaluation
@@ -159,7 +163,7 @@ def measure(
             return batches
         return track(batches, "evaluating", total=len(batches), console=err)
 
-    metrics = evaluation.run(model, data, split, progress=bar, **looks)
+    metrics = evaluation.run(model, data, split, progress=bar, **views)
     if run:
         if (run / layout.AVERAGE).is_file():
             average = open_model(run / layout.AVERAGE)
@@ -173,10 +177,10 @@ def measure(
 
 
 def metrics_tables(metrics: Mapping[str, Any]) -> Iterator[Table | str]:
-    """Of a model; and of its moving average, if that was measured."""
+    """The table of a model, and that of its moving average if it was evaluated."""
     yield metrics_table(metrics)
     if "ema" in metrics:
-        yield f"the moving average, {layout.AVERAGE}:"
+        yield f"moving average of the weights, {layout.AVERAGE}:"
         yield metrics_table(metrics["ema"])
 
 
@@ -189,7 +193,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         ("top-5", f"{metrics['top5']:.2%}"),
         ("loss, nats", f"{metrics['loss']:.4f}"),
         ("calibration error", f"{metrics['calibration_error']:.2%}"),
-        ("pictures", metrics["examples"]),
+        ("images", metrics["examples"]),
         *[("left out", len(bad)) for bad in [metrics.get("bad_examples")] if bad],
         *[
             (f"worst: {name}", f"{accuracy:.2%}")
@@ -203,20 +207,22 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 @group.command()
 @click.argument("model")
 @click.argument("picture", nargs=-1, required=True)
-@click.option("--top", type=click.IntRange(1), default=5, help="Classes to show.")
-@click.option("--csv", "as_csv", is_flag=True, help="A line a class: for spreadsheets.")
+@click.option(
+    "--top", type=click.IntRange(1), default=5, help="Number of classes to show."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line per class.")
 @json_option
 def predict(
     model: str, picture: tuple[str, ...], top: int, as_csv: bool, as_json: bool
 ) -> None:
-    """Classify pictures, or all those in folders, with MODEL.
+    """Classify images, or all images in folders, with MODEL.
 
     MODEL is a run directory, a .keras file, variant:weights, or what `export` wrote:
-    its folder, a version in it, or a file. What is no picture has a row that says why,
-    and then the exit code is 1.
+    its folder, a version in it, or a file. A file that cannot be classified gets a row
+    that says why, and makes the exit code 1.
     """
     if as_csv and as_json:
-        raise click.UsageError("--csv with --json: leave out either")
+        raise click.UsageError("--csv with --json: give only one of them")
     from keras_resnet import evaluate as evaluation
     from keras_resnet.export import open_any
 
@@ -235,7 +241,7 @@ def predict(
         raise click.exceptions.Exit(1)
 
 
-# each as it comes: a million results would not fit in memory
+# The results are printed one by one: a million of them would not fit in memory.
 
 
 def _print_csv(results: Iterable[Result]) -> None:
@@ -262,7 +268,7 @@ def _print_json(results: Iterable[Result]) -> None:
 def _print_predictions(results: Iterator[Result]) -> None:
     while some := list(itertools.islice(results, _TABLE)):
         rows = [(result["file"], _likeliest(result)) for result in some]
-        out.print(make_table(None, "picture", "classes", rows=rows))
+        out.print(make_table(None, "image", "classes", rows=rows))
 
 
 def _likeliest(result: Result) -> str:
@@ -292,12 +298,13 @@ def _likeliest(result: Result) -> str:
     "--picture",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="To compare the answers on; several times. A photograph of our own otherwise.",
+    help="Image to compare the exported model on; repeatable. [default: a photograph]",
 )
 @click.option(
     "--warm-up/--no-warm-up",
     default=None,
-    help="Requests that TensorFlow Serving begins with; where their package is there.",
+    help="Whether to write requests with which TensorFlow Serving warms up; by default "
+    "if tensorflow-serving-api is installed.",
 )
 @json_option
 def export(
@@ -309,7 +316,7 @@ def export(
     warm_up: bool | None,
     as_json: bool,
 ) -> None:
-    """Write MODEL as FOLDER/<next version>, for TensorFlow Serving or elsewhere."""
+    """Export MODEL to FOLDER/<next version>, for TensorFlow Serving or elsewhere."""
     from keras_resnet import export as exporting
     from keras_resnet.export.description import read_description
     from keras_resnet.opening import open_model
@@ -319,13 +326,13 @@ def export(
     version = exporting.save(
         net, folder, kind, precision, picture, warm_up, lines.append
     )
-    facts = {
+    result = {
         "path": str(version),
         "format": kind,
         "precision": precision,
         "difference": read_description(version).difference,
     }
-    print_result(facts, as_json, *lines, f"{kind} in {plain(version)}")
+    print_result(result, as_json, *lines, f"{kind} in {plain(version)}")
 
 
 @group.command()
@@ -337,7 +344,7 @@ def export(
 @click.option(
     "--classes",
     type=click.IntRange(0),
-    help="Of SOURCE's classifier; as many as it says, or 1000, otherwise.",
+    help="Number of classes of SOURCE; by default what SOURCE says, or 1000.",
 )
 @json_option
 def convert(
@@ -349,7 +356,7 @@ def convert(
     classes: int | None,
     as_json: bool,
 ) -> None:
-    """Write the weights file SOURCE in another dialect, as .safetensors or .npz."""
+    """Convert the weights file SOURCE to another dialect, as .safetensors or .npz."""
     weights = keras_resnet.weights
     if model not in keras_resnet.VARIANTS:
         raise click.BadParameter(
@@ -357,7 +364,10 @@ def convert(
         )
     for name, value in (("--from", dialect), ("--to", to)):
         if value not in ("auto", *weights.DIALECTS) or to == "auto":
-            raise click.BadParameter(f"{value!r}: no dialect", param_hint=name)
+            raise click.BadParameter(
+                f"{value!r}: not a dialect; give one of {', '.join(weights.DIALECTS)}",
+                param_hint=name,
+            )
     config = keras_resnet.VARIANTS[model]
     report = weights.convert(source, destination, config, classes, dialect, to)
     print_result(
