@@ -1,4 +1,4 @@
-"""Figures as PNG: names are drawn as they are, and a failed drawing costs no run."""
+"""Figures as PNG files, with any text in them, and without failing a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def png(figure: Figure) -> bytes:
-    """A matplotlib figure as PNG, every title and label in it drawn as it is.
+    """A matplotlib figure as PNG, with every title and label drawn literally.
 
-    A name is no formula, whatever dollars are in it, and a folder's may have bytes that
-    are no UTF-8. Of axes the labels of ticks are not covered: they are made as they are
-    drawn.
+    Names of files may contain dollar signs, which matplotlib takes for formulas, and
+    bytes that are not UTF-8, which it cannot draw. Tick labels that matplotlib creates
+    while drawing are not covered.
     """
     from matplotlib.text import Text
 
@@ -31,15 +31,15 @@ def png(figure: Figure) -> bytes:
 
 
 def drawable(name: str) -> str:
-    """A name as matplotlib takes it: bytes that are no UTF-8 become escapes."""
+    """A name that matplotlib can draw: bytes that are not UTF-8 become escapes."""
     return name.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager
 def attempted(path: str | Path) -> Iterator[None]:
-    """Turns what goes wrong in drawing `path` into a line on stderr."""
+    """Prints a line to stderr if drawing `path` raises an error, and goes on."""
     try:
         yield
-    except Exception as error:  # whatever it is, a trained model is worth more
+    except Exception as error:  # no failure to draw may lose a trained model
         reason = " ".join(str(error).split()) or type(error).__name__
         print(drawable(f"{path}: cannot be drawn ({reason})"), file=sys.stderr)

@@ -1,10 +1,10 @@
-"""The errors of this package, all of one base: what was given, and what to do."""
+"""The exceptions of this package, with a common base class."""
 
 
 class Error(Exception):
-    """The base of every error that this package raises on purpose.
+    """The base class of the errors that this package raises deliberately.
 
-    Its text is one line that names the argument or the file, its value and a remedy.
+    The message names the argument or the file, its value and a remedy.
     """
 
 
@@ -13,36 +13,36 @@ class DataError(Error, ValueError):
 
 
 class ModelError(Error, ValueError):
-    """A model that cannot be opened, or does not fit what is asked of it."""
+    """A model that cannot be opened, or that cannot be used as requested."""
 
 
 class WeightsError(Error, ValueError):
-    """A checkpoint that does not fit or cannot be read, with all that is in the way."""
+    """A checkpoint that cannot be read or does not fit, with a list of the problems."""
 
 
 class DescriptionError(ModelError, WeightsError):
-    """A file that does not say which net it holds, or says what no net of ours is."""
+    """A file without a valid description of a model of this package."""
 
 
 class RecipeError(Error, ValueError):
-    """A recipe that cannot be meant, with the field, its value and what is allowed."""
+    """An invalid recipe, with the field, its value and the allowed values."""
 
 
 class AddonsError(RecipeError):
-    """A piece of TensorFlow Addons that is not to be had, and what to take instead."""
+    """A part of TensorFlow Addons that is not available, and its replacement."""
 
 
 class RunError(Error, ValueError):
-    """A run directory that cannot be used as asked."""
+    """A run directory that cannot be used as requested."""
 
 
 class SavedModelError(Error, RuntimeError):
-    """A SavedModel that does not load, or a request that it refuses."""
+    """A SavedModel that cannot be loaded, or an input that it rejects."""
 
 
 class ServeError(Error):
-    """An exported model that cannot be served as asked."""
+    """An exported model that cannot be served as requested."""
 
 
 class DemoError(Error, RuntimeError):
-    """The demonstration ran, and its result is not good enough."""
+    """A demonstration that cannot run, or whose result is not good enough."""

@@ -1,6 +1,7 @@
-"""Files that are whole or not there; flushes and locks, where the file system has them.
+"""Atomic writes, flushes and locks of files.
 
-A file system that refuses a flush or a lock costs a line on stderr, and work goes on.
+If a file system does not support flushes or locks, the functions print a line to
+stderr and continue without them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-PARTIAL = ".partial."  # begins the name of a file that is not complete yet
+PARTIAL = ".partial."  # the prefix of files that are not complete yet
 
-# errors of network, FUSE or Windows-backed file systems that have no such call
+# errors of network, FUSE or Windows file systems that do not support a call
 _REFUSALS = {
     errno.EINVAL,
     errno.ENOLCK,
@@ -32,10 +33,11 @@ _REFUSALS = {
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A hidden path beside `path`, which takes its place when all went well.
+    """Yields a hidden path to write to, which replaces `path` if no error is raised.
 
-    It is another one at each call, so that processes and threads may write one file at
-    a time: the last to end wins, and a reader sees a whole file always.
+    Each call yields another path, so several processes and threads may write the same
+    file concurrently: the last one to finish wins, and readers always see a complete
+    file.
     """
     path = Path(path)
     _remove_leftovers(path)
@@ -51,72 +53,74 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file aside, flushes it to the disk and renames it into place."""
+    """Writes a file atomically: a reader sees the old content or the new one."""
     with atomic_write(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def unique(path: Path) -> Path:
-    """A hidden name beside `path` that no other call gets; Keras minds the ending."""
+    """A unique hidden path next to `path`, with its suffix, which Keras depends on."""
     token = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f"{PARTIAL}{token}.{path.name}")
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes what processes of this machine left of `path` when they were killed."""
+    """Removes partial files of `path` whose process, on this machine, has ended."""
     pattern = f"{PARTIAL}{_host()}-*-*.{glob.escape(path.name)}"
     for leftover in path.parent.glob(pattern):
-        with contextlib.suppress(OSError, ValueError):  # gone, or named by another
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # removed meanwhile, or another's name
             if not _is_running(int(leftover.name.split("-")[1])):
                 leftover.unlink()
 
 
 def _host() -> str:
-    """This machine in few letters: a process's number says nothing on another."""
+    """A short hash of this machine's name, since process ids are only valid on it."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _is_running(process: int) -> bool:
-    if os.name == "nt":  # where this would interrupt it
+    if os.name == "nt":  # there, os.kill would interrupt the process
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # it belongs to another user
         pass
     return True
 
 
 def flush(stream: IO[Any]) -> None:
-    """Writes a file object's buffer, and the system's, to the disk."""
+    """Flushes a file object's buffer, and the system's, to the disk."""
     stream.flush()
-    with _tolerated("flush files to the disk", "a power failure may lose the newest"):
+    with _tolerated("flush files to the disk", "a power failure may lose data"):
         os.fsync(stream.fileno())
 
 
 def sync(path: str | os.PathLike[str]) -> None:
-    """Flushes a file, or the names in a folder, to the disk."""
+    """Flushes a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with _tolerated("flush folders to the disk", "a power failure may lose names"):
+        with _tolerated("flush folders to the disk", "a power failure may lose files"):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def lock(file: IO[Any] | int, operation: int) -> bool:
-    """Takes `fcntl.flock` of an open file, which any death of the process frees.
+    """Locks an open file with `fcntl.flock`, until it is closed or the process ends.
 
     Returns:
-        Whether it was taken; False where the file system has no locks.
+        Whether the lock was acquired; False if the file system does not support locks.
 
     Raises:
-        BlockingIOError: with LOCK_NB, another process holds it.
+        BlockingIOError: with LOCK_NB, if another process holds the lock.
     """
     import fcntl  # not on Windows, where the rest of the package works
 
-    with _tolerated("lock files", "let no two processes write to one directory"):
+    with _tolerated("lock files", "do not run two processes in one directory"):
         fcntl.flock(file, operation)
         return True
     return False

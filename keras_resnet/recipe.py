@@ -438,10 +438,8 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
 )
-_OF_ADDONS = (
-    "optimizer",
-    "colours",
-)  # fields that may name a part of TensorFlow Addons, "tfa...."
+# fields that may also name a part of TensorFlow Addons, such as "tfa.AdamW"
+_OF_ADDONS = ("optimizer", "colours")
 
 
 def _typed(name: str, value: Any) -> Any:
