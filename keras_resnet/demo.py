@@ -88,7 +88,7 @@ def run(
     model = train.fit(recipe, source, folder, progress)
     metrics = evaluate.run(model, source)
     if metrics["examples"] != HELD_OUT:
-        raise DemoError(f"{metrics['examples']} pictures evaluated, not {HELD_OUT}")
+        raise DemoError(f"{metrics['examples']} images evaluated, not {HELD_OUT}")
     say(f"evaluation: top-1 {metrics['top1']:.2%} on {HELD_OUT} held-out digits")
     evaluate.picture_grid(model, source, folder / layout.GRID)
     confusion_map(metrics, folder / layout.CONFUSION)

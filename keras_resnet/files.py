@@ -68,9 +68,8 @@ def _remove_leftovers(path: Path) -> None:
     """Removes partial files of `path` whose process, on this machine, has ended."""
     pattern = f"{PARTIAL}{_host()}-*-*.{glob.escape(path.name)}"
     for leftover in path.parent.glob(pattern):
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # removed meanwhile, or another's name
+        # another process may have removed the file, or a user may have named it
+        with contextlib.suppress(OSError, ValueError):
             if not _is_running(int(leftover.name.split("-")[1])):
                 leftover.unlink()
 

@@ -13,9 +13,7 @@ from typing import Any
 from keras_resnet.config import ResNetConfig
 
 MAX_TEXT = 2**24  # bytes of JSON, 16 MiB; the names of 20,000 classes take 1 MiB
-_MAX_VALUES = (
-    2**19
-)  # in one JSON text; even the shortest value takes memory when parsed
+_MAX_VALUES = 2**19  # in one JSON text; even short ones take memory when parsed
 _MAX_CLASSES = 2**19
 _MAX_CHANNELS = 1024  # of an image
 _MAX_PIXELS = 2**14  # of a side of an image

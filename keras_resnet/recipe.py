@@ -262,7 +262,7 @@ class Recipe:
     weight_decay: float = _field(
         "regularization",
         1e-4,
-        "Factor of the weights that are added to SGD's gradient or LAMB's update.",
+        "Factor of the weights when added to SGD's gradient or LAMB's update.",
         low=0,
     )
     decay: str = _field(
@@ -459,7 +459,7 @@ def _typed(name: str, value: Any) -> Any:
         raise RecipeError(f"{name}={value!r}: must be {kind.__name__}")
     if kind is not dict:
         return value
-    try:  # a copy, and equal to what a file of the recipe gives
+    try:  # a copy, and the same values as after saving and reading a file
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{name}={value!r}: must be JSON-serializable") from error

@@ -83,7 +83,7 @@ def to_native(
             shape, and the variants that the source fits, if any.
     """
     names: dict[str | None, str] = {_without_scope(name): name for name in tensors}
-    dialect, scheme = _recognise(names, config, shapes, dialect)
+    dialect, scheme = _recognize(names, config, shapes, dialect)
     table = {path: scheme.name(path, config) for path in shapes}
     source = {path: names[name] for path, name in table.items() if name in names}
     found = {
@@ -182,7 +182,7 @@ def _check_dialect(dialect: str, *others: str) -> None:
         raise ValueError(f"dialect={dialect!r}: must be one of {', '.join(known)}")
 
 
-def _recognise(
+def _recognize(
     names: Mapping[str | None, str],
     config: ResNetConfig,
     shapes: Mapping[str, tuple[int, ...]],

@@ -50,7 +50,7 @@ def recognise(path: str) -> Format:
     with open(path, "rb") as file:
         head = file.read(32)
         if head.startswith(b"PK\x03\x04"):
-            return _recognise_zip(Archive(file).members)
+            return _recognize_zip(Archive(file).members)
     if head[4:9] == b"\0\0\0\0{":  # first, since a length may look like a magic number
         return _SAFETENSORS
     if head.startswith(hdf5.MAGIC):
@@ -72,7 +72,7 @@ def recognise(path: str) -> Format:
     )
 
 
-def _recognise_zip(members: Iterable[str]) -> Format:
+def _recognize_zip(members: Iterable[str]) -> Format:
     if any(map(torch_zip.is_pickle, members)):
         return _TORCH
     if hdf5.MEMBER in members:

@@ -165,7 +165,7 @@ class _Machine:
         if isinstance(target, Built):
             target.build(state)
             self.spend(target.nbytes)
-        elif not isinstance(target, dict):  # torch sets _metadata of dicts
+        elif not isinstance(target, dict):  # torch sets a dict's _metadata
             raise WeightsError(
                 f"the pickle sets the state of a {type(target).__name__}"
             )
