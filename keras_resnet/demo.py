@@ -116,7 +116,7 @@ def run(
 
 
 def write_digits(destination: str | os.PathLike[str]) -> None:
-    """Writes `digits` as TFRecords, with a stratified 360 of them for validation."""
+    """Writes `digits` as TFRecords, with 360 of them, stratified, held out."""
     images, labels, names = digits()
     from sklearn.model_selection import train_test_split
 

@@ -116,7 +116,9 @@ def prepare(
     "--memory", type=float, default=2.0, help="Memory limit for an image, in GiB."
 )
 @click.option(
-    "--workers", type=click.IntRange(1), help="Worker processes; by default one a core."
+    "--workers",
+    type=click.IntRange(1),
+    help="Worker processes; by default one per core.",
 )
 @click.option(
     "--manifest",
