@@ -192,9 +192,11 @@ def test_fine_tuning_keeps_body_protocol_and_mean_and_replaces_the_head(released
 def test_own_protocol_wins_over_that_of_the_weights(released):
     recipe = fine_tune(released[0], test_size=48, crop_pct=0.9)
     assert resolve(recipe).protocol == Protocol(48, 0.9, "bilinear")
-    with pytest.raises(RecipeError, match=r"test_size=0.*depend on weights="):
+    with pytest.raises(
+        RecipeError, match=r"test_size=0.*are taken from weights='.*without"
+    ):
         fine_tune(released[0]).protocol  # noqa: B018
-    with pytest.raises(RecipeError, match="nothing tells them without weights"):
+    with pytest.raises(RecipeError, match="are taken from weights, and weights=''"):
         small(test_size=0)
 
 

@@ -188,7 +188,7 @@ def test_training_again_says_so_and_trains_nothing(call, place):
     before = (place / "run" / "checkpoints").stat().st_mtime_ns
     done = call(*tiny("records", "run"), cwd=place)
     assert done.returncode == 0
-    assert "run is trained already" in done.out
+    assert "run is already trained" in done.out
     assert (place / "run" / "checkpoints").stat().st_mtime_ns == before
 
 
@@ -198,7 +198,7 @@ def test_evaluate_and_predict_work_on_a_run(call, place):
     saved = json.loads((place / "run" / "metrics.json").read_text())
     assert json.loads(measured.out) == saved
     table = call("evaluate", "run", "photos", cwd=place)
-    assert re.search(r"pictures\W+12", table.out)
+    assert re.search(r"images\W+12", table.out)
     done = call("predict", "run", "photos/val/red", "--top", 1, "--json", cwd=place)
     results = json.loads(done.out)
     assert [Path(r["file"]).name for r in results] == [

@@ -481,7 +481,7 @@ def test_table_names_the_measures_and_the_worst_classes(run_command, trained, fo
         rf"top-1\W+{metrics['top1']:.2%}",
         rf"loss, nats\W+{metrics['loss']:.4f}",
         rf"calibration error\W+{metrics['calibration_error']:.2%}",
-        r"pictures\W+12",
+        r"images\W+12",
         *(f"worst: {name}\\W+{p:.2%}" for name, p in metrics["per_class"].items()),
     ):
         assert re.search(words, done.out), words
