@@ -341,7 +341,7 @@ def test_teacher_that_is_not_there_is_named(teacher, words):
         ({"stage_rates": [0, 1]}, r"stage_rates=\(0.0, 1.0\): must be 5.*stem, stage1"),
         (
             {"overrides": {"fused_batch_norm": False}, "freeze_statistics": True},
-            "freeze_statistics=True: is not supported",
+            "freeze_statistics=True: needs this package",
         ),
         ({"final_rate": 1.0}, "final_rate=1.0: must be at most"),
         (

@@ -34,7 +34,9 @@ def _limit(name: str, kind: click.ParamType, text: str) -> Callable[..., Any]:
 @click.option(
     "--name", help="Name in the paths, /v1/models/NAME; by default that of DIR."
 )
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),

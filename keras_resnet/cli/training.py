@@ -46,7 +46,7 @@ def recipes_command(show: str | None, output: str, as_json: bool) -> None:
 
         chosen = chosen_recipe(show, {})
         Path(output).write_bytes(rate_curve(chosen))
-        table = _folded(chosen.name, "field", "value", rows=_rows([chosen]))
+        table = make_table(chosen.name, "field", "value", rows=_rows([chosen]))
         note = f"the learning rate of each epoch is plotted in {output}"
         return print_result(
             {**chosen.to_dict(), "rate_curve": output}, as_json, table, note
@@ -57,20 +57,10 @@ def recipes_command(show: str | None, output: str, as_json: bool) -> None:
     per_table = max(out.width // _COLUMN - 1, 1)
     for first in range(1, 1 + len(recipes), per_table):
         titles, *values = ([row[0], *row[first : first + per_table]] for row in rows)
-        tables.append(_folded(None, *titles, rows=values))
+        tables.append(make_table(None, *titles, rows=values))
     result = {recipe.name: recipe.to_dict() for recipe in recipes}
     note = "fields that do not differ are omitted; --show NAME prints all of a recipe"
     print_result(result, as_json, *tables, note)
-
-
-def _folded(
-    title: str | None, *columns: str, rows: Iterable[Iterable[object]]
-) -> Table:
-    """A table that breaks long words, rather than cutting them off, where narrow."""
-    table = make_table(title, *columns, rows=rows)
-    for column in table.columns:
-        column.overflow = "fold"
-    return table
 
 
 def _rows(recipes: Sequence[Recipe]) -> list[list[str]]:
