@@ -79,13 +79,13 @@ class Recipe:
         choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
     stage_rates: tuple[float, ...] = _field(
-        "optimization",
+        "optimisation",
         (),
         "Factors of the learning rate of the stem and each stage; 0 freezes it.",
         example="[0, 0, 0.1, 0.1, 1]",
     )
     freeze_statistics: bool = _field(
-        "optimization",
+        "optimisation",
         False,
         "Normalize with the moving statistics in training, and do not update them.",
     )
@@ -207,72 +207,79 @@ class Recipe:
         choices=("bilinear", "bicubic", ""),
     )
     optimizer: str = _field(
-        "optimization",
+        "optimisation",
         "sgd",
-        "CoupledSGD (sgd) or LAMB (lamb, arXiv 1904.00962); or, if TensorFlow Addons "
-        "is installed, one of its optimizers, such as tfa.AdamW.",
-        choices=("sgd", "lamb"),
+        "CoupledSGD (sgd), AdamW (adamw, arXiv 1711.05101) or LAMB (lamb, arXiv "
+        "1904.00962); or, if TensorFlow Addons is installed, one of its optimizers, "
+        "such as tfa.AdamW.",
+        choices=("sgd", "adamw", "lamb"),
     )
     batch_size: int = _field("data", 256, "Images in a training step.", low=1)
     accumulate: int = _field(
-        "optimization",
+        "optimisation",
         1,
         "Number of parts in which a batch is processed, to take less memory.",
         low=1,
     )
-    epochs: int = _field("optimization", 200, "Passes over the training images.", low=1)
+    epochs: int = _field("optimisation", 200, "Passes over the training images.", low=1)
     base_rate: float = _field(
-        "optimization",
+        "optimisation",
         0.1,
         "Learning rate at a batch size of 256; it is scaled linearly to batch_size.",
         low=0,
     )
     warmup_epochs: float = _field(
-        "optimization", 5.0, "Epochs of linear warm-up from a rate of 0.", low=0
+        "optimisation", 5.0, "Epochs of linear warm-up from a rate of 0.", low=0
     )
     schedule: str = _field(
-        "optimization",
+        "optimisation",
         "cosine",
         "How the learning rate falls: along half a cosine, at --boundaries (steps), or "
         "when top-1 stops improving (plateau).",
         choices=("cosine", "steps", "plateau"),
     )
     final_rate: float = _field(
-        "optimization",
+        "optimisation",
         0.0,
         "Learning rate at the end of the cosine, not scaled to batch_size.",
         low=0,
     )
     boundaries: tuple[int, ...] = _field(
-        "optimization",
+        "optimisation",
         (),
         "Epochs at which the schedule steps divides the learning rate by 10.",
         example="[30, 60, 80]",
     )
     patience: int = _field(
-        "optimization",
+        "optimisation",
         5,
         "Epochs without a better top-1 after which plateau divides the rate by 10.",
         low=1,
     )
     momentum: float = _field(
-        "optimization", 0.9, "Momentum of SGD.", low=0, high=1, below=True
+        "optimisation", 0.9, "Momentum of SGD.", low=0, high=1, below=True
     )
-    nesterov: bool = _field("optimization", True, "Use Nesterov momentum in SGD.")
+    nesterov: bool = _field("optimisation", True, "Use Nesterov momentum in SGD.")
+    betas: tuple[float, ...] = _field(
+        "optimisation",
+        (0.9, 0.999),
+        "Decay rates of the two moments of AdamW and LAMB.",
+        example="[0.9, 0.99]",
+    )
     weight_decay: float = _field(
-        "regularization",
+        "regularisation",
         1e-4,
-        "Factor of the weights when added to SGD's gradient or LAMB's update.",
+        "Factor of the weights when added to SGD's gradient, or AdamW's or LAMB's update.",
         low=0,
     )
     decay: str = _field(
-        "regularization",
+        "regularisation",
         "kernels",
         "Which variables decay: kernels, or all (biases, gammas and betas too).",
         choices=("kernels", "all"),
     )
     ema: float = _field(
-        "optimization",
+        "optimisation",
         0.0,
         "Decay per step of a moving average of the weights, such as 0.9999.",
         low=0,
@@ -280,13 +287,13 @@ class Recipe:
         below=True,
     )
     loss: str = _field(
-        "regularization",
+        "regularisation",
         "cross-entropy",
         "Loss function; binary-cross-entropy is that of arXiv 2110.00476.",
         choices=("cross-entropy", "binary-cross-entropy"),
     )
     label_smoothing: float = _field(
-        "regularization",
+        "regularisation",
         0.1,
         "Fraction e of a label that is spread over the classes (5.2).",
         low=0,
@@ -294,14 +301,14 @@ class Recipe:
         below=True,
     )
     smoothing: str = _field(
-        "regularization",
+        "regularisation",
         "all-classes",
         "Spread it over all K classes, e / K, as implementations do, or over the "
         "others, e / (K - 1), as in section 5.2.",
         choices=("all-classes", "other-classes"),
     )
     binary_threshold: float = _field(
-        "regularization",
+        "regularisation",
         0.0,
         "Threshold above which mixed labels become 1 in the binary loss; 0 keeps the "
         "mixed labels.",
@@ -310,26 +317,26 @@ class Recipe:
         below=True,
     )
     teacher: str = _field(
-        "regularization",
+        "regularisation",
         "",
         "Teacher for distillation (5.3): a run directory, a .keras file, or "
         "variant:weights.",
     )
     temperature: float = _field(
-        "regularization",
+        "regularisation",
         0.0,
         "Temperature of distillation, such as 20.",
         low=0,
     )
     distillation: str = _field(
-        "regularization",
+        "regularisation",
         "paper",
         "Weights of the two losses: 1 and T^2 (paper), or half of each, as in the "
         "script of GluonCV (gluon).",
         choices=("paper", "gluon"),
     )
     teacher_size: int = _field(
-        "regularization",
+        "regularisation",
         0,
         "Side of the teacher's input images, in pixels; 0 takes train_size.",
         low=0,
