@@ -269,7 +269,7 @@ class Recipe:
     weight_decay: float = _field(
         "regularisation",
         1e-4,
-        "Factor of the weights when added to SGD's gradient, or AdamW's or LAMB's update.",
+        "Factor of the weights, added to SGD's gradient or AdamW's or LAMB's update.",
         low=0,
     )
     decay: str = _field(
