@@ -34,8 +34,8 @@ def AlexNet(
         name: of the model.
 
     Returns:
-        A functional `keras.Model`, [N, H, W, 3] -> float32 [N, classes], with 61,100,840
-        parameters at 1000 classes.
+        A functional `keras.Model`, [N, H, W, 3] -> float32 [N, classes]. At 1000
+        classes it has 61,100,840 parameters.
 
     Raises:
         WeightsError: the weights do not fit.

@@ -122,7 +122,7 @@ class AuxiliaryOutputs(layers.Layer):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         main, *others = inputs
         # not as an attribute of the usual kind, which Keras tracks
-        vars(self)["kept"] = others if training else []
+        self.__dict__.update(kept=others if training else [])
         return main
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -156,7 +156,7 @@ class GoogLeNetModel(keras.Model):
         return loss
 
 
-# filters of each block, as InceptionBlock's arguments; a number is the size of a maximum
+# the arguments of each InceptionBlock; a number is the size of a maximum
 _BLOCKS: dict[str, Any] = {
     "inception3a": (64, 96, 128, 16, 32, 32),
     "inception3b": (128, 128, 192, 32, 96, 64),

@@ -39,8 +39,8 @@ class ConvNorm(Composite):
 
     The normalization is `BatchNormalization`; with `fused_batch_norm=False` it is
     Keras's own, and with `normalization="group"` as well it is group normalization of
-    32 groups. Its `epsilon` is added to the variance. `fused_batch_norm=None` has a bias in place of it: what
-    `export.fold_batch_norm` makes.
+    32 groups. Its `epsilon` is added to the variance. `fused_batch_norm=None` has a
+    bias in place of it: what `export.fold_batch_norm` makes.
     """
 
     def __init__(

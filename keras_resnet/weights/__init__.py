@@ -95,7 +95,7 @@ def load_weights(
 
 
 def _load_other(model: Any, source: Any, dialect: str, strict: bool) -> LoadReport:
-    """Loads a torchvision checkpoint into a net that is not of this package's family."""
+    """Loads a torchvision checkpoint into a net that `create` did not make."""
     if dialect not in ("auto", "torchvision"):
         raise WeightsError(
             f"dialect={dialect!r}: {model.name} takes checkpoints of torchvision"

@@ -20,7 +20,9 @@ _Entry = tuple[Any, tuple[str, ...], Callable[..., np.ndarray]]
 
 _ALEXNET = {
     **{f"conv{n}": f"features.{m}" for n, m in enumerate((0, 3, 6, 8, 10), start=1)},
-    **{"fc1": "classifier.1", "fc2": "classifier.4", "head": "classifier.6"},
+    "fc1": "classifier.1",
+    "fc2": "classifier.4",
+    "head": "classifier.6",
 }
 _INCEPTION_V3 = {
     ("Mixed_5b", "Mixed_5c", "Mixed_5d"): (
@@ -81,7 +83,7 @@ def load(model: Any, tensors: Mapping[str, Any], strict: bool = True) -> LoadRep
             initial.append(variable.path)
         else:
             problems.append(
-                f"{names[0]} {value.shape}, not {tuple(variable.shape)}, in Keras's layout"
+                f"{names[0]} {value.shape}, not {tuple(variable.shape)}, in Keras"
             )
     used = dict.fromkeys(name for _, names, _ in entries for name in names)
     extra = [name for name in source if name not in used]
@@ -95,6 +97,8 @@ def load(model: Any, tensors: Mapping[str, Any], strict: bool = True) -> LoadRep
                 [f"this torchvision checkpoint does not fit {model.name}:", *listed]
             )
         )
+    if "mixed10" in {layer.name for layer in model.layers}:
+        _count_padding(model)
     for variable, value in values:
         variable.assign(value)
     return LoadReport("torchvision", tuple(used), tuple(extra), tuple(initial))
@@ -189,6 +193,22 @@ def _inception_v3(model: Any) -> Iterator[_Entry]:
     yield from _convolution(_classifier(layers, "predictions"), "fc")
 
 
+def _count_padding(model: Any) -> None:
+    """Makes the averages within InceptionV3 those of torchvision.
+
+    Keras leaves the padding out of a "same" average, and torchvision counts it, which
+    moves logits by a quarter of their deviation. The layers get another class, which is
+    registered with Keras and comes back from the model's files.
+    """
+    from keras_resnet.layers.pooling import PaddedAveragePooling2D, layers
+
+    for layer in model.layers:
+        if type(layer) is layers.AveragePooling2D and layer.padding == "same":
+            layer.__class__ = PaddedAveragePooling2D
+    # what was compiled with the former class
+    model.train_function = model.test_function = model.predict_function = None
+
+
 def _googlenet(layers: Mapping[str, Any]) -> Iterator[_Entry]:
     for name, layer in layers.items():
         if name.startswith("conv"):
@@ -197,11 +217,10 @@ def _googlenet(layers: Mapping[str, Any]) -> Iterator[_Entry]:
             for part in ("branch1", "branch2_0", "branch2_1", "branch3_0", "branch3_1"):
                 yield from _conv_norm(getattr(layer, part), f"{name}.{part}")
             yield from _conv_norm(layer.branch4_1, f"{name}.branch4_1")
-        elif name.startswith("aux"):
-            if name in ("aux1", "aux2"):
-                yield from _conv_norm(layer.conv, f"{name}.conv")
-                yield from _convolution(layer.fc1, f"{name}.fc1", 4)
-                yield from _convolution(layer.fc2, f"{name}.fc2")
+        elif name in ("aux1", "aux2"):
+            yield from _conv_norm(layer.conv, f"{name}.conv")
+            yield from _convolution(layer.fc1, f"{name}.fc1", 4)
+            yield from _convolution(layer.fc2, f"{name}.fc2")
     yield from _convolution(layers["head"], "fc")
 
 
