@@ -44,7 +44,20 @@ class Recipe:
     """
 
     name: str = _field("run", "bag-of-tricks", "Name of the recipe, for titles.")
-    model: str = _field("net", "resnet50d", "Variant, a name of `keras-resnet list`.")
+    model: str = _field(
+        "net",
+        "resnet50d",
+        "Variant, a name of `keras-resnet list`; applications:NAME, a classifier of "
+        "keras.applications; or FILE.py:FUNCTION, which makes a classifier of so many "
+        "classes.",
+    )
+    preprocessing: str = _field(
+        "net",
+        "",
+        "What a net that is not of this package expects of its pixels, as "
+        "keras.applications calls it; empty where the net is known.",
+        choices=("", "included", "caffe", "tf", "torch"),
+    )
     overrides: dict[str, Any] = _field(
         "net",
         {},
