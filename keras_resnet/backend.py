@@ -1,4 +1,4 @@
-"""The Keras that everything here runs on: 3, or 2.15 by the names of Keras 3."""
+"""Keras 3, or Keras 2.15 under the names of Keras 3, for the whole package."""
 
 from typing import Any
 
@@ -10,14 +10,15 @@ else:
     from keras import layers, ops  # type: ignore[no-redef]
 
     def native(variable: Any) -> Any:
-        """TensorFlow's variable inside Keras's."""
+        """The TensorFlow variable inside a Keras variable."""
         return variable.value
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether TensorFlow, JAX or Python could not get the memory for an array.
+    """Whether an error means that TensorFlow, JAX or Python ran out of memory.
 
-    The text decides, for TensorFlow raises ResourceExhaustedError for a full disk too.
+    Its message decides, since TensorFlow raises ResourceExhaustedError for a full disk
+    too.
     """
     exhausted = "OOM when allocating", "Out of memory"
     return isinstance(error, MemoryError) or any(

@@ -1,4 +1,4 @@
-"""The demonstration: trains, evaluates, exports and serves a net on digits."""
+"""A demonstration of all steps: trains, evaluates and serves a digit classifier."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from keras_resnet.model import rebuild
 from keras_resnet.recipes import RECIPES
 from keras_resnet.runs import layout
 
-HELD_OUT = 360  # of 1,797
-GOAL = 0.99  # top-1
-TOLERANCE = 1e-5  # between model.predict and the served answers
+HELD_OUT = 360  # of the 1,797 images
+GOAL = 0.99  # the least top-1
+TOLERANCE = 1e-5  # of the served probabilities, against model.predict
 
-LEFT = {  # in the run directory
-    layout.RECIPE: "every number of the run",
-    layout.DATA: "of which data it is",
-    layout.HISTORY: "the log: loss, accuracy and rate of each epoch",
-    layout.LOG: "the same for a spreadsheet",
+LEFT = {  # files in the run directory, and what they are
+    layout.RECIPE: "the hyperparameters of the run",
+    layout.DATA: "the data that it was trained on",
+    layout.HISTORY: "the loss, accuracy and learning rate of each epoch",
+    layout.LOG: "the same as CSV",
     layout.TENSORBOARD: "the same for TensorBoard",
-    layout.CURVES: "the same as a picture",
+    layout.CURVES: "the same as a figure",
     layout.GRID: "the least certain predictions",
-    layout.CONFUSION: "which digit is taken for which",
+    layout.CONFUSION: "the confusion matrix",
     layout.METRICS: "top-1, top-5, loss, calibration, serving difference",
-    layout.MODEL: "the Keras model",
-    layout.BEST: "the same after its best epoch",
-    layout.FINISHED: "of how many epochs these are",
-    layout.CHECKPOINTS: "all state, to resume",
+    layout.MODEL: "the Keras model after the last epoch",
+    layout.BEST: "the Keras model after the best epoch",
+    layout.FINISHED: "the number of epochs of these models",
+    layout.CHECKPOINTS: "the complete training state, to resume",
     "export/1": "the SavedModel",
 }
 
@@ -55,81 +55,86 @@ def run(
 ) -> dict[str, Any]:
     """Trains a narrow ResNet-18-D on scikit-learn's digits, and serves it.
 
+    Steps whose results exist already are not repeated.
+
     Args:
-        folder: the run directory, which will also contain the export.
-        data: the folder for the TFRecords, written if it does not exist.
-        say: a function that is called with a line for each step.
+        folder: the run directory, which also gets the figures, the metrics and the
+            export.
+        data: the folder of the TFRecords.
+        say: a function that is called with a line of text for each step.
         progress: a Keras callback that shows the progress of training.
 
     Returns:
-        The metrics, and "serving_difference": the largest difference between the
-        probabilities of `model.predict` and of the export in TensorFlow's C++ loader.
+        The metrics, with "serving_difference": the largest absolute difference between
+        the probabilities of `model.predict` and those of the exported graph, which
+        TensorFlow's C++ loader runs.
 
     Raises:
-        DemoError: top-1 is below 99 %, or the served probabilities differ.
+        DemoError: top-1 is below 99 %, or the served probabilities differ by more than
+            1e-5.
     """
     folder, data = Path(folder), Path(data)
     recipe = RECIPES["demo"]
     if data.exists():
-        say(f"digits: re-using {data}")
+        say(f"digits: using the existing {data}")
     else:
         write_digits(data)
-        say(f"digits: 1,797 written digits of scikit-learn as PNG TFRecords in {data}")
+        say(f"digits: 1,797 images from scikit-learn, written as TFRecords to {data}")
     source = pictures.open_source(data)
     if train.is_finished(recipe, source, folder):
-        say(f"training: re-using {folder / layout.MODEL}")
+        say(f"training: using the existing {folder / layout.MODEL}")
     else:
         say(f"training: {recipe.model}, width 16, {recipe.epochs} epochs, from scratch")
     model = train.fit(recipe, source, folder, progress)
     metrics = evaluate.run(model, source)
     if metrics["examples"] != HELD_OUT:
-        raise DemoError(f"{metrics['examples']} pictures evaluated, not {HELD_OUT}")
-    say(f"evaluation: top-1 {metrics['top1']:.2%} of {HELD_OUT} held-out digits")
+        raise DemoError(f"{metrics['examples']} images evaluated, not {HELD_OUT}")
+    say(f"evaluation: top-1 {metrics['top1']:.2%} on {HELD_OUT} held-out digits")
     evaluate.picture_grid(model, source, folder / layout.GRID)
     confusion_map(metrics, folder / layout.CONFUSION)
     versions = export.versions(folder / "export")
     if versions:
         exported = folder / "export" / str(versions[-1])
-        say(f"export: re-using {exported}")
+        say(f"export: using the existing {exported}")
     else:
         exported = export.save(model, folder / "export")
         say(f"export: SavedModel in {exported}")
     metrics["serving_difference"] = serving_difference(model, source, exported)
     say(
-        "serving: C++ loader, no Keras in the process, PNG bytes in; largest "
-        f"difference to model.predict {metrics['serving_difference']:.1e}"
+        "serving: PNG bytes to TensorFlow's C++ loader, without Keras; largest "
+        f"difference from model.predict {metrics['serving_difference']:.1e}"
     )
     write_whole(folder / layout.METRICS, to_json(metrics))
     if metrics["top1"] < GOAL:
         raise DemoError(f"top-1 {metrics['top1']:.2%} is below {GOAL:.0%}")
     if not metrics["serving_difference"] <= TOLERANCE:
         raise DemoError(
-            f"served answers differ by {metrics['serving_difference']:.1e}, more than "
-            f"{TOLERANCE:.0e}"
+            "served probabilities differ from model.predict by "
+            f"{metrics['serving_difference']:.1e}, more than {TOLERANCE:.0e}"
         )
     return metrics
 
 
 def write_digits(destination: str | os.PathLike[str]) -> None:
-    """Writes `digits` as TFRecords, split 80/20 in each class with seed 0."""
+    """Writes `digits` as TFRecords, with 360 of them, stratified, held out."""
     images, labels, names = digits()
     from sklearn.model_selection import train_test_split
 
-    halves = train_test_split(
+    parts = train_test_split(
         np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=0
     )
     source = {
         name: (images[indices], labels[indices])
-        for name, indices in zip(("train", "val"), halves)
+        for name, indices in zip(("train", "val"), parts)
     }
     pictures.prepare(source | {"class_names": names}, destination)
 
 
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """scikit-learn's 1,797 written digits, 8x8 in 17 greys, enlarged.
+    """scikit-learn's 1,797 handwritten digits, enlarged from 8 x 8 to 32 x 32 pixels.
 
     Returns:
-        (uint8 [1797, 32, 32, 3], int64 [1797], names of the 10 classes).
+        (images, uint8 [1797, 32, 32, 3]; labels, int64 [1797]; names of the classes).
 
     Raises:
         DemoError: scikit-learn is not installed.
@@ -150,10 +155,10 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def serving_difference(
     model: keras.Model, source: pictures.Source, exported: Path
 ) -> float:
-    """The largest difference in a probability, over the held-out images.
+    """The largest difference of the served probabilities from `model.predict`.
 
-    It is between the model in float32, whatever it was trained in, and its export in
-    another process.
+    The held-out images are classified by another process, which runs the SavedModel,
+    and by the model in float32, the precision of the export.
     """
     encoded = [data.numpy() for data, _ in source.split("val").ordered()]
     images = np.stack(
@@ -164,7 +169,7 @@ def serving_difference(
     with tempfile.TemporaryDirectory() as scratch:
         inputs, outputs = Path(scratch, "inputs.npz"), Path(scratch, "outputs.npz")
         write_npz(inputs, {"image_bytes": np.array(encoded, object)})
-        # which imports neither Keras nor a layer of this package
+        # this module imports neither Keras nor the layers of this package
         command = [sys.executable, "-m", "keras_resnet.export.savedmodel"]
         done = subprocess.run(
             [*command, exported, "serving_bytes", inputs, outputs],
@@ -172,6 +177,8 @@ def serving_difference(
             text=True,
         )
         if done.returncode:
-            raise DemoError(f"{exported}: not servable: {done.stderr.strip()[-500:]}")
+            raise DemoError(
+                f"{exported}: cannot be served: {done.stderr.strip()[-500:]}"
+            )
         served = read_npz(outputs)["probabilities"]
     return float(np.abs(served - expected).max())

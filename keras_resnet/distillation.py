@@ -1,4 +1,4 @@
-"""Knowledge distillation; see `keras_resnet.train.distillation`."""
+"""The public name of `train.distillation`: knowledge distillation."""
 
 from keras_resnet.train.distillation import distill
 

@@ -1,4 +1,4 @@
-"""Figures as PNG; a figure that cannot be drawn does not end a run."""
+"""Figures as PNG files, with any text in them, and without failing a run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def png(figure: Figure) -> bytes:
     """A matplotlib figure as PNG, with every title and label drawn literally.
 
-    Dollar signs do not start formulas, and bytes that are not UTF-8 are escaped. The
-    labels of ticks are not covered, since matplotlib makes them while it draws.
+    Names of files may contain dollar signs, which matplotlib takes for formulas, and
+    bytes that are not UTF-8, which it cannot draw. Tick labels that matplotlib creates
+    while drawing are not covered.
     """
     from matplotlib.text import Text
 
@@ -30,15 +31,15 @@ def png(figure: Figure) -> bytes:
 
 
 def drawable(name: str) -> str:
-    """A name with escapes for bytes that are not UTF-8, as matplotlib needs it."""
+    """A name that matplotlib can draw: bytes that are not UTF-8 become escapes."""
     return name.encode(errors="backslashreplace").decode()
 
 
 @contextlib.contextmanager
 def attempted(path: str | Path) -> Iterator[None]:
-    """A context that turns an error in drawing `path` into a line on stderr."""
+    """Prints a line to stderr if drawing `path` raises an error, and goes on."""
     try:
         yield
-    except Exception as error:  # whatever the error is, the run must not be lost
+    except Exception as error:  # no failure to draw may lose a trained model
         reason = " ".join(str(error).split()) or type(error).__name__
         print(drawable(f"{path}: cannot be drawn ({reason})"), file=sys.stderr)

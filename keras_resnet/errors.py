@@ -1,10 +1,10 @@
-"""The errors of this package, with one base class."""
+"""The exceptions of this package, with a common base class."""
 
 
 class Error(Exception):
-    """The base class of the errors of this package.
+    """The base class of the errors that this package raises deliberately.
 
-    The message is one line that names the argument or file, its value, and what to do.
+    The message names the argument or the file, its value and a remedy.
     """
 
 
@@ -13,36 +13,36 @@ class DataError(Error, ValueError):
 
 
 class ModelError(Error, ValueError):
-    """A model cannot be opened, or does not fit its use."""
+    """A model that cannot be opened, or that cannot be used as requested."""
 
 
 class WeightsError(Error, ValueError):
-    """A checkpoint cannot be read, or does not fit; the message lists every problem."""
+    """A checkpoint that cannot be read or does not fit, with a list of the problems."""
 
 
 class DescriptionError(ModelError, WeightsError):
-    """A file does not describe its net, or describes one that cannot be built."""
+    """A file without a valid description of a model of this package."""
 
 
 class RecipeError(Error, ValueError):
-    """A recipe has an invalid field; the message says what is allowed."""
+    """An invalid recipe, with the field, its value and the allowed values."""
 
 
 class AddonsError(RecipeError):
-    """A part of TensorFlow Addons is not available; the message names a replacement."""
+    """A part of TensorFlow Addons that is not available, and its replacement."""
 
 
 class RunError(Error, ValueError):
-    """A run directory cannot be used."""
+    """A run directory that cannot be used as requested."""
 
 
 class SavedModelError(Error, RuntimeError):
-    """A SavedModel does not load, or refuses a request."""
+    """A SavedModel that cannot be loaded, or an input that it rejects."""
 
 
 class ServeError(Error):
-    """An exported model cannot be served."""
+    """An exported model that cannot be served as requested."""
 
 
 class DemoError(Error, RuntimeError):
-    """The demonstration did not reach its result."""
+    """A demonstration that cannot run, or whose result is not good enough."""

@@ -1,6 +1,7 @@
-"""Writing files completely or not at all; flushes and locks.
+"""Atomic writes, flushes and locks of files.
 
-A file system that refuses a flush or a lock costs a line on stderr, and work goes on.
+If a file system does not support flushes or locks, the functions print a line to
+stderr and continue without them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-PARTIAL = ".partial."  # begins the name of a file that is not complete yet
+PARTIAL = ".partial."  # the prefix of files that are not complete yet
 
-# errors of network, FUSE or Windows-backed file systems that have no such call
+# errors of network, FUSE or Windows file systems that do not support a call
 _REFUSALS = {
     errno.EINVAL,
     errno.ENOLCK,
@@ -32,10 +33,11 @@ _REFUSALS = {
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A context with a hidden path beside `path`, which replaces it if no error occurs.
+    """Yields a hidden path to write to, which replaces `path` if no error is raised.
 
-    Each call has its own path, so that several processes may write the same file: the
-    last one wins, and a reader always sees a complete file.
+    Each call yields another path, so several processes and threads may write the same
+    file concurrently: the last one to finish wins, and readers always see a complete
+    file.
     """
     path = Path(path)
     _remove_leftovers(path)
@@ -51,39 +53,40 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file aside, flushes it, and renames it into place."""
+    """Writes a file atomically: a reader sees the old content or the new one."""
     with atomic_write(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def unique(path: Path) -> Path:
-    """A unique hidden name beside `path`, with its ending, which Keras needs."""
+    """A unique hidden path next to `path`, with its suffix, which Keras depends on."""
     token = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f"{PARTIAL}{token}.{path.name}")
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes unfinished files of `path` that killed processes of this machine left."""
+    """Removes partial files of `path` whose process, on this machine, has ended."""
     pattern = f"{PARTIAL}{_host()}-*-*.{glob.escape(path.name)}"
     for leftover in path.parent.glob(pattern):
-        with contextlib.suppress(OSError, ValueError):  # gone, or named by another
+        # another process may have removed the file, or a user may have named it
+        with contextlib.suppress(OSError, ValueError):
             if not _is_running(int(leftover.name.split("-")[1])):
                 leftover.unlink()
 
 
 def _host() -> str:
-    """A short name of this machine, since process numbers differ between machines."""
+    """A short hash of this machine's name, since process ids are only valid on it."""
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _is_running(process: int) -> bool:
-    if os.name == "nt":  # where this would interrupt it
+    if os.name == "nt":  # there, os.kill would interrupt the process
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # it belongs to another user
         pass
     return True
 
@@ -95,9 +98,9 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def flush(stream: IO[Any]) -> None:
-    """Writes the buffers of a file object and of the system to the disk."""
+    """Flushes a file object's buffer, and the system's, to the disk."""
     stream.flush()
-    with _tolerated("flush files to the disk", "a power failure may lose the newest"):
+    with _tolerated("flush files to the disk", "a power failure may lose data"):
         os.fsync(stream.fileno())
 
 
@@ -105,24 +108,24 @@ def sync(path: str | os.PathLike[str]) -> None:
     """Flushes a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with _tolerated("flush folders to the disk", "a power failure may lose names"):
+        with _tolerated("flush folders to the disk", "a power failure may lose files"):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def lock(file: IO[Any] | int, operation: int) -> bool:
-    """Locks an open file by `fcntl.flock`, which ends with the process.
+    """Locks an open file with `fcntl.flock`, until it is closed or the process ends.
 
     Returns:
-        Whether it is locked; False if the file system has no locks.
+        Whether the lock was acquired; False if the file system does not support locks.
 
     Raises:
-        BlockingIOError: with LOCK_NB, another process holds it.
+        BlockingIOError: with LOCK_NB, if another process holds the lock.
     """
     import fcntl  # not on Windows, where the rest of the package works
 
-    with _tolerated("lock files", "let no two processes write to one directory"):
+    with _tolerated("lock files", "do not run two processes in one directory"):
         fcntl.flock(file, operation)
         return True
     return False

@@ -1,4 +1,4 @@
-"""The description of a model, which is checked when it is read from a file."""
+"""ModelInfo, the description of a model that its files contain, and its checks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 from keras_resnet.config import ResNetConfig
 
-MAX_TEXT = 2**24  # bytes of JSON; names of 20,000 classes take one of these 16 MiB
-_MAX_VALUES = 2**19  # in one text: each takes memory, however short it is written
+MAX_TEXT = 2**24  # bytes of JSON, 16 MiB; the names of 20,000 classes take 1 MiB
+_MAX_VALUES = 2**19  # in one JSON text; even short ones take memory when parsed
 _MAX_CLASSES = 2**19
-_MAX_CHANNELS = 1024  # of a picture
-_MAX_PIXELS = 2**14  # of a side
+_MAX_CHANNELS = 1024  # of an image
+_MAX_PIXELS = 2**14  # of a side of an image
 _PLAIN = ("float16", "bfloat16", "float32", "float64")
 _POLICIES = (*_PLAIN, "mixed_float16", "mixed_bfloat16")
 
@@ -24,7 +24,7 @@ _Check = Callable[[Any], bool]
 
 
 def _checked(check: _Check) -> dict[str, _Check]:
-    """The metadata of a field whose JSON value must pass a check."""
+    """The metadata of a field whose JSON value has to pass `check`."""
     return {"check": check}
 
 
@@ -67,20 +67,20 @@ def _is_variant(value: Any) -> bool:
 
 
 def _is_activation(value: Any) -> bool:
-    """A name in keras.activations, but not a layer's name or configuration."""
-    # a live model may have a function; JSON has none
+    """Whether it may be in keras.activations; refuses layers, which have capitals."""
+    # a model in memory may have a function as its activation
     return callable(value) or (_is_name(value) and value == value.lower())
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How images are resized and cropped in evaluation, prediction and serving."""
+    """How images are preprocessed for evaluation, prediction and serving."""
 
-    # pixels, the side of the square that the model sees
+    # the side of the square crop in pixels
     size: int = field(default=224, metadata=_checked(_is_count(_MAX_PIXELS)))
-    # of the resized short side
+    # the side of the crop as a fraction of the resized short side
     crop_pct: float = field(default=0.875, metadata=_checked(_is_share))
-    # antialiased, as Pillow's
+    # with antialiasing, as in Pillow
     interpolation: str = field(
         default="bicubic", metadata=_checked(_is_one_of("bicubic", "bilinear"))
     )
@@ -97,7 +97,7 @@ class ModelInfo:
     pooling: str | None = field(
         default=None, metadata=_checked(_is_none_or(_is_one_of("avg", "max")))
     )
-    # 0: a checkpoint without a head
+    # 0 in a checkpoint without a head
     classes: int = field(
         default=1000, metadata=_checked(_is_count(_MAX_CLASSES, least=0))
     )
@@ -105,11 +105,11 @@ class ModelInfo:
         default="softmax", metadata=_checked(_is_none_or(_is_activation))
     )
     include_preprocessing: bool = field(default=True, metadata=_checked(_is_a(bool)))
-    # None: any size, RGB
+    # [height, width, channels]; None: RGB images of any size
     input_shape: tuple[int | None, ...] | None = field(
         default=None, metadata=_checked(_is_none_or(_is_shape))
     )
-    # that it was built under
+    # the policy under which the model was built
     dtype_policy: str = field(
         default="float32", metadata=_checked(_is_one_of(*_POLICIES))
     )
@@ -120,7 +120,7 @@ class ModelInfo:
 
     @property
     def gives_logits(self) -> bool:
-        """Whether the outputs are logits."""
+        """Whether the model outputs logits rather than probabilities."""
         return self.classifier_activation in (None, "linear")
 
     def replace(self, **changes: Any) -> ModelInfo:
@@ -129,10 +129,10 @@ class ModelInfo:
 
     @classmethod
     def from_json(cls, info: dict[str, Any]) -> ModelInfo:
-        """Makes a ModelInfo from the JSON of a file or of a model's config.
+        """A ModelInfo from the dict that `dataclasses.asdict` and JSON make of it.
 
         Raises:
-            ValueError: as `check`.
+            ValueError: as in `check`.
         """
         check(info)
         config = info["config"]
@@ -140,7 +140,7 @@ class ModelInfo:
             "config": None if config is None else ResNetConfig.from_json(config),
             "protocol": Protocol(**info.get("protocol", {})),
         }
-        for name in ("class_names", "input_shape"):  # JSON has lists
+        for name in ("class_names", "input_shape"):  # lists in JSON
             if info.get(name) is not None:
                 parts[name] = tuple(info[name])
         return cls(**{**info, **parts})
@@ -150,26 +150,29 @@ def parse(text: str | bytes) -> Any:
     """The value of a JSON text from an untrusted file.
 
     Raises:
-        ValueError: it is not JSON, or is larger than any description of a net.
+        ValueError: if it is not JSON, or it is larger or has more values than any
+            description of a model.
     """
     content = text.encode(errors="replace") if isinstance(text, str) else text
     values = sum(map(content.count, (b",", b"[", b"{")))
     if len(content) > MAX_TEXT or values > _MAX_VALUES:
-        raise ValueError(f"{len(content)} bytes of JSON, {values} values: too large")
+        raise ValueError(
+            f"JSON of {len(content)} bytes with {values} values: too large"
+        )
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("its JSON nests too deep") from error
+        raise ValueError("the JSON is nested too deeply") from error
 
 
 def check(info: Any) -> None:
-    """Raises an error for JSON that is not a valid ModelInfo.
+    """Raises an error unless `info` is a dict from the JSON of a ModelInfo.
 
     Fields that have a default may be missing, as in files of earlier releases.
 
     Raises:
-        ValueError: a field is unknown, missing, or of a wrong type or range; the
-            message has each of them with its value.
+        ValueError: with the fields that are unknown or missing, or that have a wrong
+            type or value.
     """
     if not isinstance(info, dict) or not isinstance(info.get("config", 0), dict | None):
         raise ValueError(f"info={reprlib.repr(info)}: must have variant and config")
@@ -181,26 +184,30 @@ def check(info: Any) -> None:
         and names is not None
         and len(names) != info.get("classes", ModelInfo.classes)
     ):
-        raise ValueError(f"class_names={reprlib.repr(names)}: must be one a class")
+        raise ValueError(
+            f"class_names={reprlib.repr(names)}: must be one name per class"
+        )
     config = info["config"]
     if config is None:
         return
     try:
-        channels = len(ResNetConfig(**config).mean)  # checks all but the truth values
-    except TypeError as error:  # an unknown field, or a missing one
+        channels = len(ResNetConfig(**config).mean)  # checks all fields except bools
+    except TypeError as error:  # an unknown or a missing field
         raise ValueError(f"config: {error}") from error
     if channels > _MAX_CHANNELS:
-        raise ValueError(f"mean, std: have {channels} values, one for each channel")
+        raise ValueError(
+            f"mean and std: have {channels} values; at most {_MAX_CHANNELS}"
+        )
     for each in dataclasses.fields(ResNetConfig):
         value = config.get(each.name, each.default)
         if each.type == "bool" and type(value) is not bool:
-            raise ValueError(f"{each.name}={reprlib.repr(value)}")
+            raise ValueError(f"{each.name}={reprlib.repr(value)}: must be a bool")
 
 
 def _check_fields(values: Mapping[str, Any], kind: type) -> None:
     fields = {each.name: each for each in dataclasses.fields(kind)}
     if unknown := sorted(values.keys() - fields)[:10]:
-        raise ValueError(f"unknown: {', '.join(map(reprlib.repr, unknown))}")
+        raise ValueError(f"unknown fields: {', '.join(map(reprlib.repr, unknown))}")
     wrong = [
         f"{name}={reprlib.repr(values.get(name))}"
         for name, each in fields.items()
@@ -211,4 +218,4 @@ def _check_fields(values: Mapping[str, Any], kind: type) -> None:
         )
     ]
     if wrong:
-        raise ValueError(", ".join(wrong))
+        raise ValueError(f"missing or invalid: {', '.join(wrong)}")

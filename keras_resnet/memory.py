@@ -1,10 +1,10 @@
-"""A limit on the memory that this process may take."""
+"""A limit on the memory of this process."""
 
 from pathlib import Path
 
 
 def limit_memory(more: int) -> None:
-    """Lets this process take `more` bytes of memory than it has, on Linux alone."""
+    """Limits this process to `more` bytes of memory than it has now; only on Linux."""
     try:
         import resource
 

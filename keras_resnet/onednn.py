@@ -1,8 +1,8 @@
-"""oneDNN, TensorFlow's fast kernels on x86-64 processors: chosen, or recommended.
+"""Turns on oneDNN, TensorFlow's fast kernels for x86-64, or recommends it.
 
-TensorFlow turns oneDNN on by itself only where the processor has AVX-512 VNNI, AVX-VNNI
-or AMX. With AVX2 alone, which is enough for it, oneDNN is 1.1 to 1.5 times as fast as
-TensorFlow's other kernels, in training and in serving (models/benchmarks.md).
+TensorFlow turns oneDNN on by itself only if the processor has AVX-512 VNNI, AVX-VNNI or
+AMX. On processors that have only AVX2, oneDNN works too, and is 1.1 to 1.5 times as
+fast as TensorFlow's other kernels in training and serving (models/benchmarks.md).
 """
 
 import functools
@@ -10,20 +10,20 @@ import os
 import platform
 import sys
 
-VARIABLE = "TF_ENABLE_ONEDNN_OPTS"  # which TensorFlow reads once, when it starts
+VARIABLE = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it once, when it is imported
 
 
 def choose() -> None:
-    """Turns oneDNN on, unless the environment decides; to call before TensorFlow."""
+    """Turns oneDNN on, unless VARIABLE is set; call it before importing TensorFlow."""
     if _is_x86():
         os.environ.setdefault(VARIABLE, "1")
 
 
 def recommend() -> None:
-    """Prints a line to stderr, once a process, where oneDNN is off and would help.
+    """Prints a line to stderr, once per process, if oneDNN is off but would help.
 
-    Nothing is printed where the user has set the variable, on GPUs, on backends other
-    than TensorFlow, and on processors that are not x86-64.
+    Nothing is printed if the user has set the variable, on GPUs, with backends other
+    than TensorFlow, and on processors other than x86-64.
     """
     if VARIABLE not in os.environ and _would_help():
         _print_once()
@@ -34,22 +34,22 @@ def _is_x86() -> bool:
 
 
 def _would_help() -> bool:
-    from keras_resnet.backend import keras  # which imports TensorFlow
+    from keras_resnet.backend import keras  # here, since it imports TensorFlow
 
     if not _is_x86() or keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
     from tensorflow.python.util import _pywrap_util_port as built
 
-    # the only place where TensorFlow tells whether oneDNN is at work
+    # TensorFlow has no public function that tells whether oneDNN is on
     return not built.IsMklEnabled() and not tf.config.get_visible_devices("GPU")
 
 
 @functools.cache
 def _print_once() -> None:
     print(
-        "TensorFlow leaves oneDNN off on this processor, where it makes training and "
-        f"inference 1.1 to 1.5 times as fast: set {VARIABLE}=1 before TensorFlow is "
-        "imported (0 silences this line)",
+        "TensorFlow leaves oneDNN off on this processor, but it makes training and "
+        f"inference 1.1 to 1.5 times as fast: set {VARIABLE}=1 before importing "
+        "TensorFlow (or 0 to hide this message)",
         file=sys.stderr,
     )

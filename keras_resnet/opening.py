@@ -21,31 +21,25 @@ from keras_resnet.variants import create
 from keras_resnet.weights import is_tag, load_weights, locate, read_info
 from keras_resnet.weights.released import find
 
-_MOST_BLOCKS = 1000  # in a file's description; ResNet-RS-420 has 139
+_MAX_BLOCKS = 1000  # that a file may describe; ResNet-200 has 66
 
 
 def open_model(name: str | os.PathLike[str]) -> Any:
-    """Opens a model.
+    """Opens a run directory, a .keras file of this package, or "variant[:weights]".
 
-    Args:
-        name: a run directory, a .keras file of this package, a variant such as
-            "resnet50d", or "variant:weights", where weights are a released tag, a file
-            or hf://owner/name. For a weights file of this package the net has the
-            classes and overrides that the file describes.
+    Files are only read as data, and no code in them is run: this package builds the
+    model from the description in the file, and loads the tensors into it.
 
-    Returns:
-        The model. Files are read as data: the net is built from its description, and
-        nothing in a file is run. A net that is not of this package is built by Keras,
-        in its safe mode, if the file is as training left it in its run directory.
+    If the weights in "variant:weights" are a file that this package wrote, the number
+    of classes and the overrides are taken from the description in it.
+
+    A net that is not of this package is built by Keras, in its safe mode, if the file
+    is as training left it in its run directory.
 
     Raises:
-        ModelError: there is nothing of that name.
-        WeightsError: a file is damaged, does not fit, or describes no net; in the last
-            case the error is a ModelError as well.
-
-    Example:
-
-    >>> model = keras_resnet.open_model("resnet50d:ra2_in1k")
+        ModelError: if there is no such model.
+        WeightsError: if a file is damaged or does not fit, or if it does not describe a
+            model of this package; in the last case the error is a ModelError too.
     """
     path = _keras_file(name)
     if path is not None:
@@ -62,19 +56,19 @@ def open_model(name: str | os.PathLike[str]) -> Any:
         field.name: getattr(info.config, field.name)
         for field in dataclasses.fields(info.config)
     }
-    # a checkpoint without a head, of 0 classes, does not fit and raises an error
+    # the weights of a checkpoint without a head, 0 classes, raise a clear error
     return create(variant, weights=file, classes=info.classes or 1000, **overrides)
 
 
 def read_model_info(name: str | os.PathLike[str]) -> ModelInfo:
     """The description of the model that `open_model` would open, without building it.
 
-    For a released tag it is the variant with the tag's number of classes, whose names
-    are unknown.
+    Released weights are not downloaded: for them it is the description of the variant
+    with the 1000 classes of ImageNet, without their names.
 
     Raises:
-        ModelError: there is nothing of that name, or the net has no weights.
-        WeightsError: as `open_model`.
+        ModelError: if there is no such model, or it is a variant without weights.
+        WeightsError: as in `open_model`.
     """
     path = _keras_file(name)
     if path is not None:
@@ -82,7 +76,7 @@ def read_model_info(name: str | os.PathLike[str]) -> ModelInfo:
     variant, weights = _variant(name)
     if not weights:
         raise ModelError(
-            f"{name}: a variant without weights; add some, such as {variant}:imagenet"
+            f"{name}: a variant without weights; give some, such as {variant}:imagenet"
         )
     if is_tag(weights):
         classes = find(variant, weights).classes
@@ -91,14 +85,15 @@ def read_model_info(name: str | os.PathLike[str]) -> ModelInfo:
 
 
 def net_fields(weights: str | os.PathLike[str]) -> dict[str, Any]:
-    """The recipe fields of the net that weights were saved from, if the file says so.
+    """The recipe fields of the model that weights belong to, if their file has them.
 
     Args:
-        weights: a run directory, a weights file, or a released tag.
+        weights: a run directory, a weights file, or the tag of released weights.
 
     Returns:
-        {"model": variant, "overrides": {...}}, without mean and standard deviation,
-        which training takes from the weights in any case; {} without a description.
+        {"model": a variant, "overrides": its changed fields}. Mean and standard
+        deviation are left out, since training takes them from the weights anyway. An
+        empty dict if the file does not describe its model.
     """
     if is_tag(weights):
         return {}
@@ -116,26 +111,28 @@ def net_fields(weights: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _keras_file(name: str | os.PathLike[str]) -> Path | None:
-    """The .keras file of a run directory, or the file itself; None for other names."""
+    """The .keras file in a run directory, or with this name; None for other names."""
     path = Path(name)
     if path.is_dir():
         path = path / layout.MODEL
         if not path.is_file():
-            raise ModelError(f"{path.parent}: no {path.name} in it; train there first")
+            raise ModelError(
+                f"{path.parent}: has no {path.name}; train a model into it first"
+            )
     if path.suffix != ".keras":
         return None
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; train there first")
+        raise ModelError(f"{path}: no such file; train a model first")
     return path
 
 
 def _variant(name: str | os.PathLike[str]) -> tuple[str, str]:
-    """(variant, weights or "") of "variant[:weights]"."""
+    """Splits "variant[:weights]" into (variant, weights or "")."""
     variant, _, weights = str(name).partition(":")
     if variant not in VARIANTS:
         raise ModelError(
             f"{name}: neither a run directory, nor a .keras file, nor a variant with "
-            "weights, such as resnet50d:my.weights.h5"
+            "weights; give one of these, such as resnet50d:my.weights.h5"
         )
     return variant, weights
 
@@ -148,7 +145,7 @@ def _open_keras(path: Path) -> Any:
     try:
         model = assemble(info)
     except (TypeError, ValueError) as error:
-        raise _no_net(path, error) from error
+        raise _not_a_model(path, error) from error
     load_weights(model, path)
     with zipfile.ZipFile(path) as file:
         freeze_as(model, json.loads(file.read("config.json"))["config"])
@@ -171,31 +168,37 @@ def _open_classifier(path: Path) -> Any:
         )
     model = keras.models.load_model(path, compile=False, safe_mode=True)
     if not isinstance(model, classifier.Classifier):
-        raise _no_net(path, f"it is a {type(model).__name__}")
+        raise _not_a_model(path, f"it is a {type(model).__name__}")
     return model
 
 
 def _info_of(path: Path) -> ModelInfo:
-    """The ModelInfo in a .keras file."""
+    """The ModelInfo in a .keras file; DescriptionError if it has none."""
     try:
         info = read_info(path, any_net=True)
     except WeightsError as error:
         raise DescriptionError(str(error)) from error
     if info is None:
-        raise DescriptionError(f"{path}: not a complete .keras file of this package")
+        raise DescriptionError(
+            f"{path}: not a complete .keras file of a model of keras_resnet"
+        )
     return info
 
 
 def _check_size(path: str | os.PathLike[str], info: ModelInfo) -> None:
-    """Refuses a net that is larger than its file, before memory is allocated."""
-    deep = sum(info.config.depths) > _MOST_BLOCKS
+    """Raises an error if the file is too small for the model, before it is built."""
+    too_deep = sum(info.config.depths) > _MAX_BLOCKS
     classes = info.classes if info.include_top else 0
-    parameters = 0 if deep else complexity(info.config, classes=classes)[0]
+    parameters = 0 if too_deep else complexity(info.config, classes=classes)[0]
     # in half precision a parameter takes two bytes
-    if deep or 2 * parameters > Path(path).stat().st_size:
+    if too_deep or 2 * parameters > Path(path).stat().st_size:
         sizes = f"depths={info.config.depths}, width={info.config.width}"
-        raise _no_net(path, f"{sizes}, classes={info.classes}")
+        raise _not_a_model(
+            path, f"{sizes}, classes={info.classes}: too large for this file"
+        )
 
 
-def _no_net(path: str | os.PathLike[str], reason: object) -> DescriptionError:
-    return DescriptionError(f"{path}: describes no net of this package ({reason})")
+def _not_a_model(path: str | os.PathLike[str], reason: object) -> DescriptionError:
+    return DescriptionError(
+        f"{path}: does not describe a model of keras_resnet ({reason})"
+    )

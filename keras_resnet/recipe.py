@@ -1,4 +1,4 @@
-"""A run as numbers: Recipe, checked, and both ways through JSON and YAML."""
+"""Recipe, the hyperparameters of a training run, with checks and file formats."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from keras_resnet.legacy import addons
 
 
 def _field(group: str, default: Any, help: str, **limits: Any) -> Any:
-    """A field of Recipe with what it is for, and the values that it may have.
+    """A field of Recipe with its help text and its allowed values.
 
     Args:
-        group: the heading under which `keras-resnet train --help` lists it.
-        default: of the field.
-        help: a sentence for a person.
-        **limits: `choices`, or `low` and `high`, of which `above` and `below` say that
-            the value must not equal them; `example` of a list or a mapping.
+        group: the heading under which `keras-resnet train --help` lists the field.
+        default: the default value of the field.
+        help: the help text of the field's option.
+        **limits: `choices`, the allowed strings; or `low` and `high`, the range of a
+            number, with `above=True` to exclude `low` and `below=True` to exclude
+            `high`. `example` is a list or a mapping to show in the help text.
     """
     metadata = {"group": group, "help": help, **limits}
     if isinstance(default, dict):
@@ -38,80 +39,85 @@ def _field(group: str, default: Any, help: str, **limits: Any) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a training run depends on but its data.
+    """Everything except the data that determines a training run.
 
-    Section numbers are arXiv 1812.01187's. Zero switches a trick off.
+    Section numbers in the help texts are those of arXiv 1812.01187. The value 0 turns a
+    trick off. The help text of a field describes it.
+
+    Raises:
+        RecipeError: for a value of the wrong type, out of its range, or that does not
+            fit the value of another field.
     """
 
-    name: str = _field("run", "bag-of-tricks", "Name of the recipe, for titles.")
+    name: str = _field("run", "bag-of-tricks", "Name of the recipe, shown in titles.")
     model: str = _field(
         "net",
         "resnet50d",
-        "Variant, a name of `keras-resnet list`; applications:NAME, a classifier of "
-        "keras.applications; or FILE.py:FUNCTION, which makes a classifier of so many "
-        "classes.",
+        "Variant: a name that `keras-resnet list` prints; applications:NAME, a "
+        "classifier of keras.applications; or FILE.py:FUNCTION, a function that makes "
+        "a classifier for a number of classes.",
     )
     preprocessing: str = _field(
         "net",
         "",
         "What a net that is not of this package expects of its pixels, as "
-        "keras.applications calls it; empty where the net is known.",
+        "keras.applications calls it; empty if the net is known.",
         choices=("", "included", "caffe", "tf", "torch"),
     )
     overrides: dict[str, Any] = _field(
         "net",
         {},
-        "Fields of ResNetConfig that differ from the variant's.",
+        "Fields of ResNetConfig to change in the variant.",
         example="{width: 32, drop_path: 0.1}",
     )
     weights: str = _field(
         "net",
         "",
-        "Weights to start from: a released tag, hf://owner/name, a run directory or a "
-        "file.",
+        "Weights to start from: the tag of released weights, hf://owner/name, a run "
+        "directory or a file.",
     )
     initializer: str = _field(
         "net",
         "he",
-        "How kernels are drawn: timm's (he), the paper's of section 2.1 (xavier), or "
-        "the one of GluonCV's script (msra-prelu).",
+        "Initializer of the kernels: that of timm (he), of section 2.1 (xavier), or of "
+        "GluonCV's script (msra-prelu).",
         choices=("he", "xavier", "msra-prelu"),
     )
     precision: str = _field(
         "net",
         "auto",
-        "Dtype policy; auto takes half precision where the machine is fast at it.",
+        "Dtype policy; auto uses half precision on hardware that is fast at it.",
         choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
     stage_rates: tuple[float, ...] = _field(
         "optimisation",
         (),
-        "Factors of the learning rate for the stem and each stage; 0 freezes one.",
+        "Factors of the learning rate of the stem and each stage; 0 freezes it.",
         example="[0, 0, 0.1, 0.1, 1]",
     )
     freeze_statistics: bool = _field(
         "optimisation",
         False,
-        "Normalize by the moving statistics, and leave them as they are.",
+        "Normalize with the moving statistics in training, and do not update them.",
     )
     train_size: int = _field(
-        "augmentation", 224, "Side of training pictures, in pixels (2.1).", low=1
+        "augmentation", 224, "Side of training images, in pixels (2.1).", low=1
     )
     train_interpolation: str = _field(
         "augmentation",
         "bilinear",
-        "Interpolation of training pictures.",
+        "Interpolation of training images.",
         choices=("bilinear", "bicubic"),
     )
     train_antialias: bool = _field(
         "augmentation",
         False,
-        "Antialias when shrinking, as Pillow does and the paper's OpenCV does not.",
+        "Antialias when shrinking, as Pillow does; the paper's OpenCV does not.",
     )
     min_area: float = _field(
         "augmentation",
         0.08,
-        "Smallest share of the picture that a random crop takes; 1 takes no crop.",
+        "Smallest fraction of the image area in a random crop; 1 does not crop.",
         low=0,
         high=1,
         above=True,
@@ -119,13 +125,13 @@ class Recipe:
     max_aspect: float = _field(
         "augmentation",
         4 / 3,
-        "Largest width over height of that crop, and of its inverse.",
+        "Largest aspect ratio of the random crop; the smallest is its inverse.",
         low=1,
     )
     scales: tuple[int, ...] = _field(
         "augmentation",
         (),
-        "Least and most pixels of the short side before the crop (arXiv 1409.1556).",
+        "Smallest and largest short side before the crop, in pixels (arXiv 1409.1556).",
         example="[256, 480]",
     )
     flip: float = _field(
@@ -134,26 +140,26 @@ class Recipe:
     colour: float = _field(
         "augmentation",
         0.4,
-        "Colour factors are drawn from 1 - this to 1 + this.",
+        "Color factors are drawn between 1 minus this value and 1 plus this value.",
         low=0,
         high=1,
     )
     colours: str = _field(
         "augmentation",
         "hue-saturation-brightness",
-        "Which colour factors are drawn.",
+        "Which color factors are drawn.",
         choices=("hue-saturation-brightness", "brightness-contrast-saturation"),
     )
     lighting: float = _field(
         "augmentation",
         0.1,
-        "Standard deviation of the coefficients of the PCA noise.",
+        "Standard deviation of the coefficients of the PCA lighting noise.",
         low=0,
     )
     mixup: float = _field(
         "augmentation", 0.2, "Alpha of mixup's Beta(alpha, alpha) (5.4).", low=0
     )
-    # above the paper
+    # not in the paper
     rand_augment: float = _field(
         "augmentation",
         0.0,
@@ -162,73 +168,75 @@ class Recipe:
         high=10,
     )
     rand_augment_ops: int = _field(
-        "augmentation", 2, "Operations of RandAugment on a picture.", low=1
+        "augmentation", 2, "Number of RandAugment operations on each image.", low=1
     )
     rand_augment_std: float = _field(
-        "augmentation", 0.5, "Standard deviation of that magnitude.", low=0
+        "augmentation",
+        0.5,
+        "Standard deviation of the magnitude of RandAugment.",
+        low=0,
     )
     erasing: float = _field(
         "augmentation",
         0.0,
-        "Probability that a rectangle becomes noise (arXiv 1708.04896).",
+        "Probability of random erasing, of a rectangle with noise (arXiv 1708.04896).",
         low=0,
         high=1,
     )
     cutmix: float = _field(
         "augmentation",
         0.0,
-        "Alpha of CutMix (arXiv 1905.04899); with mixup, each takes half of the "
-        "batches.",
+        "Alpha of CutMix (arXiv 1905.04899); with mixup, each is applied to half of "
+        "the batches.",
         low=0,
     )
     repeats: int = _field(
         "data",
         1,
-        "Times that a picture is in a batch, each augmented anew (arXiv 1902.05509).",
+        "Copies of each image in a batch, augmented independently (arXiv 1902.05509).",
         low=1,
     )
     test_size: int = _field(
         "evaluation",
         224,
-        "Side of evaluation pictures, in pixels; 0 takes the one of the weights.",
+        "Side of evaluation images, in pixels; 0 takes that of the weights.",
         low=0,
     )
     crop_pct: float = _field(
         "evaluation",
         0.875,
-        "Share of the resized short side that is cropped; 0 takes the one of the "
-        "weights.",
+        "Side of the evaluation crop, as a fraction of the resized short side; 0 takes "
+        "that of the weights.",
         low=0,
         high=1,
     )
     interpolation: str = _field(
         "evaluation",
         "bicubic",
-        "Antialiased interpolation of evaluation pictures; empty takes the one of the "
+        "Antialiased interpolation of evaluation images; empty takes that of the "
         "weights.",
         choices=("bilinear", "bicubic", ""),
     )
     optimizer: str = _field(
         "optimisation",
         "sgd",
-        "CoupledSGD (sgd), AdamW (arXiv 1711.05101) or LAMB (arXiv 1904.00962); or one "
-        "of TensorFlow Addons' where that is installed, such as tfa.AdamW.",
+        "CoupledSGD (sgd), AdamW (adamw, arXiv 1711.05101) or LAMB (lamb, arXiv "
+        "1904.00962); or, if TensorFlow Addons is installed, one of its optimizers, "
+        "such as tfa.AdamW.",
         choices=("sgd", "adamw", "lamb"),
     )
-    batch_size: int = _field("data", 256, "Pictures of a step.", low=1)
+    batch_size: int = _field("data", 256, "Images in a training step.", low=1)
     accumulate: int = _field(
         "optimisation",
         1,
-        "Parts in which a batch is computed, to take less memory.",
+        "Number of parts in which a batch is processed, to take less memory.",
         low=1,
     )
-    epochs: int = _field(
-        "optimisation", 200, "Passes over the training pictures.", low=1
-    )
+    epochs: int = _field("optimisation", 200, "Passes over the training images.", low=1)
     base_rate: float = _field(
         "optimisation",
         0.1,
-        "Learning rate for a batch of 256, to which others are scaled linearly.",
+        "Learning rate at a batch size of 256; it is scaled linearly to batch_size.",
         low=0,
     )
     warmup_epochs: float = _field(
@@ -237,20 +245,20 @@ class Recipe:
     schedule: str = _field(
         "optimisation",
         "cosine",
-        "How the rate falls: by half a cosine, at --boundaries (steps), or where top-1 "
-        "stalls (plateau).",
+        "How the learning rate falls: along half a cosine, at --boundaries (steps), or "
+        "when top-1 stops improving (plateau).",
         choices=("cosine", "steps", "plateau"),
     )
     final_rate: float = _field(
         "optimisation",
         0.0,
-        "Rate at which the cosine ends, whatever the batch.",
+        "Learning rate at the end of the cosine, not scaled to batch_size.",
         low=0,
     )
     boundaries: tuple[int, ...] = _field(
         "optimisation",
         (),
-        "Epochs at which the schedule steps divides the rate by 10.",
+        "Epochs at which the schedule steps divides the learning rate by 10.",
         example="[30, 60, 80]",
     )
     patience: int = _field(
@@ -262,29 +270,29 @@ class Recipe:
     momentum: float = _field(
         "optimisation", 0.9, "Momentum of SGD.", low=0, high=1, below=True
     )
-    nesterov: bool = _field("optimisation", True, "Nesterov's momentum in SGD.")
+    nesterov: bool = _field("optimisation", True, "Use Nesterov momentum in SGD.")
     betas: tuple[float, ...] = _field(
         "optimisation",
         (0.9, 0.999),
-        "Decays of the two moments of AdamW and LAMB.",
+        "Decay rates of the two moments of AdamW and LAMB.",
         example="[0.9, 0.99]",
     )
     weight_decay: float = _field(
         "regularisation",
         1e-4,
-        "Factor of the weights in the gradient (SGD) or the direction (AdamW, LAMB).",
+        "Factor of the weights, added to SGD's gradient or AdamW's or LAMB's update.",
         low=0,
     )
     decay: str = _field(
         "regularisation",
         "kernels",
-        "What decays: kernels, or all (biases, gammas and betas too).",
+        "Which variables decay: kernels, or all (biases, gammas and betas too).",
         choices=("kernels", "all"),
     )
     ema: float = _field(
         "optimisation",
         0.0,
-        "Decay in a step of a moving average of the weights, such as 0.9999.",
+        "Decay per step of a moving average of the weights, such as 0.9999.",
         low=0,
         high=1,
         below=True,
@@ -292,13 +300,13 @@ class Recipe:
     loss: str = _field(
         "regularisation",
         "cross-entropy",
-        "The loss; binary-cross-entropy is that of arXiv 2110.00476.",
+        "Loss function; binary-cross-entropy is that of arXiv 2110.00476.",
         choices=("cross-entropy", "binary-cross-entropy"),
     )
     label_smoothing: float = _field(
         "regularisation",
         0.1,
-        "Share of a label that is spread over the classes (5.2).",
+        "Fraction e of a label that is spread over the classes (5.2).",
         low=0,
         high=1,
         below=True,
@@ -306,15 +314,15 @@ class Recipe:
     smoothing: str = _field(
         "regularisation",
         "all-classes",
-        "Spread it over all classes, e / K, as codes do; or over the others, "
-        "e / (K - 1), as section 5.2 does.",
+        "Spread it over all K classes, e / K, as implementations do, or over the "
+        "others, e / (K - 1), as in section 5.2.",
         choices=("all-classes", "other-classes"),
     )
     binary_threshold: float = _field(
         "regularisation",
         0.0,
-        "Mixed labels above it count as present in the binary loss; 0 leaves them as "
-        "they are mixed.",
+        "Threshold above which mixed labels become 1 in the binary loss; 0 keeps the "
+        "mixed labels.",
         low=0,
         high=1,
         below=True,
@@ -322,62 +330,62 @@ class Recipe:
     teacher: str = _field(
         "regularisation",
         "",
-        "Teacher of a distillation (5.3): a run directory, a .keras file, or "
+        "Teacher for distillation (5.3): a run directory, a .keras file, or "
         "variant:weights.",
     )
     temperature: float = _field(
         "regularisation",
         0.0,
-        "Temperature of the distillation, such as 20.",
+        "Temperature of distillation, such as 20.",
         low=0,
     )
     distillation: str = _field(
         "regularisation",
         "paper",
-        "Weights of the two losses: 1 and T^2 (paper), or half of each as GluonCV's "
-        "script (gluon).",
+        "Weights of the two losses: 1 and T^2 (paper), or half of each, as in the "
+        "script of GluonCV (gluon).",
         choices=("paper", "gluon"),
     )
     teacher_size: int = _field(
         "regularisation",
         0,
-        "Side of the pictures that the teacher sees, in pixels; 0 is train_size.",
+        "Side of the teacher's input images, in pixels; 0 takes train_size.",
         low=0,
     )
     validate_every: int = _field(
-        "evaluation", 1, "Epochs from one validation to the next.", low=1
+        "evaluation", 1, "Number of epochs between validations.", low=1
     )
     eval_batch_size: int = _field(
         "evaluation",
         0,
-        "Pictures at a time in validation; 0 takes as many as a part of a batch.",
+        "Images in a validation batch; 0 takes batch_size / accumulate.",
         low=0,
     )
     monitor: str = _field(
         "evaluation",
         "val_top1",
-        "Measure that makes an epoch the best; val_ema_top1 is the moving average's.",
+        "Metric that selects the best epoch; val_ema_top1 is of the moving average.",
         choices=("val_top1", "val_ema_top1"),
     )
     early_stopping: int = _field(
         "run",
         0,
-        "Epochs without a better monitor after which the run ends; 0 never ends it.",
+        "Epochs without a better monitored metric that end training early; 0: never.",
         low=0,
     )
     max_bad_examples: int = _field(
-        "data", 0, "Pictures that cannot be decoded and may be left out.", low=0
+        "data", 0, "How many images that cannot be decoded may be left out.", low=0
     )
     seed: int = _field(
         "run",
         0,
-        "Seed of weights, order and augmentation.",
+        "Seed of the initial weights, the order of images and the augmentation.",
         low=0,
-        high=2**32 - 1,  # what NumPy's generators take
+        high=2**32 - 1,  # the largest seed that NumPy's generators take
     )
 
     def __post_init__(self) -> None:
-        if self.colour == addons.YIQ:  # says what is done, and not how strongly
+        if self.colour == addons.YIQ:  # names the operation, not its strength
             addons.check("colour", self.colour)
             object.__setattr__(self, "colour", type(self).colour)
             object.__setattr__(self, "colours", addons.YIQ)
@@ -388,32 +396,36 @@ class Recipe:
 
     @property
     def protocol(self) -> Protocol:
-        """How evaluation prepares pictures."""
+        """How evaluation preprocesses images.
+
+        Raises:
+            RecipeError: if a part of it is to be taken from the weights.
+        """
         if not self.names_protocol:
             raise RecipeError(
                 f"test_size={self.test_size}, crop_pct={self.crop_pct}, "
-                f"interpolation={self.interpolation!r}: depend on weights="
-                f"{self.weights!r}; give all three to see the pictures without those"
+                f"interpolation={self.interpolation!r}: 0 and '' are taken from "
+                f"weights={self.weights!r}; give all three to do without the weights"
             )
         return Protocol(self.test_size, self.crop_pct, self.interpolation)
 
     @property
     def names_protocol(self) -> bool:
-        """Whether the protocol is the recipe's own, and none of its weights'."""
+        """Whether the recipe gives all of the protocol, and takes none from weights."""
         return bool(self.test_size and self.crop_pct and self.interpolation)
 
     def replace(self, **fields: Any) -> Recipe:
-        """A copy with other values; an unknown field is a RecipeError that names it."""
+        """A copy with other values; a RecipeError for unknown fields or bad values."""
         _check_names(fields)
         return dataclasses.replace(self, **fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON and YAML hold them."""
+        """{field: value}, with values that JSON and YAML can hold."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """The opposite of `to_dict`; unknown and ill-typed fields are refused."""
+        """The inverse of `to_dict`; a RecipeError for unknown fields or bad values."""
         _check_names(values)
         return cls(**values)
 
@@ -421,7 +433,7 @@ class Recipe:
     def read(cls, path: str | os.PathLike[str]) -> Recipe:
         """A recipe from a .json, .yaml or .yml file."""
         path = Path(path)
-        try:  # YAML holds JSON
+        try:  # JSON is YAML too
             values = read_yaml(path.read_text())
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: not a readable recipe: {error}") from error
@@ -431,12 +443,12 @@ class Recipe:
 
 
 def read_yaml(text: str) -> Any:
-    """A YAML or JSON text's value, 1e-4 a number; yaml.YAMLError if it is neither."""
+    """The value of a YAML or JSON text; yaml.YAMLError if it is neither."""
     return yaml.load(text, _Loader)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes a number such as 1e-4, without a point, for a word."""
+    """A loader that reads 1e-4 as a number; in YAML 1.1 it is a string."""
 
 
 _Loader.add_implicit_resolver(
@@ -444,18 +456,19 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
 )
-_OF_ADDONS = ("optimizer", "colours")  # may name a `tfa.` piece instead
+# fields that may also name a part of TensorFlow Addons, such as "tfa.AdamW"
+_OF_ADDONS = ("optimizer", "colours")
 
 
 def _typed(name: str, value: Any) -> Any:
-    """The value in the field's type, or a RecipeError."""
+    """The value converted to the type of the field; RecipeError if it cannot be."""
     kind = FIELD_TYPES[name]
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
-        said = "whole numbers" if inner is int else "numbers"
+        noun = "integers" if inner is int else "numbers"
         allowed = {int} if inner is int else {int, float}
         if not isinstance(value, (list, tuple)) or {*map(type, value)} - allowed:
-            raise RecipeError(f"{name}={value!r}: must be a list of {said}")
+            raise RecipeError(f"{name}={value!r}: must be a list of {noun}")
         return tuple(map(inner, value))
     if kind is float and type(value) is int:
         return float(value)
@@ -464,14 +477,14 @@ def _typed(name: str, value: Any) -> Any:
         raise RecipeError(f"{name}={value!r}: must be {kind.__name__}")
     if kind is not dict:
         return value
-    try:  # a copy of its own, the same as after a way through a file
+    try:  # a copy, and the same values as after saving and reading a file
         return json.loads(json.dumps(value))
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{name}={value!r}: must be as JSON has it") from error
+        raise RecipeError(f"{name}={value!r}: must be JSON-serializable") from error
 
 
 def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
-    """Refuses a value that is none of a field's `choices`, or out of its range."""
+    """Raises a RecipeError for a value outside a field's `choices` or range."""
     if "choices" in limits:
         if name in _OF_ADDONS and value.startswith("tfa."):
             addons.check(name, value)
@@ -490,14 +503,14 @@ def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
 
 
 def _check_together(recipe: Recipe) -> None:
-    """What one field means for another."""
+    """Raises a RecipeError for values of several fields that do not fit together."""
     low = recipe.train_size
     if recipe.scales and not (
         len(recipe.scales) == 2 and low <= recipe.scales[0] <= recipe.scales[1]
     ):
         raise RecipeError(
-            f"scales={recipe.scales}: must be empty, or the least and the most pixels "
-            f"of the short side, from train_size={low} on"
+            f"scales={recipe.scales}: must be empty, or the smallest and the largest "
+            f"short side in pixels, at least train_size={low}"
         )
     if recipe.warmup_epochs >= recipe.epochs:
         raise RecipeError(
@@ -505,15 +518,15 @@ def _check_together(recipe: Recipe) -> None:
             f"epochs={recipe.epochs}"
         )
     if list(recipe.boundaries) != sorted({*recipe.boundaries}):
-        raise RecipeError(f"boundaries={recipe.boundaries}: must rise")
+        raise RecipeError(f"boundaries={recipe.boundaries}: must be increasing")
     if min(recipe.boundaries, default=1) < 1:
-        raise RecipeError(f"boundaries={recipe.boundaries}: must be 1 or more each")
+        raise RecipeError(f"boundaries={recipe.boundaries}: must each be at least 1")
     if recipe.schedule == "plateau" and (
         recipe.warmup_epochs or recipe.validate_every > 1
     ):
         raise RecipeError(
-            f"schedule='plateau': with warmup_epochs={recipe.warmup_epochs} and "
-            f"validate_every={recipe.validate_every}; must be 0 and 1"
+            f"schedule='plateau', warmup_epochs={recipe.warmup_epochs}, validate_every="
+            f"{recipe.validate_every}: plateau needs warmup_epochs=0, validate_every=1"
         )
     if recipe.batch_size % recipe.accumulate:
         raise RecipeError(
@@ -523,7 +536,7 @@ def _check_together(recipe: Recipe) -> None:
     if len(recipe.betas) != 2 or any(not 0 <= beta < 1 for beta in recipe.betas):
         raise RecipeError(f"betas={recipe.betas}: must be two numbers in [0, 1)")
     if any(not 0 <= rate < math.inf for rate in recipe.stage_rates):
-        raise RecipeError(f"stage_rates={recipe.stage_rates}: must be 0 or more each")
+        raise RecipeError(f"stage_rates={recipe.stage_rates}: must each be in [0, inf)")
     if bool(recipe.teacher) != bool(recipe.temperature):
         raise RecipeError(
             f"teacher={recipe.teacher!r}, temperature={recipe.temperature}: "
@@ -532,23 +545,23 @@ def _check_together(recipe: Recipe) -> None:
         )
     if recipe.teacher_size and not recipe.teacher:
         raise RecipeError(
-            f"teacher_size={recipe.teacher_size}: is of a teacher, and there is none"
+            f"teacher_size={recipe.teacher_size}: needs a teacher; give one"
         )
     if recipe.monitor == "val_ema_top1" and not recipe.ema:
         raise RecipeError(
-            "monitor='val_ema_top1': is of the moving average, and ema=0.0; give ema, "
-            "such as 0.9999"
+            "monitor='val_ema_top1', ema=0.0: needs a moving average; give ema, such "
+            "as 0.9999"
         )
     if recipe.binary_threshold and recipe.loss != "binary-cross-entropy":
         raise RecipeError(
-            f"binary_threshold={recipe.binary_threshold}: is of "
-            f"loss='binary-cross-entropy', not of {recipe.loss!r}"
+            f"binary_threshold={recipe.binary_threshold}, loss={recipe.loss!r}: needs "
+            "loss='binary-cross-entropy'"
         )
     if not (recipe.names_protocol or recipe.weights):
         raise RecipeError(
             f"test_size={recipe.test_size}, crop_pct={recipe.crop_pct}, "
-            f"interpolation={recipe.interpolation!r}: nothing tells them without "
-            "weights; must be given, as 224, 0.875 and 'bicubic'"
+            f"interpolation={recipe.interpolation!r}: 0 and '' are taken from weights, "
+            "and weights=''; give all three, such as 224, 0.875 and 'bicubic'"
         )
 
 

@@ -52,6 +52,6 @@ class Greedy(keras.callbacks.Callback):
 
 @pytest.mark.slow
 def test_lack_of_memory_is_a_line_that_says_what_takes_less(tiny, folder, tmp_path):
-    said = r"out of memory with batch_size=8, accumulate=1, train_size=32.*: take a "
+    said = r"out of memory with batch_size=8, accumulate=1, train_size=32.*: use a "
     with pytest.raises(RunError, match=said):
         train.fit(tiny, folder, tmp_path / "run", callbacks=[Greedy()])

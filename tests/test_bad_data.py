@@ -497,7 +497,7 @@ def test_one_class_is_a_data_set(tiny, tmp_path):
     [
         (["blue", "green", "red", "background"], "only in one: background"),
         (["red", "green", "blue"], "other order"),
-        (None, "has 3 classes, the model 4"),
+        (None, "has 3 classes, but the model has 4"),
     ],
 )
 def test_model_of_other_classes_is_refused(names, words, folder, net, monkeypatch):

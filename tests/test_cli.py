@@ -188,7 +188,7 @@ def test_training_again_says_so_and_trains_nothing(call, place):
     before = (place / "run" / "checkpoints").stat().st_mtime_ns
     done = call(*tiny("records", "run"), cwd=place)
     assert done.returncode == 0
-    assert "run is trained already" in done.out
+    assert "run is already trained" in done.out
     assert (place / "run" / "checkpoints").stat().st_mtime_ns == before
 
 
@@ -198,7 +198,7 @@ def test_evaluate_and_predict_work_on_a_run(call, place):
     saved = json.loads((place / "run" / "metrics.json").read_text())
     assert json.loads(measured.out) == saved
     table = call("evaluate", "run", "photos", cwd=place)
-    assert re.search(r"pictures\W+12", table.out)
+    assert re.search(r"images\W+12", table.out)
     done = call("predict", "run", "photos/val/red", "--top", 1, "--json", cwd=place)
     results = json.loads(done.out)
     assert [Path(r["file"]).name for r in results] == [
@@ -470,8 +470,8 @@ def test_fine_tuning_is_one_command(call, place, tmp_path):
         ("--base-rate -1", "base_rate=-1.0: must be in [0, inf)"),
         ("--warmup-epochs 5", "warmup_epochs=5.0: must be less than epochs=2"),
         ("--temperature 20", "distillation needs both"),
-        ("--teacher resnet152d:imagenet --temperature 20", "has 1000 classes, and the"),
-        ("--teacher resnet152d --temperature 20", "a variant without weights; add"),
+        ("--teacher resnet152d:imagenet --temperature 20", "1000 classes, but the"),
+        ("--teacher resnet152d --temperature 20", "a variant without weights; give"),
         ("--weights nowhere.pth", "nowhere.pth"),
         ("--weights best", "weights='best': resnet18d has imagenet, "),
         ("--stage-rates [0,1]", "stage_rates=(0.0, 1.0): must be 3"),

@@ -481,7 +481,7 @@ def test_table_names_the_measures_and_the_worst_classes(run_command, trained, fo
         rf"top-1\W+{metrics['top1']:.2%}",
         rf"loss, nats\W+{metrics['loss']:.4f}",
         rf"calibration error\W+{metrics['calibration_error']:.2%}",
-        r"pictures\W+12",
+        r"images\W+12",
         *(f"worst: {name}\\W+{p:.2%}" for name, p in metrics["per_class"].items()),
     ):
         assert re.search(words, done.out), words
@@ -525,5 +525,5 @@ def test_failures_are_one_line(run_command, own_folder):
     done = run_command("--scales", "32,9000", "--json", data=own_folder)
     assert (done.returncode, done.out) == (1, "")
     assert len(done.err.splitlines()) == 1
-    assert "scales: a picture of" in done.err
+    assert "scales: an image of" in done.err
     assert "at a short side of 9000" in done.err

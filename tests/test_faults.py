@@ -44,7 +44,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_leads_to_the_same(
     (line,) = capsys.readouterr().err.splitlines()
     path = checkpoints.path_of(run, damaged)
     words = "damaged: state.npz does not match its SHA-256 in manifest.json"
-    assert line == f"{path}: {words}; ignored"
+    assert line == f"{path}: {words}; left out"
     assert resumed.steps[0] == before
     assert differing(final(run), peace) == []
 
@@ -70,7 +70,7 @@ def test_run_of_other_versions_goes_on_and_says_so(half, data, peace, tmp_path, 
     train.fit(RECIPE, data, run)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{run}: {place} was written by keras 3.13.0 (here ")
-    assert f"numpy 1.26.4 (here {np.__version__}); resuming, though results" in line
+    assert f"numpy 1.26.4 (here {np.__version__}); resuming from it" in line
     assert "tensorflow None (here " in line
     assert "python" not in line
     assert differing(final(run), peace) == []
@@ -242,7 +242,7 @@ def test_checkpoints_that_may_not_be_written_stop_the_run(how, data, peace, tmp_
 )
 def test_another_recipe_is_refused_with_the_fields(fields, words, half, data):
     before = content(half)
-    with pytest.raises(RunError, match=f"{words}.*epochs alone may change"):
+    with pytest.raises(RunError, match=f"{words}.*only epochs may be larger"):
         train.fit(RECIPE.replace(**fields), data, half)
     assert content(half) == before
 

@@ -137,7 +137,7 @@ def test_file_system_without_locks_costs_a_line(number, tmp_path, monkeypatch, l
         assert process.holder(tmp_path) is None
     (line,) = lines()
     assert "cannot lock files" in line
-    assert "let no two processes write to one directory" in line
+    assert "do not run two processes in one directory" in line
     assert list(tmp_path.iterdir()) == []
 
 

@@ -49,7 +49,7 @@ LIES = [
     ({"protocol": {"crop_pct": 0.0}}, "crop_pct=0.0"),
     ({"protocol": {"crop_pct": float("nan")}}, "crop_pct=nan"),
     ({"protocol": {"interpolation": "area"}}, "interpolation='area'"),
-    ({"protocol": {"steps": 1}}, "unknown: 'steps'"),
+    ({"protocol": {"steps": 1}}, "unknown fields: 'steps'"),
     ({"protocol": None}, "protocol=None"),
     ({"config": {**GOOD["config"], "mean": "grey"}}, "mean='grey'"),
     ({"config": {**GOOD["config"], "std": [0, 1, 1]}}, "std="),
@@ -58,7 +58,7 @@ LIES = [
     ({"config": {**GOOD["config"], "mean": [0] * 2000, "std": [1] * 2000}}, "2000 v"),
     ({"config": {}}, "depths"),
     ({"config": None}, "must have variant and config"),
-    ({"extra": 1}, "unknown: 'extra'"),
+    ({"extra": 1}, "unknown fields: 'extra'"),
 ]
 
 
@@ -131,9 +131,7 @@ def test_every_reader_of_a_file_refuses_what_its_description_must_not_say(
         lambda p: convert(p, tmp_path / "x.npz", keras_resnet.VARIANTS["resnet18d"]),
     ]
     for use in uses:
-        with pytest.raises(
-            WeightsError, match=r"lying\..*describes no net of this package"
-        ):
+        with pytest.raises(WeightsError, match=r"lying\..*does not describe a model"):
             use(path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -187,5 +185,5 @@ def test_a_variant_with_a_file_of_ours_has_the_classes_and_overrides_of_the_file
         assert load_weights(again, path).initial == ()
     text = json.dumps(GOOD | {"classes": 400_000})
     in_safetensors(tmp_path / "vast.safetensors", text)
-    with pytest.raises(WeightsError, match=r"describes no net.*classes=400000"):
+    with pytest.raises(WeightsError, match=r"does not describe.*classes=400000"):
         open_model(f"resnet18d:{tmp_path / 'vast.safetensors'}")

@@ -332,7 +332,9 @@ def test_tensorflow_strings_are_refused_by_name(tmp_path):
 
 def test_tensorflow_sizes_are_compared_before_reading(tmp_path):
     weight_files.write_checkpoint(tmp_path / "it", {"x": np.ones(100, np.float32)})
-    with pytest.raises(ValueError, match="400 bytes are declared, its shards have 399"):
+    with pytest.raises(
+        ValueError, match="400 bytes are declared, but the shards have 3"
+    ):
         dumped(tmp_path / "it", stored=399)
 
 
@@ -398,7 +400,7 @@ def test_every_broken_tensor_is_listed():
 def test_what_is_no_weights_file_is_refused_with_the_kinds_that_are(content, tmp_path):
     (tmp_path / "it.pth").write_bytes(content)
     with pytest.raises(
-        WeightsError, match=r"it\.pth: it begins with .*safetensors, torch"
+        WeightsError, match=r"it\.pth: .* begins with .*safetensors, torch"
     ):
         read(tmp_path / "it.pth")
 

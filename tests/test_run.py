@@ -109,7 +109,7 @@ def test_data_may_move(trained, folder, tiny, monkeypatch):
 
 def test_foreign_directory_is_left_alone(folder, tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match="contains files but no run"):
+    with pytest.raises(RunError, match="contains files, but no run"):
         train.fit(tiny, folder, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -159,7 +159,7 @@ def test_half_precision_trains_and_answers_in_float32(
     [
         ("nothing.keras", "nothing.keras: no such file"),
         ("resnet51d", "resnet51d: neither a run directory"),
-        (".", "no model.keras in it"),
+        (".", "has no model.keras"),
     ],
 )
 def test_model_that_is_not_there_is_named(name, words, tmp_path, monkeypatch):
@@ -170,11 +170,11 @@ def test_model_that_is_not_there_is_named(name, words, tmp_path, monkeypatch):
 
 def test_file_that_is_no_model_is_named(tmp_path):
     (tmp_path / "bad.keras").write_bytes(b"PK\x03\x04 not really")
-    with pytest.raises(ModelError, match=r"bad\.keras: not a complete \.keras file"):
+    with pytest.raises(ModelError, match=r"bad\.keras: not a complete \.keras"):
         open_model(tmp_path / "bad.keras")
     other = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     other.save(tmp_path / "other.keras")
-    with pytest.raises(ModelError, match=r"not a complete \.keras file"):
+    with pytest.raises(ModelError, match="of a model of keras_resnet"):
         open_model(tmp_path / "other.keras")
 
 
@@ -201,9 +201,7 @@ def test_lying_description_is_refused_before_memory_is_taken(lie, trained, tmp_p
                 config["config"]["info"]["config"].update(lie)
                 content = json.dumps(config)
             target.writestr(name, content)
-    with pytest.raises(
-        ModelError, match=r"lying\.keras: describes no net of this package"
-    ):
+    with pytest.raises(ModelError, match=r"lying\.keras: does not describe a model"):
         open_model(path)
 
 

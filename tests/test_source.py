@@ -54,7 +54,7 @@ def test_one_pair_is_what_is_evaluated_and_what_is_trained_on():
 @pytest.mark.slow
 def test_arrays_train_a_model(tiny, tmp_path):
     recipe = tiny.replace(batch_size=4, epochs=1, warmup_epochs=0.0)
-    with pytest.raises(DataError, match=r"own validation; give \{.train"):
+    with pytest.raises(DataError, match=r"would be the same; pass \{.train"):
         train.fit(recipe, arrays(), tmp_path / "run")
     model = train.fit(recipe, {"train": arrays(), "val": arrays(6)}, tmp_path / "run")
     assert model.info.class_names == ("0", "1", "2")

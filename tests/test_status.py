@@ -65,7 +65,7 @@ def test_folder_without_a_run_is_named(tmp_path):
 def test_command_prints_it_and_fails_on_damage(call, copy):
     done = call("status", copy, cwd=copy.parent)
     assert done.returncode == 0
-    for words in ("finished", "3 of 3", "epoch00003-batch0000000", "held out: loss"):
+    for words in ("finished", "3 of 3", "epoch00003-batch0000000", "val loss"):
         assert words in done.out
     assert json.loads(call("status", copy, "--json", cwd=copy.parent).out) == status(
         copy

@@ -158,13 +158,13 @@ def test_command_says_how_it_went_in_its_last_line(validate, own_folder):
     done = CliRunner().invoke(cli.group, ["validate", str(own_folder)])
     assert done.exit_code == 0, done.output
     last = done.stdout.splitlines()[-1]
-    assert last == f"24 pictures, none bad; {own_folder}/dataset.json lists them"
+    assert last == f"24 images, none bad; {own_folder}/dataset.json lists them"
     (own_folder / "train" / "red" / "[b] \udcff.txt").write_text("x")
     done = CliRunner().invoke(cli.group, ["validate", str(own_folder)])
     assert done.exit_code == 1
     assert r"/[b] \udcff.txt: not a JPEG" in done.stdout
     last = done.stdout.splitlines()[-1]
-    assert last == f"25 pictures, 1 bad; {own_folder}/dataset.json lists them"
+    assert last == f"25 images, 1 bad; {own_folder}/dataset.json lists them"
 
 
 def test_command_says_what_is_ignored_and_what_to_do(validate, own_folder):
@@ -174,15 +174,13 @@ def test_command_says_what_is_ignored_and_what_to_do(validate, own_folder):
     for name in ("rgba", "la", "palette_trns", "palette"):
         (red / f"{name}.png").write_bytes(hostile.odd_pngs()[name])
     lines = CliRunner().invoke(cli.group, ["validate", str(own_folder)]).stdout
-    assert "2 pictures are turned by their EXIF, which training and evaluation" in lines
-    assert "`keras-resnet prepare --upright` turns them" in lines
-    assert (
-        "3 pictures have alpha, which is dropped; `keras-resnet prepare --ba" in lines
-    )
+    assert "2 images have an EXIF rotation, which training and evaluation" in lines
+    assert "`keras-resnet prepare --upright` applies it" in lines
+    assert "3 images have alpha, which is dropped; `keras-resnet prepare --ba" in lines
     data.prepare(own_folder, own_folder / "r", upright=True, background="white")
     lines = CliRunner().invoke(cli.group, ["validate", str(own_folder / "r")]).stdout
-    assert "31 pictures, none bad" in lines
-    assert "pictures are turned" not in lines
+    assert "31 images, none bad" in lines
+    assert "EXIF rotation" not in lines
     assert "have alpha" not in lines
 
 
@@ -309,7 +307,7 @@ def test_manifest_lies_elsewhere_and_is_a_source(validate, own_folder, tmp_path)
     file.parent.mkdir()
     done = CliRunner().invoke(cli.group, arguments)
     assert done.exit_code == 1  # there is a bad one
-    assert done.stdout.splitlines()[-1] == f"24 pictures, 1 bad; {file} lists them"
+    assert done.stdout.splitlines()[-1] == f"24 images, 1 bad; {file} lists them"
     assert sorted(own_folder.rglob("*")) == before
     source = data.open_source(file)
     assert source.path == str(own_folder)

@@ -245,14 +245,14 @@ def test_scopes_and_wrappers_around_names_are_seen_through():
 @pytest.mark.parametrize(
     ("source", "dialect", "target", "named"),
     [
-        ("resnet18d", "timm", "resnet18vd", "it is of resnet18d"),
-        ("resnet18vd", "paddle", "resnet18d", "it is of resnet18vd"),
-        ("resnet34vd", "paddle", "resnet34d", "it is of resnet34vd"),
-        ("resnet200vd", "paddle", "resnet200d", "it is of resnet200vd"),
-        ("resnet50d", "timm", "resnet50b", "it is of resnet50d"),
-        ("resnet50b", "timm", "resnet50d", "it is of resnet50a or resnet50b"),
-        ("seresnet50d", "timm", "resnet50d", "it is of seresnet50d"),
-        ("resnet101d", "slim", "resnet50d", "it is of resnet101c or resnet101d"),
+        ("resnet18d", "timm", "resnet18vd", "it fits resnet18d"),
+        ("resnet18vd", "paddle", "resnet18d", "it fits resnet18vd"),
+        ("resnet34vd", "paddle", "resnet34d", "it fits resnet34vd"),
+        ("resnet200vd", "paddle", "resnet200d", "it fits resnet200vd"),
+        ("resnet50d", "timm", "resnet50b", "it fits resnet50d"),
+        ("resnet50b", "timm", "resnet50d", "it fits resnet50a or resnet50b"),
+        ("seresnet50d", "timm", "resnet50d", "it fits seresnet50d"),
+        ("resnet101d", "slim", "resnet50d", "it fits resnet101c or resnet101d"),
     ],
 )
 def test_wrong_variant_is_told_the_right_one(source, dialect, target, named):
@@ -559,7 +559,7 @@ def test_command_converts_there_and_back(tmp_path):
     assert_same(load_file(tmp_path / "again.safetensors"), truth)
     wrong = run("timm.safetensors", "x.npz", "--model", "resnet34d")
     assert wrong.returncode == 1
-    assert "it is of resnet18d" in wrong.stderr
+    assert "it fits resnet18d" in wrong.stderr
     assert len(wrong.stderr.splitlines()) == 1
     assert not (tmp_path / "x.npz").exists()
 

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: parses arguments, makes one call, prints a few lines."""
 
 import os
 import sys
@@ -9,16 +9,16 @@ from keras_resnet import onednn
 from keras_resnet.cli.base import complain, group
 from keras_resnet.errors import Error
 
-INTERRUPTED = 75  # EX_TEMPFAIL: the same command resumes
+INTERRUPTED = 75  # EX_TEMPFAIL: the same command, run again, continues
 
 
 def program() -> None:
-    """The program `keras-resnet`: sets what TensorFlow reads when it is imported.
+    """The entry point of `keras-resnet`: prepares the environment, then calls `main`.
 
-    TensorFlow logs to file descriptor 2 while it is imported, before its own settings
-    take effect, and libjpeg logs unusual images there. Therefore native libraries are
-    silenced, and stderr has only the lines of the command line. With
-    TF_CPP_MIN_LOG_LEVEL=0 in the environment everything is shown.
+    TensorFlow logs to file descriptor 2 during its import, before its log settings take
+    effect, and libjpeg logs there for every unusual image. Therefore the output of
+    native libraries is discarded, and stderr has only the lines of the command line.
+    TF_CPP_MIN_LOG_LEVEL=0 in the environment shows all output.
     """
     onednn.choose()
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "0":
@@ -28,9 +28,13 @@ def program() -> None:
 
 
 def main() -> None:
-    """Runs the command line; an error is one line on stderr, with exit code 1."""
+    """Runs the command line and exits.
+
+    An error prints one line on stderr and exits with 1, wrong usage exits with 2, and
+    an interruption with 75.
+    """
     try:
-        # not group.main, which prints a line of its own when it is interrupted
+        # not group.main(), which prints its own message when it is interrupted
         with group.make_context("keras-resnet", sys.argv[1:]) as context:
             group.invoke(context)
     except click.exceptions.Exit as done:  # --help, --version
@@ -39,8 +43,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        usual = "interrupted; the same command again goes on from what is whole"
-        complain(str(error) or usual)
+        default = "interrupted; run the same command again to continue"
+        complain(str(error) or default)
         sys.exit(INTERRUPTED)
     except Error as error:
         complain(error)

@@ -1,4 +1,4 @@
-"""Shared by the commands: their group, the consoles, and tables."""
+"""What all commands share: the command group, consoles and tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 import keras_resnet
 
-# the module of each command, which imports neither Keras nor TensorFlow by itself
+# {command: its module, which must not import Keras or TensorFlow at its top level}
 _MODULES = {
     "convert": "models",
     "demo": "training",
@@ -43,7 +43,7 @@ def complain(problem: object) -> None:
 
 
 class _Group(click.Group):
-    """Imports the module of a command when the command is used."""
+    """A group that imports the module of a command only when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_MODULES)
@@ -57,7 +57,7 @@ class _Group(click.Group):
 @click.group(cls=_Group)
 @click.version_option(keras_resnet.__version__, prog_name="keras-resnet")
 def group() -> None:
-    """ResNet-D for Keras: prepare images, train, evaluate, predict, export, serve."""
+    """ResNet-D: prepare images, train, evaluate, predict, export and serve."""
 
 
 json_option = click.option(
@@ -66,7 +66,7 @@ json_option = click.option(
 
 
 def print_result(result: Any, as_json: bool, *tables: Table | str) -> None:
-    """Prints the result as JSON, or as tables."""
+    """Prints the result as JSON, or the tables and lines that show it to a reader."""
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -77,6 +77,7 @@ def print_result(result: Any, as_json: bool, *tables: Table | str) -> None:
 def make_table(
     title: str | None, *columns: str, rows: Iterable[Iterable[object]]
 ) -> Table:
+    """A table with its first column left-aligned, and the others right-aligned."""
     table = Table(title=title, title_justify="left")
     for column in columns:
         justify: JustifyMethod = "left" if column == columns[0] else "right"
@@ -87,10 +88,10 @@ def make_table(
 
 
 def plain(value: object) -> str:
-    """The text of a value, without rich's markup and with printable characters only."""
+    """Text that rich prints literally, even if it has brackets or is not UTF-8."""
     return escape(printable(value))
 
 
 def printable(value: object) -> str:
-    """The text of a value, with escapes for what UTF-8 cannot encode."""
+    """Text that UTF-8 can encode, with escapes for what it cannot."""
     return str(value).encode(errors="backslashreplace").decode()

@@ -33,15 +33,15 @@ from keras_resnet.export.formats import FORMATS
 from keras_resnet.files import write_whole
 from keras_resnet.runs import layout
 
-_TABLE = 1000  # rows of a table of predictions
+_TABLE = 1000  # predictions in one printed table
 
-Result = dict[str, Any]  # of `evaluate.predict_each`
+Result = dict[str, Any]  # what `evaluate.predict_each` yields
 
 
 def _pixels(
     context: click.Context, parameter: click.Parameter, text: str | None
 ) -> Any:
-    """Parses --size and --scales, which are whole numbers of pixels."""
+    """The value of --size or --scales: sides in pixels, within the allowed range."""
     from keras_resnet.evaluate.views import LARGEST, SCALES
 
     if text is None:
@@ -62,18 +62,19 @@ def _pixels(
     "--max-bad-examples",
     type=click.IntRange(0),
     default=0,
-    help="Number of undecodable images that may be left out.",
+    help="How many images that cannot be decoded may be left out.",
 )
-@click.option("--ten-crop", is_flag=True, help="Average over ten crops of each image.")
+@click.option("--ten-crop", is_flag=True, help="Average ten crops of each image.")
 @click.option(
     "--size",
     callback=_pixels,
-    help="Side of the crop in pixels. By default, the model's own.",
+    help="Side of the crop in pixels; by default that of the model's protocol.",
 )
 @click.option(
     "--scales",
     callback=_pixels,
-    help='Short sides for multi-scale evaluation, such as 224,256,384; or "paper".',
+    help="Average whole images and their mirror images over these short sides in "
+    'pixels, such as 224,256,384, or "paper".',
 )
 @json_option
 def evaluate(
@@ -86,31 +87,31 @@ def evaluate(
     scales: tuple[int, ...],
     as_json: bool,
 ) -> None:
-    """Measure top-1, top-5, loss and calibration of MODEL on DATA.
+    """Measure top-1, top-5, loss and calibration of MODEL on each image of DATA.
 
     MODEL is a run directory, a .keras file, variant:weights, or an exported model.
     """
     if scales and (ten_crop or size):
         other = "--ten-crop" if ten_crop else "--size"
-        raise click.UsageError(f"{other} with --scales: leave out either")
+        raise click.UsageError(f"{other} with --scales: give only one of them")
     from keras_resnet.export import open_any
 
     source, _ = datasets.without_bad(data, max_bad_examples, (split,))
     net = open_any(model)
-    looks: dict[str, Any] = {"views": "ten-crop" if ten_crop else "center"}
-    looks |= {"size": size, "scales": scales}
-    usual = split == "val" and not ten_crop and not scales
-    usual = usual and size in (None, net.info.protocol.size)
-    run = Path(model) if usual and _is_run_of(model, source) else None
-    metrics = measure(net, source, split, as_json, run, **looks)
+    views: dict[str, Any] = {"views": "ten-crop" if ten_crop else "center"}
+    views |= {"size": size, "scales": scales}
+    is_default = split == "val" and not ten_crop and not scales
+    is_default = is_default and size in (None, net.info.protocol.size)
+    run = Path(model) if is_default and _is_run_of(model, source) else None
+    metrics = measure(net, source, split, as_json, run, **views)
     print_result(metrics, as_json, *metrics_tables(metrics))
 
 
 def _is_run_of(model: str, source: datasets.Source) -> bool:
-    """Whether `model` is the directory of a run that was trained on this data."""
+    """Whether `model` is the directory of a run, trained on exactly `source`."""
     try:
-        said = json.loads(Path(model, layout.DATA).read_text())
-        return said["data_hash"] == source.fingerprint
+        recorded = json.loads(Path(model, layout.DATA).read_text())
+        return recorded["data_hash"] == source.fingerprint
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -121,11 +122,12 @@ def measure(
     split: str,
     as_json: bool,
     run: Path | None = None,
-    **looks: Any,
+    **views: Any,
 ) -> dict[str, Any]:
-    """Evaluates a model; the results are written into `run`, if it is given.
+    """Evaluates a model with a progress bar, unless the output is JSON.
 
-    The moving average of a run is evaluated as well, if there is one.
+    With `run`, a run directory, its moving average is evaluated too, if it has one, and
+    the metrics and figures are written to the directory.
     """
 
     from keras_resnet import evaluate as evaluation
@@ -138,7 +140,7 @@ def measure(
             return batches
         return track(batches, "evaluating", total=len(batches), console=err)
 
-    metrics = evaluation.run(model, data, split, progress=bar, **looks)
+    metrics = evaluation.run(model, data, split, progress=bar, **views)
     if run:
         if (run / layout.AVERAGE).is_file():
             average = open_model(run / layout.AVERAGE)
@@ -152,10 +154,10 @@ def measure(
 
 
 def metrics_tables(metrics: Mapping[str, Any]) -> Iterator[Table | str]:
-    """The tables of a model, and of its moving average if that was evaluated."""
+    """The table of a model, and that of its moving average if it was evaluated."""
     yield metrics_table(metrics)
     if "ema" in metrics:
-        yield f"The moving average, {layout.AVERAGE}:"
+        yield f"moving average of the weights, {layout.AVERAGE}:"
         yield metrics_table(metrics["ema"])
 
 
@@ -168,7 +170,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         ("top-5", f"{metrics['top5']:.2%}"),
         ("loss, nats", f"{metrics['loss']:.4f}"),
         ("calibration error", f"{metrics['calibration_error']:.2%}"),
-        ("pictures", metrics["examples"]),
+        ("images", metrics["examples"]),
         *[("left out", len(bad)) for bad in [metrics.get("bad_examples")] if bad],
         *[
             (f"worst: {name}", f"{accuracy:.2%}")
@@ -185,12 +187,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 @click.option(
     "--top", type=click.IntRange(1), default=5, help="Number of classes to show."
 )
-@click.option(
-    "--csv",
-    "as_csv",
-    is_flag=True,
-    help="Print CSV, with a line for each class of an image.",
-)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line per class.")
 @json_option
 def predict(
     model: str, picture: tuple[str, ...], top: int, as_csv: bool, as_json: bool
@@ -198,11 +195,11 @@ def predict(
     """Classify images, or all images in folders, with MODEL.
 
     MODEL is a run directory, a .keras file, variant:weights, or what `export` wrote:
-    its folder, a version in it, or a file. What is no picture has a row that says why,
-    and then the exit code is 1.
+    its folder, a version in it, or a file. A file that cannot be classified gets a row
+    that says why, and makes the exit code 1.
     """
     if as_csv and as_json:
-        raise click.UsageError("--csv with --json: leave out either")
+        raise click.UsageError("--csv with --json: give only one of them")
     from keras_resnet import evaluate as evaluation
     from keras_resnet.export import open_any
 
@@ -221,7 +218,7 @@ def predict(
         raise click.exceptions.Exit(1)
 
 
-# one by one: a million results would not fit in memory
+# The results are printed one by one: a million of them would not fit in memory.
 
 
 def _print_csv(results: Iterable[Result]) -> None:
@@ -248,7 +245,7 @@ def _print_json(results: Iterable[Result]) -> None:
 def _print_predictions(results: Iterator[Result]) -> None:
     while some := list(itertools.islice(results, _TABLE)):
         rows = [(result["file"], _likeliest(result)) for result in some]
-        out.print(make_table(None, "picture", "classes", rows=rows))
+        out.print(make_table(None, "image", "classes", rows=rows))
 
 
 def _likeliest(result: Result) -> str:
@@ -278,12 +275,13 @@ def _likeliest(result: Result) -> str:
     "--picture",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Image to verify the export with; repeatable. By default, a photograph.",
+    help="Image to compare the exported model on; repeatable. [default: a photograph]",
 )
 @click.option(
     "--warm-up/--no-warm-up",
     default=None,
-    help="Write warm-up requests. By default, if tensorflow-serving-api is there.",
+    help="Whether to write requests with which TensorFlow Serving warms up; by default "
+    "if tensorflow-serving-api is installed.",
 )
 @json_option
 def export(
@@ -295,7 +293,7 @@ def export(
     warm_up: bool | None,
     as_json: bool,
 ) -> None:
-    """Write MODEL as FOLDER/<next version>, for TensorFlow Serving or elsewhere."""
+    """Export MODEL to FOLDER/<next version>, for TensorFlow Serving or elsewhere."""
     from keras_resnet import export as exporting
     from keras_resnet.export.description import read_description
     from keras_resnet.opening import open_model
@@ -305,13 +303,13 @@ def export(
     version = exporting.save(
         net, folder, kind, precision, picture, warm_up, lines.append
     )
-    facts = {
+    result = {
         "path": str(version),
         "format": kind,
         "precision": precision,
         "difference": read_description(version).difference,
     }
-    print_result(facts, as_json, *lines, f"{kind} in {plain(version)}")
+    print_result(result, as_json, *lines, f"{kind} in {plain(version)}")
 
 
 @group.command()
@@ -328,7 +326,7 @@ def export(
 @click.option(
     "--classes",
     type=click.IntRange(0),
-    help="Classes of SOURCE's classifier. By default, as its file says, or 1000.",
+    help="Number of classes of SOURCE; by default what SOURCE says, or 1000.",
 )
 @json_option
 def convert(
@@ -340,7 +338,7 @@ def convert(
     classes: int | None,
     as_json: bool,
 ) -> None:
-    """Write the weights file SOURCE in another dialect, as .safetensors or .npz."""
+    """Convert the weights file SOURCE to another dialect, as .safetensors or .npz."""
     weights = keras_resnet.weights
     if model not in keras_resnet.VARIANTS:
         raise click.BadParameter(
@@ -348,7 +346,10 @@ def convert(
         )
     for name, value in (("--from", dialect), ("--to", to)):
         if value not in ("auto", *weights.DIALECTS) or to == "auto":
-            raise click.BadParameter(f"{value!r}: no dialect", param_hint=name)
+            raise click.BadParameter(
+                f"{value!r}: not a dialect; give one of {', '.join(weights.DIALECTS)}",
+                param_hint=name,
+            )
     config = keras_resnet.VARIANTS[model]
     report = weights.convert(source, destination, config, classes, dialect, to)
     print_result(

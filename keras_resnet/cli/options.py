@@ -1,4 +1,4 @@
-"""Options for recipes: one for each field of Recipe."""
+"""The options that give a recipe: a name or a file, and one option for each field."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 
 
 def recipe_options(command: Callable) -> Callable:
-    """Adds an option for each field of Recipe, of the field's type."""
+    """Adds one option for each field of Recipe, of the same type as the field."""
     for field in reversed(_FIELDS.values()):
         kind = FIELD_TYPES[field.name]
         command = click.option(
@@ -35,7 +35,7 @@ def recipe_options(command: Callable) -> Callable:
 
 
 def _help_of(field: dataclasses.Field) -> str:
-    """The help of a field, with its choices, an example and its default."""
+    """The help text of a field, with its choices, an example and its default."""
     text = field.metadata["help"]
     if choices := [choice for choice in field.metadata.get("choices", ()) if choice]:
         text += f" One of {', '.join(choices)}."
@@ -48,7 +48,7 @@ def _help_of(field: dataclasses.Field) -> str:
 
 
 class RecipeCommand(click.Command):
-    """A command that lists the options of a recipe in groups."""
+    """A command that lists the options of the recipe in groups in its help text."""
 
     def format_options(
         self, ctx: click.Context, formatter: click.HelpFormatter
@@ -65,10 +65,12 @@ class RecipeCommand(click.Command):
 
 
 def chosen_recipe(recipe: str, fields: dict, run: Path | None = None) -> Recipe:
-    """The recipe of a name or a file, with the fields that are given as options.
+    """The recipe with this name or in this file, with the fields given as options.
 
-    If weights are given and no net, the net is the one that the weights were saved
-    from. A run that began with them knows it too, and resumes without the file.
+    If `weights` is given without `model` or `overrides`, these are taken from the
+    weights' run directory or file, if it describes its net. If `run` was started from
+    the same weights, they are taken from its recipe, so that resuming does not need the
+    weights any more.
     """
     if recipe in RECIPES:
         chosen = RECIPES[recipe]
@@ -87,7 +89,7 @@ def chosen_recipe(recipe: str, fields: dict, run: Path | None = None) -> Recipe:
             except yaml.YAMLError as error:
                 raise RecipeError(f"{name}={given[name]!r}: must be YAML") from error
     if "weights" in given and given.keys().isdisjoint({"model", "overrides"}):
-        given |= _net_begun(run, given["weights"]) or _net_of(given["weights"])
+        given |= _net_of_run(run, given["weights"]) or _net_of(given["weights"])
     return chosen.replace(**given)
 
 
@@ -97,9 +99,9 @@ def _net_of(weights: str) -> dict:
     return net_fields(weights)
 
 
-def _net_begun(run: Path | None, weights: str) -> dict:
+def _net_of_run(run: Path | None, weights: str) -> dict:
     if run is None or not (run / layout.RECIPE).is_file():
         return {}
-    began = Recipe.read(run / layout.RECIPE)
-    same = began.weights == weights
-    return {"model": began.model, "overrides": began.overrides} if same else {}
+    recipe = Recipe.read(run / layout.RECIPE)
+    same = recipe.weights == weights
+    return {"model": recipe.model, "overrides": recipe.overrides} if same else {}

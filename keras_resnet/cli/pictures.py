@@ -1,4 +1,4 @@
-"""The commands about data: prepare, validate, preview."""
+"""The commands for data sets: prepare, validate, preview."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from keras_resnet.cli.base import (
 )
 from keras_resnet.cli.options import RecipeCommand, chosen_recipe, recipe_options
 
-_LISTED = 20  # bad pictures that `validate` prints
+_LISTED = 20  # bad images that `validate` prints
 
 
 @group.command()
@@ -32,25 +32,27 @@ _LISTED = 20  # bad pictures that `validate` prints
     "--val",
     type=float,
     default=0.0,
-    help="Fraction of each class to hold out, such as 0.2.",
+    help="Fraction of each class to hold out for validation, such as 0.2.",
 )
-@click.option(
-    "--seed", type=int, default=0, help="Seed of that split and of the order."
-)
+@click.option("--seed", type=int, default=0, help="Seed of this split and the order.")
 @click.option(
     "--resize",
     type=int,
     default=0,
-    help="Shrink images to this short side, such as 256.",
+    help="Short side in pixels to which larger images are shrunk, such as 256.",
 )
 @click.option(
     "--upright", is_flag=True, help="Rotate images by their EXIF orientation."
 )
 @click.option(
-    "--background", default="", help="Colour behind transparent images, such as white."
+    "--background",
+    default="",
+    help="Color over which images with alpha are composited, such as white.",
 )
 @click.option(
-    "--beam", metavar="OPTIONS", help="Write with Apache Beam and these options."
+    "--beam",
+    metavar="OPTIONS",
+    help="Write the shards with Apache Beam, with these pipeline options.",
 )
 @json_option
 def prepare(
@@ -66,15 +68,16 @@ def prepare(
 ) -> None:
     """Write SOURCE as TFRecord shards in DESTINATION; repeat the command to resume.
 
-    SOURCE is a folder with train/ and val/, which contain a folder for each class; with
-    --val, a folder of classes; a folder of TFRecords; or tfds:NAME. The workers of
-    --beam "--runner=FlinkRunner" must see SOURCE and DESTINATION under the same paths.
+    SOURCE is a folder with classes in train/ and val/, a folder of classes with --val,
+    a folder of TFRecords, or tfds:NAME. The workers of a Beam runner on several
+    machines, such as --beam "--runner=FlinkRunner", need SOURCE and DESTINATION at the
+    same paths.
     """
     quiet = as_json or not err.is_terminal
     with Progress(console=err, transient=True, disable=quiet) as bar:
 
-        def show(them: Iterable[Any], total: int) -> Iterable[Any]:
-            return bar.track(them, total, description="writing")
+        def show(images: Iterable[Any], total: int) -> Iterable[Any]:
+            return bar.track(images, total, description="writing")
 
         written = datasets.prepare(
             source,
@@ -87,11 +90,11 @@ def prepare(
             upright=upright,
             background=background,
         )
-    facts = {"path": str(destination), "classes": len(written.class_names)}
+    result = {"path": str(destination), "classes": len(written.class_names)}
     for name in ("train", "val"):
         split = getattr(written, name)
-        facts[name] = split.size if split else 0
-    print_result(facts, as_json, make_table(None, "prepared", "", rows=facts.items()))
+        result[name] = split.size if split else 0
+    print_result(result, as_json, make_table(None, "prepared", "", rows=result.items()))
 
 
 @group.command()
@@ -99,24 +102,28 @@ def prepare(
 @click.option(
     "--first-label",
     type=click.IntRange(0, 1),
-    help="Label of the first class in TFRecords without dataset.json.",
+    help="The first class's label in TFRecords that have no dataset.json.",
 )
 @click.option(
-    "--classes", type=click.IntRange(1), help="Number of classes in such TFRecords."
+    "--classes",
+    type=click.IntRange(1),
+    help="Number of classes in TFRecords that have no dataset.json.",
 )
-@click.option("--seconds", type=float, default=10.0, help="Time limit for an image.")
+@click.option(
+    "--seconds", type=float, default=10.0, help="Time limit for an image, in seconds."
+)
 @click.option(
     "--memory", type=float, default=2.0, help="Memory limit for an image, in GiB."
 )
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Number of processes. By default, one for each core.",
+    help="Worker processes; by default one per core.",
 )
 @click.option(
     "--manifest",
     type=click.Path(path_type=Path),
-    help="Write the manifest to this .json file, if DATA is read-only; train on it.",
+    help="A .json file to write instead if DATA is read-only; then train on this file.",
 )
 @json_option
 def validate(
@@ -129,7 +136,7 @@ def validate(
     manifest: Path | None,
     as_json: bool,
 ) -> None:
-    """Decode every image of DATA, and write its manifest, dataset.json.
+    """Decode every image of DATA, and write the manifest, dataset.json.
 
     The exit code is 1 if there are bad images; training then needs --max-bad-examples.
     """
@@ -142,7 +149,9 @@ def validate(
             seconds,
             int(memory * 2**30),
             workers,
-            progress=lambda them, total: bar.track(them, total, description="looking"),
+            progress=lambda images, total: bar.track(
+                images, total, description="decoding"
+            ),
             manifest=manifest,
         )
     print_result(report, as_json, *_validate_tables(report))
@@ -161,7 +170,7 @@ def _validate_tables(report: Mapping[str, Any]) -> Iterator[Table | str]:
     duplicates = report["duplicates"]
     yield make_table(
         plain(report["path"]),
-        "of the good pictures",
+        "good images",
         "",
         rows=[
             ("formats", counts(report["formats"])),
@@ -174,22 +183,22 @@ def _validate_tables(report: Mapping[str, Any]) -> Iterator[Table | str]:
             ),
             ("bytes, mean", f"{sizes.get('mean_bytes', 0):,.0f}"),
             ("classes", len(classes)),
-            ("pictures a class: min, max", f"{min(classes)}, {max(classes)}"),
-            ("named as another format", report["misnamed"]["count"]),
-            ("twice in one split", counts(duplicates["within"])),
-            ("in both splits", duplicates["across"]),
-            ("gone since the last look", report["gone"]["count"]),
+            ("images per class: min, max", f"{min(classes)}, {max(classes)}"),
+            ("suffix of another format", report["misnamed"]["count"]),
+            ("duplicates within a split", counts(duplicates["within"])),
+            ("duplicates across splits", duplicates["across"]),
+            ("missing since the last validation", report["gone"]["count"]),
         ],
     )
     if report["turned"]:
         yield (
-            f"{report['turned']:,} pictures are turned by their EXIF, which training "
-            "and evaluation ignore; `keras-resnet prepare --upright` turns them"
+            f"{report['turned']:,} images have an EXIF rotation, which training and "
+            "evaluation ignore; `keras-resnet prepare --upright` applies it"
         )
     if report["alpha"]:
         yield (
-            f"{report['alpha']:,} pictures have alpha, which is dropped; `keras-resnet "
-            "prepare --background white` shows them over white"
+            f"{report['alpha']:,} images have alpha, which is dropped; `keras-resnet "
+            "prepare --background white` composites them over white"
         )
     for entry in report["bad"][:_LISTED]:
         yield plain(f"{entry['where']}: {entry['reason']}")
@@ -198,23 +207,19 @@ def _validate_tables(report: Mapping[str, Any]) -> Iterator[Table | str]:
     total = sum(split["pictures"] for split in report["splits"].values())
     bad = f"{len(report['bad']):,} bad" if report["bad"] else "none bad"
     where = f"; {report['manifest']} lists them" if report["manifest"] else ""
-    yield plain(f"{total:,} pictures, {bad}{where}")
+    yield plain(f"{total:,} images, {bad}{where}")
 
 
 @group.command(cls=RecipeCommand)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
-    "--recipe",
-    default="bag-of-tricks",
-    help="Name of a recipe, or a YAML or JSON file.",
+    "--recipe", default="bag-of-tricks", help="Recipe name, or YAML/JSON file."
 )
-@click.option(
-    "--output", default="preview.png", show_default=True, help="PNG file to write."
-)
+@click.option("--output", default="preview.png", show_default=True, help="A PNG file.")
 @json_option
 @recipe_options
 def preview(data: Path, recipe: str, output: str, as_json: bool, **fields: Any) -> None:
-    """Write a PNG of the images that training and evaluation will see."""
+    """Save a grid of images of DATA as training and evaluation see them."""
     from keras_resnet.train.build import resolve
 
     chosen = resolve(chosen_recipe(recipe, fields))

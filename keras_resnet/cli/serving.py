@@ -1,4 +1,4 @@
-"""The command serve."""
+"""The command `serve`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _DEFAULTS = Settings("any")
 
 
 def _limit(name: str, kind: click.ParamType, text: str) -> Callable[..., Any]:
+    """An option for the field of Settings with the same name and default."""
     return click.option(
         name,
         type=kind,
@@ -31,7 +32,7 @@ def _limit(name: str, kind: click.ParamType, text: str) -> Callable[..., Any]:
 @group.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--name", help="NAME in the path /v1/models/NAME. By default, the name of DIR."
+    "--name", help="Name in the paths, /v1/models/NAME; by default that of DIR."
 )
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
@@ -41,44 +42,61 @@ def _limit(name: str, kind: click.ParamType, text: str) -> Callable[..., Any]:
     type=click.IntRange(0, 65535),
     default=8501,
     show_default=True,
-    help="Port for REST; 0 takes a free one.",
+    help="Port of the REST API; 0 takes any free port.",
 )
 @_limit(
     "--poll",
     click.FloatRange(0),
-    "Seconds between checks for new versions; 0 checks once.",
+    "Seconds between two scans of DIR for new versions; 0 scans only once.",
 )
-@_limit("--max-batch", click.IntRange(1), "Largest batch of rows.")
-@_limit("--wait-ms", click.FloatRange(0), "Time that a request waits for others.")
+@_limit("--max-batch", click.IntRange(1), "Maximum number of rows in a batch.")
+@_limit(
+    "--wait-ms",
+    click.FloatRange(0),
+    "Milliseconds that a request may wait for others to join its batch.",
+)
 @click.option(
     "--max-body",
     type=click.IntRange(1),
     default=_DEFAULTS.max_body // 2**20,
     show_default=True,
-    help="Largest request, in MiB.",
+    help="Maximum size of a request, in MiB.",
 )
-@_limit("--max-rows", click.IntRange(1), "Most rows in a request.")
-@_limit("--max-pixels", click.IntRange(1), "Most pixels of an image.")
-@_limit("--max-request-pixels", click.IntRange(1), "Most pixels of a request.")
-@_limit("--max-queue", click.IntRange(1), "Most requests at a time; others get 503.")
+@_limit("--max-rows", click.IntRange(1), "Maximum number of rows in a request.")
 @_limit(
-    "--max-connections", click.IntRange(1), "Most connections; idle ones are closed."
+    "--max-pixels",
+    click.IntRange(1),
+    "Maximum number of pixels of an image, according to its header.",
+)
+@_limit(
+    "--max-request-pixels",
+    click.IntRange(1),
+    "Maximum number of pixels of all images of a request.",
+)
+@_limit(
+    "--max-queue",
+    click.IntRange(1),
+    "Maximum number of requests at a time; others are answered with status 503.",
+)
+@_limit(
+    "--max-connections",
+    click.IntRange(1),
+    "Maximum number of connections; beyond it the one idle the longest is closed.",
 )
 @_limit(
     "--answer-seconds",
     click.FloatRange(0, min_open=True),
-    "Time to compute an answer; then 504.",
+    "Time limit for computing an answer, in seconds; beyond it the status is 504.",
 )
 @click.option(
     "--allow-host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="Further host name that requests may have; repeatable.",
+    help="Another host name that requests may be sent to, besides localhost, HOST and "
+    "IP addresses; repeatable.",
 )
-@click.option(
-    "--here", is_flag=True, help="Serve here, without looking for TensorFlow Serving."
-)
+@click.option("--here", is_flag=True, help="Serve without TensorFlow Serving.")
 @json_option
 def serve(
     folder: Path,
@@ -90,22 +108,22 @@ def serve(
     as_json: bool,
     **limits: Any,
 ) -> None:
-    """Serve the newest version in DIR by TensorFlow Serving's REST API.
+    """Serve the newest version in DIR at the REST paths of TensorFlow Serving.
 
     If tensorflow_model_server or docker is installed, this only prints the command that
-    starts TensorFlow Serving, which is recommended for production.
+    serves with TensorFlow Serving, which is recommended for production.
     """
 
     from keras_resnet.export.tf_serving import model_name
 
     def announce(url: str, version: int) -> None:
         if as_json:
-            facts = {"url": url, "model": settings.name, "version": str(version)}
-            click.echo(json.dumps(facts))
+            result = {"url": url, "model": settings.name, "version": str(version)}
+            click.echo(json.dumps(result))
         else:
             click.echo(
                 f"{settings.name}, version {version}, is served at {url}; "
-                "Ctrl-C stops. In production use TensorFlow Serving."
+                "press Ctrl-C to stop. In production use TensorFlow Serving."
             )
 
     try:
@@ -127,7 +145,7 @@ def _print_command(words: Sequence[str], as_json: bool) -> None:
     if not as_json:
         click.echo(shlex.join(words))
         click.echo(
-            "This is TensorFlow Serving, for production; with --here the built-in "
-            "server serves instead.",
+            "This command starts TensorFlow Serving, which is recommended for "
+            "production; --here starts the built-in server instead.",
             err=True,
         )

@@ -1,4 +1,4 @@
-"""The commands that make models: recipes, train, demo."""
+"""The commands for training: recipes, train, status, demo."""
 
 from __future__ import annotations
 
@@ -25,52 +25,56 @@ from keras_resnet.cli.options import RecipeCommand, chosen_recipe, recipe_option
 from keras_resnet.recipe import FIELD_TYPES, Recipe
 from keras_resnet.recipes import RECIPES
 
-_COLUMN = 26  # characters that a recipe takes in a table
+_COLUMN = 26  # characters, the width of a recipe's column
 
 
 @group.command("recipes")
 @click.option(
-    "--show", metavar="NAME", help="Print a single recipe, and draw its learning rate."
+    "--show", metavar="NAME", help="Show all fields of one recipe, a name or a file."
 )
 @click.option(
-    "--output", default="rate.png", show_default=True, help="PNG of the learning rate."
+    "--output",
+    default="rate.png",
+    show_default=True,
+    help="PNG file for the learning rate curve of that recipe.",
 )
 @json_option
 def recipes_command(show: str | None, output: str, as_json: bool) -> None:
-    """Print the recipes side by side, or a single one as YAML."""
+    """Compare the recipes, or show one and save its learning rate curve as a PNG."""
     if show:
         from keras_resnet.train.curves import rate_curve
 
         chosen = chosen_recipe(show, {})
         Path(output).write_bytes(rate_curve(chosen))
         table = make_table(chosen.name, "field", "value", rows=_rows([chosen]))
-        note = f"its rate, epoch by epoch, is in {output}"
+        note = f"the learning rate of each epoch is plotted in {output}"
         return print_result(
             {**chosen.to_dict(), "rate_curve": output}, as_json, table, note
         )
-    some = list(RECIPES.values())
-    rows = [row for row in _rows(some) if len({*row[1:]}) > 1]
+    recipes = list(RECIPES.values())
+    rows = [row for row in _rows(recipes) if len({*row[1:]}) > 1]
     tables = []
-    abreast = max(out.width // _COLUMN - 1, 1)
-    for first in range(1, 1 + len(some), abreast):
-        titles, *values = ([row[0], *row[first : first + abreast]] for row in rows)
+    per_table = max(out.width // _COLUMN - 1, 1)
+    for first in range(1, 1 + len(recipes), per_table):
+        titles, *values = ([row[0], *row[first : first + per_table]] for row in rows)
         tables.append(make_table(None, *titles, rows=values))
-    whole = {recipe.name: recipe.to_dict() for recipe in some}
-    print_result(whole, as_json, *tables, "--show NAME prints a single one")
+    result = {recipe.name: recipe.to_dict() for recipe in recipes}
+    note = "fields that do not differ are omitted; --show NAME prints all of a recipe"
+    print_result(result, as_json, *tables, note)
 
 
 def _rows(recipes: Sequence[Recipe]) -> list[list[str]]:
-    """Rows of a field and its value in each recipe, with rounded numbers."""
+    """[field, its value in each recipe] for each field, with rounded numbers."""
 
-    def said(value: object) -> str:
+    def to_text(value: object) -> str:
         if isinstance(value, dict):
-            return ", ".join(f"{key} {said(value[key])}" for key in value) or "-"
+            return ", ".join(f"{key} {to_text(value[key])}" for key in value) or "-"
         if isinstance(value, (list, tuple)):
-            return " ".join(map(said, value)) or "-"
+            return " ".join(map(to_text, value)) or "-"
         return f"{value:.4g}" if isinstance(value, float) else str(value) or "-"
 
     return [
-        [name, *(said(getattr(recipe, name)) for recipe in recipes)]
+        [name, *(to_text(getattr(recipe, name)) for recipe in recipes)]
         for name in FIELD_TYPES
     ]
 
@@ -83,28 +87,26 @@ def _rows(recipes: Sequence[Recipe]) -> list[list[str]]:
     default="bag-of-tricks",
     help="Name of a recipe, or a YAML or JSON file.",
 )
-@click.option(
-    "--audit", is_flag=True, help="Print which variables decay, and do not train."
-)
+@click.option("--audit", is_flag=True, help="Print which variables decay, and exit.")
 @click.option(
     "--checkpoint-steps",
     type=click.IntRange(0),
     default=0,
-    help="Batches between checkpoints; 0 writes none by steps.",
+    help="Batches between two checkpoints, in addition to those by time; 0: none.",
 )
 @click.option(
     "--checkpoint-seconds",
     type=click.FloatRange(0),
     default=600.0,
     show_default=True,
-    help="Seconds between checkpoints; 0 writes none by time.",
+    help="Seconds between two checkpoints; 0: none.",
 )
 @click.option(
     "--keep",
     type=click.IntRange(2),
     default=2,
     show_default=True,
-    help="Number of newest checkpoints to keep, besides the best epoch's.",
+    help="Checkpoints to keep, in addition to the best epoch's.",
 )
 @json_option
 @recipe_options
@@ -121,24 +123,25 @@ def train(
 ) -> None:
     """Train a recipe on DATA into the directory RUN; repeat the command to resume.
 
-    A run that was stopped or killed resumes to the same result. Ctrl-C, SIGTERM and
-    SIGUSR1 write a checkpoint and end the command with exit code 75.
+    A run that was stopped or killed, or ran out of disk space, resumes from its last
+    checkpoint, and ends with the same result. Ctrl-C, SIGTERM and SIGUSR1 stop it with
+    a checkpoint and exit code 75.
     """
     from keras_resnet import train as training
     from keras_resnet.train.build import build
 
     chosen = chosen_recipe(recipe, fields, run)
-    # once: it looks at every file
+    # only once, since this reads every file
     source, skipped = datasets.without_bad(data, chosen.max_bad_examples)
     if audit:
         steps = datasets.steps_per_epoch(source, chosen)
         setup = build(chosen, source.class_names, steps)
         return _print_audit(setup.model, as_json)
     if skipped and not as_json:
-        said = f"{len(skipped)} bad pictures left out; {run}/data.json lists them"
-        out.print(plain(said))
+        note = f"{len(skipped)} bad images are left out; {run}/data.json lists them"
+        out.print(plain(note))
     if training.is_finished(chosen, source, run) and not as_json:
-        out.print(plain(f"{run} is trained already"))
+        out.print(plain(f"{run} is already trained"))
     with training_bar(chosen, as_json) as bar:
         model = training.fit(
             chosen,
@@ -150,7 +153,7 @@ def train(
             keep=keep,
         )
     metrics = measure(model, source, "val", as_json, Path(run))
-    where = plain(f"everything is in {run}")
+    where = plain(f"all results are in {run}")
     print_result(metrics, as_json, *metrics_tables(metrics), where)
 
 
@@ -182,42 +185,42 @@ def _print_audit(model: Any, as_json: bool) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @json_option
 def status_command(run: Path, as_json: bool) -> None:
-    """Show the status of the run in RUN, its checkpoints and its history.
+    """Show the progress of the run in RUN, its checkpoints and its history.
 
-    The exit code is 1 if a checkpoint is damaged.
+    Every checkpoint is verified; the exit code is 1 if one is damaged.
     """
     from keras_resnet.runs.status import status
 
-    facts = status(run)
-    print_result(facts, as_json, *_status_tables(facts))
-    if any(row["problem"] for row in facts["checkpoints"]):
+    state = status(run)
+    print_result(state, as_json, *_status_tables(state))
+    if any(row["problem"] for row in state["checkpoints"]):
         raise click.exceptions.Exit(1)
 
 
-def _status_tables(facts: Mapping[str, Any]) -> Iterator[Table]:
-    best = facts["best"]
+def _status_tables(state: Mapping[str, Any]) -> Iterator[Table]:
+    best = state["best"]
     rows = [
-        ("recipe", f"{facts['recipe']}, {facts['model']}"),
+        ("recipe", f"{state['recipe']}, {state['model']}"),
         (
             "state",
-            (facts["process"] and f"running: {facts['process']}")
-            or (facts["early"] and f"finished early: {facts['early']}")
-            or facts["state"],
+            (state["process"] and f"running: {state['process']}")
+            or (state["early"] and f"finished early: {state['early']}")
+            or state["state"],
         ),
-        ("epochs done", f"{facts['epoch']} of {facts['epochs']}"),
-        ("batches of the next", facts["batch"]),
+        ("epochs done", f"{state['epoch']} of {state['epochs']}"),
+        ("batches of the next epoch", state["batch"]),
     ]
     if best and best["val_top1"] is not None:
         rows.append(("best top-1", f"{best['val_top1']:.2%}, epoch {best['epoch']}"))
-    yield make_table(plain(facts["run"]), "run", "", rows=rows)
+    yield make_table(plain(state["run"]), "run", "", rows=rows)
     yield make_table(
         None,
         "checkpoint",
         "MB",
-        "every byte verified",
+        "intact",
         rows=[
             (row["name"], f"{row['bytes'] / 1e6:.1f}", row["problem"] or "yes")
-            for row in facts["checkpoints"]
+            for row in state["checkpoints"]
         ],
     )
     yield make_table(
@@ -226,8 +229,8 @@ def _status_tables(facts: Mapping[str, Any]) -> Iterator[Table]:
         "rate",
         "loss",
         "top-1",
-        "held out: loss",
-        "top-1",
+        "val loss",
+        "val top-1",
         rows=[
             (
                 row["epoch"],
@@ -237,7 +240,7 @@ def _status_tables(facts: Mapping[str, Any]) -> Iterator[Table]:
                 f"{row['val_loss']:.4f}" if "val_loss" in row else "-",
                 f"{row['val_top1']:.2%}" if "val_top1" in row else "-",
             )
-            for row in facts["history"]
+            for row in state["history"]
         ],
     )
 
@@ -247,7 +250,7 @@ def _status_tables(facts: Mapping[str, Any]) -> Iterator[Table]:
 @click.option("--data", default="runs/digits", show_default=True)
 @json_option
 def demo(run: str, data: str, as_json: bool) -> None:
-    """Train, evaluate, export and serve on small digits, in about a minute."""
+    """Train and serve a classifier of handwritten digits, in about a minute."""
 
     from keras_resnet import demo as demonstration
 
@@ -257,16 +260,17 @@ def demo(run: str, data: str, as_json: bool) -> None:
     with training_bar(RECIPES["demo"], as_json) as bar:
         metrics = demonstration.run(run, data, say, bar)
     rows = [(Path(run) / name, what) for name, what in demonstration.LEFT.items()]
-    table = make_table(None, "left behind", "", rows=rows)
+    table = make_table(None, "written", "", rows=rows)
     print_result(metrics, as_json, metrics_table(metrics), table)
 
 
 @contextlib.contextmanager
 def training_bar(recipe: Recipe, as_json: bool) -> Iterator[Any]:
+    """A callback that shows the progress of training, or nothing with `as_json`."""
     from keras_resnet.backend import keras
     from keras_resnet.train.progress import TrainingBar
 
-    # with --json one that says nothing, not even the precision
+    # with --json not even the precision may be printed
     bar = keras.callbacks.Callback() if as_json else TrainingBar(recipe, out, err)
     try:
         yield bar

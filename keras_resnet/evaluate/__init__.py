@@ -1,4 +1,4 @@
-"""Evaluation and prediction."""
+"""Evaluation of a model on a data set, and predictions for single images."""
 
 from keras_resnet.evaluate.evaluation import run
 from keras_resnet.evaluate.figures import picture_grid

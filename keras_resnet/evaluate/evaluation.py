@@ -1,4 +1,4 @@
-"""Evaluates a model on a data set."""
+"""Evaluates a model on a data set, with each image counted exactly once."""
 
 from __future__ import annotations
 
@@ -29,36 +29,46 @@ def run(
     size: int | None = None,
     scales: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Evaluates a model on every image of a split once, by the model's protocol.
+    """Evaluates a classifier under the evaluation protocol stored in the model.
 
     Args:
-        model: a model of this package with its classifier, or an exported one from
-            `engines.open_engine`, which takes a single size.
-        data: what `data.open_source` accepts.
+        model: a model of this package that includes its top, or an exported model from
+            `engines.open_engine`, which takes a single size. It is not changed.
+        data: what `data.open_source` takes.
         split: "val" or "train".
-        batch_size: images at a time; it does not affect the result.
+        batch_size: the number of images in a batch; it does not affect the result.
         max_bad_examples: how many images that cannot be decoded may be left out.
-        views: "center", the protocol's crop; "ten-crop", the mean of the probabilities
-            of ten crops (10 x the work); or "multi-scale", the mean over whole images
-            at the short sides and mirrors of arXiv 1512.03385 (about 40 x).
-        progress: a function that wraps the iterable of batches, for a progress bar.
-        size: side of the crop in pixels instead of the protocol's, with its crop_pct.
-        scales: short sides in pixels for "multi-scale", which they imply.
+        views: "center" for the protocol's crop; "ten-crop" for the mean of the
+            probabilities of ten crops (10 times the computation); or "multi-scale" for
+            the mean over whole images and their mirror images at the scales of
+            arXiv 1512.03385 (about 40 times the computation).
+        progress: a function that wraps the iteration over the batches, such as a
+            progress bar.
+        size: the side of the crop in pixels, in place of the protocol's; `crop_pct` is
+            unchanged. If needed, a copy of the model is built for any size.
+        scales: the short sides in pixels for "multi-scale", which they imply.
 
     Returns:
-        {"top1": in [0, 1], "top5": in [0, 1], "loss": mean cross-entropy in nats,
-        "calibration_error": in [0, 1], arXiv 1706.04599 equation 3 with 15 bins of
-        confidence, "examples": pictures seen, "per_class": {name: top-1 in [0, 1], or
-        None without images}, "confused": [{"true", "predicted", "count", "share": of
-        the true class}, ...], the 100 worst pairs, and for up to 1,000 classes
-        "confusion": [true class][predicted class] counts}. Of equal probabilities the
-        first one is the prediction. Images that were left out are in "bad_examples":
-        [{"split", "where", "reason"}, ...].
+        A dictionary of:
+
+        - "top1", "top5": accuracies in [0, 1]. Of classes with equal probabilities, the
+          first ranks highest.
+        - "loss": the mean cross-entropy in nats.
+        - "calibration_error": in [0, 1] (arXiv 1706.04599 equation 3, with 15 bins of
+          confidence).
+        - "examples": the number of images.
+        - "per_class": {class name: top-1 in [0, 1], or None without images}.
+        - "confused": [{"true", "predicted", "count", "share"}, ...], the 100 pairs of
+          classes that are confused most often; "share" is the share of the true class.
+        - "confusion": the counts, as rows of true classes and columns of predicted
+          classes; only for up to 1,000 classes.
+        - "bad_examples": [{"split", "where", "reason"}, ...]; only if images were left
+          out.
 
     Raises:
-        ValueError: views, size or scales are invalid.
-        ModelError: the model has other classes than the data, its outputs are not
-            finite, or it was exported for another size.
+        ValueError: views, size or scales are invalid; raised before any data is read.
+        ModelError: the model has no classifier, its classes differ from those of the
+            data, its outputs are not finite, or it is exported and takes another size.
         DataError: the data cannot be used.
     """
     check_views(views, size, scales)
@@ -82,14 +92,15 @@ def run(
             if not np.isfinite(probabilities).all():
                 raise ModelError(
                     f"{model.name}: its probabilities are not finite; its weights are "
-                    f"damaged, or too large for {model.info.dtype_policy}"
+                    f"damaged, or overflow in {model.info.dtype_policy}; check the "
+                    "weights, or use another dtype policy"
                 )
             tally.add(probabilities, labels.numpy().argmax(1))
     metrics = tally.result(source.class_names)
     if metrics["examples"] != source.split(split).size:
         raise DataError(
-            f"{source.path}: read {metrics['examples']} {split} images, but "
-            f"{source.split(split).size} announced; prepare it again"
+            f"{source.path}: {metrics['examples']} {split} images were read, but "
+            f"{source.split(split).size} expected; prepare the data again"
         )
     return {**metrics, **({"bad_examples": skipped} if skipped else {})}
 
@@ -100,7 +111,7 @@ def _of_any_size(model: Any) -> Any:
     if not isinstance(model, ResNet):
         raise ModelError(
             f"{model.name}: an exported model takes {model.input_shape[1]} pixels "
-            "only; leave out size and scales, or evaluate the model itself"
+            "only; leave out size and scales, or pass the model that was exported"
             if model.info.config
             else f"{model.name}: takes {model.input_shape[1]} pixels only; leave out "
             "size and scales"
@@ -110,12 +121,12 @@ def _of_any_size(model: Any) -> Any:
 
 def _check_classes(model: Any, source: Source) -> None:
     if not model.info.include_top:
-        raise ModelError(f"{model.name}: has no classifier; build it with include_top")
+        raise ModelError(f"{model.name}: has no classifier; use include_top=True")
     class_names = model.info.class_names
     if class_names is not None and tuple(class_names) != source.class_names:
         differing = sorted(set(class_names) ^ set(source.class_names))
         raise ModelError(
-            f"{source.path}: has other classes than the model; "
+            f"{source.path}: its classes differ from those of the model: "
             + (
                 f"only in one: {', '.join(differing[:10])}"
                 if differing
@@ -124,6 +135,6 @@ def _check_classes(model: Any, source: Source) -> None:
         )
     if model.info.classes != len(source.class_names):
         raise ModelError(
-            f"{source.path}: has {len(source.class_names)} classes, the model "
-            f"{model.info.classes}"
+            f"{source.path}: has {len(source.class_names)} classes, but the model has "
+            f"{model.info.classes}; use a model that was trained on these classes"
         )

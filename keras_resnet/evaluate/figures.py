@@ -14,20 +14,24 @@ from keras_resnet.drawing import drawable, png
 from keras_resnet.evaluate.views import predict_probabilities
 
 _NAMED = 30  # classes whose names fit beside a confusion matrix
-_COLUMNS = 8  # of a grid
+_COLUMNS = 8  # of a grid of images
 
 
 def confusion_map(metrics: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes a PNG of the confusion matrix, in shares of each true class.
+    """Writes a PNG of the confusion matrix, as shares of each true class.
 
-    Nothing is written if the metrics have no matrix, because of too many classes.
+    Writes nothing if `metrics` has no confusion matrix, because of too many classes.
+
+    Args:
+        metrics: what `evaluate.run` returned.
+        path: the file to write.
     """
     if "confusion" not in metrics:
         return
     from matplotlib.figure import Figure
 
     counts = np.asarray(metrics["confusion"])
-    # in counts, classes with few images would be pale
+    # counts would leave the rows of classes with few images pale
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 4 + 0.25 * min(len(counts), _NAMED)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
@@ -36,7 +40,7 @@ def confusion_map(metrics: dict[str, Any], path: str | os.PathLike[str]) -> None
     axes.set(xlabel="predicted class", ylabel="true class")
     if len(counts) <= _NAMED:
         places, names = range(len(counts)), list(map(drawable, metrics["per_class"]))
-        # dollar signs in a name make no formula
+        # without parse_math=False, dollar signs in a name would start a formula
         axes.set_xticks(places, names, rotation=90, parse_math=False)
         axes.set_yticks(places, names, parse_math=False)
     figure.colorbar(image, label="share of the class")
@@ -50,17 +54,28 @@ def picture_grid(
     count: int = 24,
     split: str = "val",
 ) -> None:
-    """Writes a PNG of images with prediction and label, the least certain first."""
+    """Writes a PNG of the images that a model classifies with the least certainty.
+
+    Each has the predicted class, and the true class if it differs. The image with the
+    lowest probability of its true class is first.
+
+    Args:
+        model: a classifier with an evaluation protocol.
+        data: what `data.open_source` takes.
+        path: the file to write.
+        count: the number of images to show.
+        split: "val" or "train".
+    """
     from matplotlib.figure import Figure
 
     source = open_source(data)
     names = source.class_names
-    least: list[tuple] = []  # (image, true class, probabilities)
+    least: list[tuple] = []  # (image, index of the true class, probabilities)
     for images, labels in eval_batches(source, model.info.protocol, split, 64):
         probabilities = predict_probabilities(model, images.numpy(), 64)
         copies = map(np.copy, images.numpy())
         least += zip(copies, labels.numpy().argmax(1), probabilities)
-        # no more than are shown, as a validation set may not fit in memory
+        # keeps only those that are shown, as the whole split may not fit in memory
         least = sorted(least, key=lambda row: row[2][row[1]])[:count]
     rows = -(-count // _COLUMNS)
     figure = Figure(figsize=(12, 1.9 * rows), layout="constrained")

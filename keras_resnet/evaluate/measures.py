@@ -1,4 +1,4 @@
-"""Metrics: top-1, top-5, loss, calibration error and confusion."""
+"""Metrics of predictions: top-1, top-5, loss, calibration error and confusion."""
 
 from __future__ import annotations
 
@@ -9,26 +9,37 @@ from typing import Any
 
 import numpy as np
 
-BINS = 15  # of confidence (1706.04599 section 5)
-_LARGEST = 1000  # classes of a confusion matrix that is still legible
-_WORST = 100  # pairs of classes that are listed
+BINS = 15  # of confidence (arXiv 1706.04599 section 5)
+_LARGEST = 1000  # the most classes for which the confusion matrix is returned
+_WORST = 100  # the number of confused pairs of classes that are listed
 
 
 class Tally:
-    """Accumulates metrics over batches; memory grows with the confused pairs."""
+    """Accumulates metrics over batches.
+
+    Memory grows with the number of different (true, predicted) pairs.
+
+    Args:
+        classes: the number of classes.
+    """
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
-        self.confusion = Counter[tuple[int, int]]()  # of (true, predicted)
+        self.confusion = Counter[tuple[int, int]]()  # by (true, predicted)
         self.hits5, self.loss = 0, 0.0
-        self.hits = np.zeros(BINS, np.int64)  # right predictions, by confidence
-        self.confidence = np.zeros(BINS)  # the sum of it
+        self.hits = np.zeros(BINS, np.int64)  # correct predictions by bin
+        self.confidence = np.zeros(BINS)  # sum by bin
 
     def add(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
-        """Adds a batch: finite probabilities [N, K] and true classes, int [N]."""
+        """Adds a batch.
+
+        Args:
+            probabilities: finite floats [N, K].
+            truth: the true classes, integers [N].
+        """
         rows = np.arange(len(truth))
         true = probabilities[rows, truth]
-        # the ranks above the true class; in a tie the first class ranks higher
+        # classes that rank above the true class; in a tie, the first class ranks higher
         better = (probabilities > true[:, None]).sum(1)
         ties_before = (
             (probabilities == true[:, None])
@@ -36,17 +47,18 @@ class Tally:
         ).sum(1)
         self.hits5 += int((better + ties_before < 5).sum())
         self.loss -= float(np.log(np.maximum(true.astype(np.float64), 1e-45)).sum())
-        predicted = probabilities.argmax(1)  # in a tie the first too
+        predicted = probabilities.argmax(1)  # in a tie, the first class
         self.confusion.update(zip(truth.tolist(), predicted.tolist()))
         confidence = probabilities[rows, predicted]
-        # in the same type, as one of five equal float32 probabilities is on a border
+        # compared in the type of the probabilities, as 0.2 in float32 is not 3 / 15 in
+        # float64
         borders = (np.arange(1, BINS) / BINS).astype(confidence.dtype)
-        bins = np.searchsorted(borders, confidence)  # a border is in the bin below
+        bins = np.searchsorted(borders, confidence)  # a border belongs to the lower bin
         self.hits += np.bincount(bins[predicted == truth], minlength=BINS)
         self.confidence += np.bincount(bins, confidence, BINS)
 
     def result(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """The metrics of all batches, as `evaluate.run` returns them."""
+        """Returns the metrics of all batches, as `evaluate.run` does."""
         totals, hits = np.zeros((2, self.classes), np.int64)
         for (true, predicted), count in self.confusion.items():
             totals[true] += count
@@ -57,7 +69,7 @@ class Tally:
             "top5": self.hits5 / examples,
             "loss": self.loss / examples,
             "calibration_error": float(
-                # equation 3: a bin's share times the gap of its means
+                # equation 3: each bin's share times |mean accuracy - mean confidence|
                 np.abs(self.hits - self.confidence).sum() / examples
             ),
             "examples": examples,
@@ -70,7 +82,7 @@ class Tally:
         }
 
     def _confused(self, names: list[str], totals: np.ndarray) -> list[dict[str, Any]]:
-        """The pairs of classes that are confused most often, the worst first."""
+        """Returns the pairs of classes most often confused, the worst first."""
         pairs = [(count, *pair) for pair, count in self.confusion.items()]
         wrong = [pair for pair in pairs if pair[1] != pair[2]]
         wrong.sort(key=lambda pair: (-pair[0], pair[1:]))
@@ -94,15 +106,15 @@ class Tally:
 def worst_classes(
     metrics: Mapping[str, Any], count: int = 5
 ) -> list[tuple[str, float]]:
-    """(name, accuracy) of the classes with the lowest accuracy, the worst first."""
+    """Returns (name, top-1) of the classes with the lowest top-1, the worst first."""
     pairs = [pair for pair in metrics["per_class"].items() if pair[1] is not None]
     return sorted(pairs, key=lambda pair: pair[1])[:count]
 
 
 def to_json(value: Any, indent: str = "\n") -> str:
-    """Like json.dumps(value, indent=1), but a list of plain values is one line.
+    """Returns JSON text as json.dumps(value, indent=1) does, but for lists of scalars.
 
-    So a confusion matrix has one line for each row.
+    Each of them is on one line, so that a confusion matrix takes a line for each row.
     """
     inner = indent + " "
     if isinstance(value, dict) and value:
@@ -115,7 +127,10 @@ def to_json(value: Any, indent: str = "\n") -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with numbers where classes have the same one, as in ImageNet."""
+    """Returns the names, with a number appended to those that occur more than once.
+
+    Some class names of ImageNet do.
+    """
     counts = Counter(names)
     return [
         name if counts[name] == 1 else f"{name} ({number})"

@@ -1,4 +1,4 @@
-"""Classifies image files."""
+"""Predicts the classes of image files."""
 
 from __future__ import annotations
 
@@ -22,16 +22,21 @@ Paths = Iterable[str | os.PathLike[str]]
 
 
 def predict(model: Any, files: Paths, top: int = 5) -> list[dict[str, Any]]:
-    """Classifies image files, or all images in folders.
+    """Classifies image files, or all files in folders.
 
-    A line on stderr warns of a model with random weights.
+    If the model has random weights, a line on stderr warns of it.
+
+    Args:
+        model: a classifier with an evaluation protocol.
+        files: the paths of image files or folders.
+        top: the number of classes to return for each image.
 
     Returns:
         A list of {"file": path, "classes": [name, ...], "probabilities": [float, ...]},
-        the `top` most probable classes, best first.
+        with the likeliest class first.
 
     Raises:
-        DataError: a file is missing or is not an image.
+        DataError: a file is missing or is not an image; the message names it.
     """
     results = []
     for result in predict_each(model, files, top):
@@ -44,7 +49,7 @@ def predict(model: Any, files: Paths, top: int = 5) -> list[dict[str, Any]]:
 def predict_each(
     model: Any, files: Paths, top: int = 5, batch_size: int = 32
 ) -> Iterator[dict[str, Any]]:
-    """Yields the results of `predict` one by one, with one batch in memory.
+    """Yields the results of `predict` one by one, with one batch in memory at a time.
 
     A file that is missing or is not an image yields {"file": path, "problem": reason}.
     """
@@ -73,7 +78,7 @@ def predict_each(
 
 
 def _list_pictures(files: Paths) -> Iterator[str]:
-    """The files, and all files in the folders, sorted."""
+    """Yields the files, with each folder replaced by all files in it, sorted."""
     for file in files:
         if not os.path.isdir(file):
             yield str(Path(file))
@@ -89,7 +94,7 @@ def _list_pictures(files: Paths) -> Iterator[str]:
 
 
 def _try_load(path: str, model: Any) -> np.ndarray | str:
-    """The image as the model takes it, or why it cannot be read."""
+    """Returns the image as the model takes it, or the reason why it cannot be read."""
     try:
         return load_picture(path, model.info.protocol)
     except DataError as error:
@@ -97,8 +102,15 @@ def _try_load(path: str, model: Any) -> np.ndarray | str:
 
 
 def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray:
-    """A file, cropped as in evaluation: uint8 [S, S, 3]. Errors are DataError."""
-    if Path(path).exists() and not Path(path).is_file():  # opening a pipe would block
+    """Reads an image file and crops it as in evaluation.
+
+    Returns:
+        uint8 [S, S, 3].
+
+    Raises:
+        DataError: the file is missing or is not an image; the message names it.
+    """
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would block
         raise DataError(f"{path}: not a file")
     try:
         return load_eval(tf.io.read_file(os.fsencode(path)), protocol).numpy()
@@ -110,5 +122,5 @@ def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray
 
 
 def class_names(model: Any) -> tuple[str, ...]:
-    """The model's class names, or their numbers if it has none."""
+    """Returns the model's class names, or their numbers if it has no names."""
     return model.info.class_names or tuple(map(str, range(model.info.classes)))

@@ -17,8 +17,8 @@ from keras_resnet.errors import DataError, ModelError
 from keras_resnet.info import Protocol
 
 VIEWS = ("center", "ten-crop", "multi-scale")
-SCALES = (224, 256, 384, 480, 640)  # pixels of the short side (1512.03385 section 3.4)
-LARGEST = math.isqrt(MAX_PIXELS)  # pixels of a side
+SCALES = (224, 256, 384, 480, 640)  # short sides (arXiv 1512.03385 section 3.4)
+LARGEST = math.isqrt(MAX_PIXELS)  # the longest side in pixels
 
 Load = Callable[[tf.Tensor, Protocol], tf.Tensor]
 Classify = Callable[[np.ndarray], np.ndarray]  # images -> float32 [N, classes]
@@ -43,15 +43,15 @@ def check_views(
         )
     if size is not None and (scales or views == "multi-scale"):
         raise ValueError(
-            f"size={size!r} with views='multi-scale': whole pictures are not cut to a "
-            "size; give scales alone"
+            f"size={size!r} with views='multi-scale': whole images are not cropped; "
+            "leave out size and give scales alone"
         )
 
 
 def open_views(
     model: Any, views: str, scales: Sequence[int], batch_size: int
 ) -> tuple[Load, int, Classify]:
-    """How an image is loaded, how many are in a batch, and how they are classified."""
+    """Returns (function that loads an image, batch size, function that classifies)."""
     if views == "ten-crop":
 
         def classify(crops: np.ndarray) -> np.ndarray:
@@ -73,7 +73,10 @@ def open_views(
 def predict_probabilities(
     model: Any, images: np.ndarray, batch_size: int | None = None
 ) -> np.ndarray:
-    """Probabilities, float32 [N, classes]; a short batch is padded to use one graph."""
+    """Returns the probabilities of a batch, float32 [N, classes].
+
+    With `batch_size`, a smaller batch is padded, so that its graph is compiled once.
+    """
     count = len(images)
     if batch_size and count < batch_size:
         padding = np.zeros((batch_size - count, *images.shape[1:]), images.dtype)
@@ -83,27 +86,27 @@ def predict_probabilities(
 
 
 def load_ten_crops(data: tf.Tensor, protocol: Protocol) -> tf.Tensor:
-    """Encoded bytes -> uint8 [10, S, S, 3], the crops of `data.ten_crop`."""
+    """Decodes an image and returns its crops, uint8 [10, S, S, 3]."""
     image = decode_image(data)
     return ten_crop(image, protocol.size, protocol.crop_pct, protocol.interpolation)
 
 
 def load_whole(data: tf.Tensor, protocol: Protocol) -> tf.Tensor:
-    """Encoded bytes -> the whole picture, uint8 [H, W, 3]."""
+    """Decodes an image and returns all of it, uint8 [H, W, 3]."""
     return decode_image(data)
 
 
 class MultiScale:
-    """Probabilities of whole images, averaged over scales and mirror images.
+    """Predicts whole images, averaged over scales and mirror images.
 
     The fully convolutional form of arXiv 1512.03385: the classifier is applied to every
     window of the feature map that has the size of a crop's feature map. Its logits are
-    averaged over the windows, and the probabilities over scales and mirror images. Each
-    image is a batch of its own, since sizes differ.
+    averaged over the windows, and the probabilities over scales and mirror images.
+    Each image is a batch of its own, since sizes differ.
 
     Args:
-        model: with its top, for any input size.
-        scales: short sides in pixels.
+        model: a model of this package for any input size that includes its top.
+        scales: the short sides in pixels.
 
     Raises:
         ModelError: the model takes one size only.
@@ -122,21 +125,28 @@ class MultiScale:
         self.head = model.get_layer("head")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [H, W, 3] -> float32 [classes]; DataError if a scale is too large."""
+        """Returns the probabilities, float32 [classes], of an image, uint8 [H, W, 3].
+
+        Raises:
+            DataError: the image would be too large at one of the scales.
+        """
         results = []
         for short in self.scales:
             try:
                 view = resize_short(image, short, self.interpolation).numpy()
             except tf.errors.InvalidArgumentError as error:
                 raise DataError(
-                    f"scales: a picture of {image.shape[1]} x {image.shape[0]} pixels "
+                    f"scales: an image of {image.shape[1]} x {image.shape[0]} pixels "
                     f"is too large at a short side of {short}; leave that scale out"
                 ) from error
             results += [self._scores(view), self._scores(view[:, ::-1])]
         return softmax(np.stack(results)).mean(0).astype(np.float32)
 
     def _scores(self, view: np.ndarray) -> np.ndarray:
-        """The mean of all windows' logits, which are the logits of their mean."""
+        """Returns the mean logits of all windows, computed from the mean features.
+
+        Both are equal, as the classifier is linear.
+        """
         maps = np.asarray(self.features.predict_on_batch(view[None]), np.float32)
         window = [min(self.window, side) for side in maps.shape[1:3]]
         windows = tf.nn.avg_pool2d(maps, window, 1, "VALID")
@@ -145,7 +155,7 @@ class MultiScale:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities along the last axis."""
+    """Returns the softmax of the logits along the last axis."""
     exponents = np.exp(logits - logits.max(-1, keepdims=True))
     return exponents / exponents.sum(-1, keepdims=True)
 

@@ -1,1 +1,1 @@
-"""Keras 2.15 and TensorFlow Addons, whose last stack is kept until 2027-10-31."""
+"""Support for Keras 2.15 and TensorFlow Addons, which ends on 2027-10-31."""

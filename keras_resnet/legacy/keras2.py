@@ -1,7 +1,8 @@
-"""Keras 2.15 by the names of Keras 3 that this package uses, and no others.
+"""The names of Keras 3 that this package uses, implemented with Keras 2.15.
 
-TensorFlow Addons needs it, with TensorFlow 2.15 and Python 3.11 at most. Support ends
-with that Python on 2027-10-31, and then `keras_resnet.backend` goes too.
+TensorFlow Addons needs Keras 2.15, TensorFlow 2.15 and Python 3.11 or older. Support
+ends together with that of Python 3.11, on 2027-10-31; `keras_resnet.backend` will then
+be removed as well.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from keras.src.engine import functional
 from keras.src.mixed_precision.loss_scale_optimizer import LossScaleOptimizerV3
 
 
-class _Names:
+class _ModuleProxy:
     """A module, with some of its names replaced."""
 
     def __init__(self, module: Any, **names: Any) -> None:
@@ -44,7 +45,7 @@ def _batch_normalization(
 
 def _moments(x: Any, axes: Any, synchronized: bool = False) -> Any:
     if synchronized:
-        raise NotImplementedError("synchronized=True: needs Keras 3")
+        raise NotImplementedError("synchronized=True: needs Keras 3; set it to False")
     return tf.nn.moments(x, axes)
 
 
@@ -90,12 +91,12 @@ ops = SimpleNamespace(
 
 
 def native(variable: Any) -> Any:
-    """TensorFlow's variable, which in Keras 2 a variable is."""
+    """Returns the TensorFlow variable, which in Keras 2 is the variable itself."""
     return variable
 
 
-class _Changes:
-    """Put before Keras 2's Model: Keras 3's signatures, and the variables' paths."""
+class _ModelMixin:
+    """Gives Keras 2's Model the signatures of Keras 3, and its variables a `path`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -109,11 +110,11 @@ class _Changes:
         jit_compile: Any = "auto",
         **kwargs: Any,
     ) -> None:
-        del auto_scale_loss  # in Keras 2 the optimizer decides
+        del auto_scale_loss  # in Keras 2, the optimizer scales the loss
         jit_compile = None if jit_compile == "auto" else jit_compile
         super().compile(*args, jit_compile=jit_compile, **kwargs)
-        # in place of Keras 2's, which is of the compiled loss alone; as an attribute
-        # of the usual kind its variables would be the model's
+        # replaces the mean of Keras 2, which covers only the compiled loss; `__dict__`
+        # keeps Keras from tracking its variables as those of the model
         self.__dict__["mean_loss"] = keras2.metrics.Mean(name="loss")
 
     def compute_loss(
@@ -130,25 +131,27 @@ class _Changes:
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> Any:
         y, y_pred = tf.convert_to_tensor(y), tf.convert_to_tensor(y_pred)
-        if not self.compiled_loss.built:  # or its means would have no variables yet
+        # the compiled loss creates the variables of its metrics when it is built
+        if not self.compiled_loss.built:
             self.compiled_loss.build(y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def train_step(self, data: Any) -> Any:
         with tf.GradientTape() as tape:
-            step = self._measured(data, training=True)
+            step = self._forward(data, training=True)
         self.optimizer.minimize(step.loss, self.trainable_variables, tape=tape)
-        return self.compute_metrics(*step.of)
+        return self.compute_metrics(*step.arguments)
 
     def test_step(self, data: Any) -> Any:
-        return self.compute_metrics(*self._measured(data, training=False).of)
+        return self.compute_metrics(*self._forward(data, training=False).arguments)
 
-    def _measured(self, data: Any, training: Any) -> Any:
+    def _forward(self, data: Any, training: Any) -> Any:
+        """Returns the `loss` of a batch, and the `arguments` for compute_metrics."""
         x, y, sample_weight = keras2.utils.unpack_x_y_sample_weight(data)
         y_pred = self(x, training=training)
         loss = self.compute_loss(x, y, y_pred, sample_weight, training=training)
         self.mean_loss.update_state(loss, sample_weight=tf.shape(y_pred)[0])
-        return SimpleNamespace(loss=loss, of=(x, y, y_pred, sample_weight))
+        return SimpleNamespace(loss=loss, arguments=(x, y, y_pred, sample_weight))
 
     @property
     def metrics(self) -> Any:
@@ -161,7 +164,8 @@ class _Changes:
         return [variable for metric in self.metrics for variable in metric.variables]
 
     def get_config(self) -> dict[str, Any]:
-        if isinstance(self, functional.Functional):  # of another constructor it is {}
+        # with a constructor of its own, a model has an empty config in Keras 2
+        if isinstance(self, functional.Functional):
             return functional.get_network_config(self, config={"name": self.name})
         return super().get_config()
 
@@ -180,7 +184,7 @@ class _Changes:
 
 
 def _name_variables(model: Any) -> None:
-    """Gives each variable its `path`, such as stage1_block0/conv1/norm/gamma."""
+    """Sets the `path` of each variable, such as stage1_block0/conv1/norm/gamma."""
 
     def walk(layer: Any, prefix: Any) -> None:
         for variable in (*layer._trainable_weights, *layer._non_trainable_weights):
@@ -193,17 +197,20 @@ def _name_variables(model: Any) -> None:
 
 
 class _Model:
-    """The base of a class of models; each gets its own, since Keras 2 changes it."""
+    """Stands for keras.Model, and gives each subclass a base class of its own.
+
+    Keras 2 changes the base classes of a functional model's class.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return keras2.Model(*args, **kwargs)
 
     def __mro_entries__(self, bases: Any) -> Any:
-        return _Changes, type("Model", (keras2.Model,), {})
+        return _ModelMixin, type("Model", (keras2.Model,), {})
 
 
 class _Optimizer(keras2.optimizers.Optimizer):
-    """The base of an update rule, which calls `update_step` as Keras 3 does."""
+    """A base class for optimizers that calls `update_step` with Keras 3's arguments."""
 
     def __init__(
         self, learning_rate: Any, gradient_accumulation_steps: Any = None, **kwargs: Any
@@ -224,7 +231,7 @@ class _Optimizer(keras2.optimizers.Optimizer):
         super().build(variables)
         self._trainable_variables = list(variables)
         self._built = True
-        self.build = lambda variables: None  # Keras 2 would at every step
+        self.build = lambda variables: None  # Keras 2 calls it in every step
 
     @property
     def learning_rate(self) -> Any:
@@ -269,7 +276,7 @@ class _Optimizer(keras2.optimizers.Optimizer):
 
 
 class _Lamb(_Optimizer):
-    """The slots of Keras 3's Lamb; the rule itself is in `optimizers.Lamb`."""
+    """The constructor and slots of Keras 3's Lamb; `optimizers.Lamb` has the update."""
 
     def __init__(
         self, learning_rate: Any, beta_1: Any, beta_2: Any, epsilon: Any, **kwargs: Any
@@ -290,6 +297,8 @@ class _Lamb(_Optimizer):
 
 
 class _LossScaleOptimizer(LossScaleOptimizerV3):
+    """Keras 2's loss scaling, with the attributes of Keras 3."""
+
     @property
     def dynamic_scale(self) -> Any:
         return self._loss_scale.current_loss_scale
@@ -301,11 +310,11 @@ class _LossScaleOptimizer(LossScaleOptimizerV3):
 
 
 layers = keras2.layers
-keras = _Names(
+keras = _ModuleProxy(
     keras2,
     Model=_Model(),
     ops=ops,
-    backend=_Names(
+    backend=_ModuleProxy(
         keras2.backend,
         backend=lambda: "tensorflow",
         standardize_dtype=lambda dtype: tf.as_dtype(dtype).name,
@@ -318,7 +327,7 @@ keras = _Names(
         set_image_data_format=keras2.backend.set_image_data_format,
         floatx=keras2.backend.floatx,
     ),
-    optimizers=_Names(
+    optimizers=_ModuleProxy(
         keras2.optimizers,
         Optimizer=_Optimizer,
         Lamb=_Lamb,

@@ -1,4 +1,4 @@
-"""The published update rules and schedules that Keras lacks."""
+"""Optimizers and learning rate schedules from published recipes that Keras lacks."""
 
 from keras_resnet.optimizers.lamb import AdamW, Lamb
 from keras_resnet.optimizers.loss_scale import LossScale, attach_loss_scale

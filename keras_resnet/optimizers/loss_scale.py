@@ -1,4 +1,4 @@
-"""The loss scale that float16 needs, attached wherever a layer computes in it."""
+"""Loss scaling for models with layers that compute in float16."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from keras_resnet.backend import keras, ops
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class LossScale(keras.optimizers.LossScaleOptimizer):
-    """Keras's dynamic loss scaling, also right on several replicas.
+    """Keras's dynamic loss scaling, corrected for several replicas.
 
-    A step with a gradient that is not finite, on any replica, is skipped, and the scale
-    halves; after `dynamic_growth_steps` finite ones it doubles. On TensorFlow Keras
-    checks the first replica alone, though gradients are summed later, so that an
-    overflow on another one reaches the weights.
+    If a gradient is not finite on any replica, the step is skipped and the scale is
+    halved; after `dynamic_growth_steps` finite steps it is doubled. On TensorFlow,
+    Keras's own class checks only the first replica before the gradients are summed, so
+    that an overflow on another replica would reach the weights.
     """
 
     def check_finite(self, grads: Any) -> Any:
@@ -31,14 +31,18 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
 
 
 def attach_loss_scale(optimizer: Any, model: keras.Model) -> Any:
-    """The optimizer, in a LossScale where any layer of the model computes in float16.
+    """Returns the optimizer, wrapped in a LossScale if a layer computes in float16.
 
-    Keras asks only the model's own policy, which says nothing of layers that were
-    reloaded under another one, or that a wrapper contains.
+    Keras checks only the dtype policy of the model itself, which may differ from that
+    of its layers, as in a wrapper or a model that was loaded under another policy.
 
     Args:
-        optimizer: what `keras.optimizers.get` takes; None stays None.
+        optimizer: what `keras.optimizers.get` takes, or None.
         model: a keras.Model.
+
+    Returns:
+        The optimizer, or None for None. An optimizer that already scales the loss is
+        returned unchanged.
     """
     if optimizer is None:
         return None
@@ -48,5 +52,5 @@ def attach_loss_scale(optimizer: Any, model: keras.Model) -> Any:
     half = any(layer.compute_dtype == "float16" for layer in model._flatten_layers())
     if not half:
         return optimizer
-    scaled = getattr(optimizer, "with_loss_scale", None)  # TensorFlow Addons' rules
+    scaled = getattr(optimizer, "with_loss_scale", None)  # TensorFlow Addons
     return scaled() if scaled else LossScale(optimizer)

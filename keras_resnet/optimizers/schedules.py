@@ -1,4 +1,4 @@
-"""Learning rates by steps: a linear warm-up, then half a cosine, or steps."""
+"""Learning rate schedules: a linear warm-up, then cosine or step decay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_resnet.backend import keras, ops
 
 
 class _Warmup(keras.optimizers.schedules.LearningRateSchedule):
-    """base_rate * t / warmup_steps before `warmup_steps`, then `_after`."""
+    """The base class: a linear warm-up from 0 to base_rate, then `_after`."""
 
     def __init__(self, base_rate: float, warmup_steps: int) -> None:
         if not 0 <= base_rate < math.inf:
@@ -28,16 +28,26 @@ class _Warmup(keras.optimizers.schedules.LearningRateSchedule):
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, which are this object's attributes."""
+        """Returns the arguments of the constructor, which are all of the attributes."""
         return dict(vars(self))
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class WarmupCosine(_Warmup):
-    """Linear warm-up, then half a cosine (arXiv 1812.01187 sections 3.1 and 5.1).
+    """A linear warm-up, then half a cosine (arXiv 1812.01187 sections 3.1 and 5.1).
 
-    Step t, from 0: base_rate * t / warmup_steps before `warmup_steps`; then from
-    base_rate at t = warmup_steps to final_rate from t = total_steps on.
+    At step t, counted from 0, the learning rate is base_rate * t / warmup_steps during
+    the warm-up. It then falls from base_rate at t = warmup_steps to final_rate at
+    t = total_steps, and stays there.
+
+    Args:
+        base_rate: the learning rate after the warm-up, 0 or more.
+        warmup_steps: the number of warm-up steps, 0 or more.
+        total_steps: the number of all steps, above warmup_steps.
+        final_rate: the last learning rate, in [0, base_rate].
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -67,9 +77,21 @@ class WarmupCosine(_Warmup):
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class WarmupSteps(_Warmup):
-    """Linear warm-up, then base_rate times `factor` at each boundary (section 2.2).
+    """A linear warm-up, then step decay (arXiv 1812.01187 section 2.2).
 
-    Step t, from 0; `boundaries` are steps, and a rate holds from its boundary on.
+    At step t, counted from 0, the learning rate is base_rate * t / warmup_steps during
+    the warm-up, and then base_rate * factor^n, where n is the number of boundaries up
+    to and including t.
+
+    Args:
+        base_rate: the learning rate after the warm-up, 0 or more.
+        warmup_steps: the number of warm-up steps, 0 or more.
+        boundaries: the steps at which the learning rate is multiplied by `factor`, in
+            increasing order.
+        factor: the factor at each boundary.
+
+    Raises:
+        ValueError: an argument is out of range, or the boundaries do not increase.
     """
 
     def __init__(
@@ -83,7 +105,7 @@ class WarmupSteps(_Warmup):
         self.boundaries = [int(boundary) for boundary in boundaries]
         self.factor = float(factor)
         if sorted(set(self.boundaries)) != self.boundaries:
-            raise ValueError(f"boundaries={self.boundaries}: must rise")
+            raise ValueError(f"boundaries={self.boundaries}: must increase")
 
     def _after(self, step: Any) -> Any:
         passed = sum(

@@ -1,4 +1,4 @@
-"""SGD as the 2018 recipes ran it, which is not Keras's."""
+"""SGD with coupled weight decay, as in PyTorch and GluonCV."""
 
 from __future__ import annotations
 
@@ -11,26 +11,32 @@ from keras_resnet.optimizers.policy import Policy
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class CoupledSGD(Policy):
-    """SGD as the 2018 recipes, torch and GluonCV run it.
+    """SGD with momentum and coupled weight decay, as in PyTorch and GluonCV.
 
-        g <- g + weight_decay * w        (decayed variables)
+        g <- g + weight_decay * w             (only decayed variables)
         v <- momentum * v + g
-        w <- w - rate * (g + momentum * v)   with nesterov, else  w - rate * v
+        w <- w - rate * (g + momentum * v)    (with nesterov)
+        w <- w - rate * v                     (without nesterov)
 
-    Keras's own SGD has the rate inside the velocity, which is another rule as soon as
-    the rate changes, and decays outside the momentum, which at 0.9 is about eleven
-    times weaker.
+    Keras's own SGD differs in two ways. Its velocity contains the learning rate, so
+    that the updates differ once the learning rate changes. Its weight decay bypasses
+    the momentum, which makes it about eleven times weaker at a momentum of 0.9.
 
     Args:
         learning_rate: a number or a schedule.
         momentum: in [0, 1).
-        nesterov: look ahead by one step.
-        weight_decay: times w, added to the gradient; TF-slim's `l2_regularizer` of the
-            same number.
-        decay: "kernels" decays variables of rank above 1 ("no bias decay", arXiv
-            1812.01187 section 3.1: no biases, gammas and betas), "all" every one.
-        rates: factors of the learning rate, such as {"stem": 0.05, "stage1": 0.1}, for
-            variables whose path begins with the part's name (Paddle's `lr_mult`).
+        nesterov: whether to use Nesterov momentum.
+        weight_decay: the factor of w that is added to the gradient, 0 or more; the same
+            as the scale of TF-slim's `l2_regularizer`.
+        decay: which variables are decayed: "kernels" for those of rank 2 or more, which
+            leaves out biases, gammas and betas ("no bias decay", arXiv 1812.01187
+            section 3.1), or "all".
+        rates: factors of the learning rate by part of the network, such as
+            {"stem": 0.05, "stage1": 0.1} (Paddle's `lr_mult`). A part contains the
+            variables whose path begins with its name.
+
+    Raises:
+        ValueError: momentum, weight_decay, decay or rates is invalid.
     """
 
     def __init__(
@@ -46,7 +52,7 @@ class CoupledSGD(Policy):
     ) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum={momentum}: must be in [0, 1)")
-        # the base class would decay once more, decoupled, if it had `weight_decay`
+        # `weight_decay` is not passed on, or the base class would decay a second time
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.momentum = momentum
         self.nesterov = nesterov

@@ -1,4 +1,4 @@
-"""The names of the files in a run directory, and how long its models were trained."""
+"""The names and JSON files of a run directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras_resnet.errors import RunError
 
 RECIPE = "recipe.json"  # for `Recipe.read`
 DATA = "data.json"  # identifies the data set
-LOCK = ".lock"  # names the process that is training there
+LOCK = ".lock"  # names the process that is training
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.json"  # a row for each epoch
 LOG = "log.csv"  # the history, for a spreadsheet

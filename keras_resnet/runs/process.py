@@ -50,8 +50,8 @@ def stoppable() -> Iterator[Stop]:
 
     def ask(number: int, frame: object) -> None:
         stop.signal = number
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
+        for handled in numbers:
+            signal.signal(handled, signal.SIG_DFL)
 
     names = ("SIGTERM", "SIGINT", "SIGUSR1")  # Windows lacks the last
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -66,7 +66,7 @@ def stoppable() -> Iterator[Stop]:
 
 @contextlib.contextmanager
 def locked(run: str | os.PathLike[str]) -> Iterator[None]:
-    """Holds the lock of a run directory, which the system frees if the process dies.
+    """Holds the lock of a run directory, which the system releases if the process dies.
 
     Raises:
         RunError: another process holds it.

@@ -58,7 +58,7 @@ class Saving:
 
 
 class Saver(keras.callbacks.Callback):
-    """Writes checkpoints: by steps, by time, after epochs, and when the run is stopped.
+    """Writes checkpoints at intervals, after each epoch and when the run is stopped.
 
     Training waits only for the copy of the state to host memory. A thread writes the
     files; if it fails, its error is raised after a later step or at the end of the
@@ -221,11 +221,11 @@ class StopEvaluating(keras.callbacks.Callback):
 def saved_weights(
     model: Any, checkpoint: Checkpoint, average: bool = False
 ) -> list[np.ndarray]:
-    """Returns the net's weights from a checkpoint, or their moving average.
+    """Returns the network's weights, or their moving average, from a checkpoint.
 
     Args:
-        model: a Trainable with the same variables as the one that was saved.
-        checkpoint: the checkpoint to take them from.
+        model: a Trainable with the same variables as the saved one.
+        checkpoint: the Checkpoint to read from.
         average: whether to return the moving average.
     """
     arrays = {
@@ -272,7 +272,7 @@ def restore(model: Any, checkpoint: Checkpoint) -> None:
 class ResumableCallbacks(keras.callbacks.CallbackList):
     """The callbacks of a training that takes several calls of `fit`.
 
-    To the callbacks it is a single training: it begins once and ends with `close`, and
+    To the callbacks it is a single training: it begins once, it ends with `close`, and
     batches are counted from the start of their epoch, even if the first `fit` starts in
     the middle of one.
 
@@ -334,7 +334,7 @@ class ResumableCallbacks(keras.callbacks.CallbackList):
 
 
 def pace(optimizer: Any) -> str:
-    """Returns the learning rate and the loss scale as text for error messages."""
+    """Returns text about the learning rate and loss scale, for error messages."""
     scale = loss_scale(optimizer)
     scale_text = "none" if scale is None else f"{scale:.3g}"
     return f"rate {float(optimizer.learning_rate):.3g}, loss scale {scale_text}"

@@ -30,7 +30,7 @@ def status(run: str | os.PathLike[str]) -> dict[str, Any]:
         - "epoch", "batch": completed epochs, and completed batches of the next one, at
           the newest intact checkpoint.
         - "epochs": the number of epochs in the recipe.
-        - "early": why the run finished before those, or None.
+        - "early": why the run finished after fewer epochs, or None.
         - "best": {"epoch", "val_top1", and the recipe's monitor} or None.
         - "checkpoints": [{"name", "bytes", "problem"}, ...], the newest last; "problem"
           is None if every byte was verified.

@@ -1,4 +1,4 @@
-"""Builds everything that a training needs from a recipe and the classes of the data."""
+"""Builds the compiled model of a recipe: network, teacher, optimizer and loss."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from keras_resnet.train.trainable import Trainable
 from keras_resnet.variants import configure
 from keras_resnet.weights import load_weights, locate, read_info
 
-# of convolutions and classifier, by their names in a recipe
+# {name in a recipe: initializer of the convolutions and the classifier}
 INITIALIZERS = {
-    # torchvision's and timm's
+    # as in torchvision and timm
     "he": keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
     # arXiv 1812.01187 section 2.1
     "xavier": keras.initializers.VarianceScaling(1.0, "fan_avg", "uniform"),
-    # MXNet's MSRAPrelu() of slope 0.25, which GluonCV's script passes
+    # MXNet's MSRAPrelu() with slope 0.25, which GluonCV's training script uses
     "msra-prelu": keras.initializers.VarianceScaling(
         2 / (1 + 0.25**2), "fan_avg", "untruncated_normal"
     ),
@@ -38,12 +38,12 @@ INITIALIZERS = {
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything that a training needs, built before anything is written.
+    """A compiled model and the recipe that it was built from.
 
     Attributes:
-        recipe: the recipe, with the evaluation protocol of its weights.
-        steps: batches in an epoch.
-        model: a compiled Trainable whose net gives logits; its optimizer is built.
+        recipe: the Recipe, with the evaluation protocol filled in.
+        steps: the number of batches in an epoch.
+        model: a compiled Trainable with a built optimizer; its `net` returns logits.
     """
 
     recipe: Recipe
@@ -59,19 +59,24 @@ def build(
     model: Any = None,
     preprocessing: Any = None,
 ) -> Setup:
-    """Builds the model, its weights, teacher, optimizer and loss for these classes.
+    """Builds and compiles the model of a recipe, without writing any file.
+
+    Loads the recipe's weights and teacher, and creates the variables of the moving
+    average if the recipe sets `ema`.
 
     Args:
         recipe: a Recipe.
-        class_names: of the data, in order.
-        steps: batches in an epoch.
-        began: the ModelInfo of a run that is resumed. Its values are restored later, so
-            that the recipe's weights are not read.
+        class_names: the class names of the data, in order.
+        steps: the number of batches in an epoch.
+        began: the description of the network in a run that is resumed. The recipe's
+            weights are then not read, since a checkpoint replaces them.
         model, preprocessing: a net that is not of this package, as
             `others.build_net` takes it.
 
     Raises:
-        RecipeError, ModelError, WeightsError: they name the field of the recipe.
+        RecipeError: a field is invalid for this model or data; the message names it.
+        ModelError: the teacher cannot be opened.
+        WeightsError: the weights cannot be found, or do not fit the model.
     """
     names = tuple(class_names)
     if not is_other(recipe):
@@ -93,15 +98,14 @@ def build(
     else:
         net = assemble(began) if began else _net(recipe, names, file, info)
         _freeze(net, recipe)
-    # an optimizer of Addons keeps them itself
-    averages = getattr(rule, "averages", None)
+    averages = getattr(rule, "averages", None)  # Addons' averaging optimizers
     ema = 0.0 if averages else recipe.ema
     trainable = _distiller(net, recipe, ema) if recipe.teacher else Trainable(net, ema)
     trainable.compile(
         optimizer=rule,
         loss=criterion,
         metrics=metrics(),
-        # on a CPU, XLA is slower than oneDNN's convolutions
+        # on a CPU, XLA would replace oneDNN's faster convolutions
         jit_compile="auto" if on_gpu() else keras.backend.backend() != "tensorflow",
     )
     trainable.optimizer.build(trainable.trainable_variables)
@@ -111,10 +115,12 @@ def build(
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """The recipe, completed with the evaluation protocol of its weights.
+    """Returns the recipe with the evaluation protocol of its weights filled in.
+
+    Fields of the protocol that the recipe sets are kept.
 
     Raises:
-        WeightsError: the weights cannot be found or fetched.
+        WeightsError: the weights cannot be found or read.
     """
     if recipe.names_protocol or not recipe.weights or is_other(recipe):
         return recipe
@@ -135,12 +141,12 @@ def _locate(recipe: Recipe) -> str:
 
 
 def _check_together(recipe: Recipe, config: ResNetConfig) -> None:
-    """Refuses fields of the recipe that do not fit its net."""
+    """Raises a RecipeError for fields that do not fit the recipe's model."""
     stages = 1 + len(config.depths)
     if len(recipe.stage_rates) not in (0, stages):
         raise RecipeError(
-            f"stage_rates={recipe.stage_rates}: must be {stages} for {recipe.model}, "
-            f"one each for {', '.join(parts(range(stages)))}"
+            f"stage_rates={recipe.stage_rates}: must be {stages} numbers for "
+            f"{recipe.model}, one for each of {', '.join(parts(range(stages)))}"
         )
     if recipe.freeze_statistics and not config.fused_batch_norm:
         raise RecipeError(
@@ -151,10 +157,10 @@ def _check_together(recipe: Recipe, config: ResNetConfig) -> None:
 
 
 def precision_policy(recipe: Recipe) -> str:
-    """The dtype policy that the recipe's precision stands for on this machine.
+    """Returns the name of the dtype policy for the recipe on this machine.
 
-    "auto" is mixed_float16 on a CUDA GPU, mixed_bfloat16 on a CPU that multiplies
-    bfloat16 in hardware (AMX or AVX512-BF16), and float32 elsewhere.
+    For `precision="auto"` it is "mixed_float16" on a CUDA or ROCm GPU, "mixed_bfloat16"
+    on a CPU with bfloat16 instructions (AMX or AVX512-BF16), and "float32" otherwise.
     """
     if recipe.precision != "auto":
         return recipe.precision
@@ -164,26 +170,28 @@ def precision_policy(recipe: Recipe) -> str:
 
 
 def describe_precision(recipe: Recipe) -> str:
-    """The first line of a training: the net, the recipe and the dtype policy."""
+    """Returns the line printed before training: model, recipe and dtype policy."""
     auto = ", the fastest on this machine" if recipe.precision == "auto" else ""
     return f"{recipe.model}, {recipe.name}: {precision_policy(recipe)}{auto}"
 
 
 def audit(model: Trainable) -> list[dict[str, Any]]:
-    """How the optimizer of a compiled model treats each variable of its net.
+    """Lists how the optimizer of a compiled model treats each variable of its network.
+
+    Moving statistics are left out, as the optimizer does not update them.
 
     Returns:
         [{"variable": path, "shape": [...], "decays": whether weight decay is applied,
-        "rate": the factor of the learning rate, 0 for a frozen variable}, ...].
+        "rate": the factor of the scheduled learning rate, 0 if frozen}, ...].
     """
-    rule: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    learns = {id(variable) for variable in model.trainable_variables}
+    inner: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    trained = {id(variable) for variable in model.trainable_variables}
     return [
         {
             "variable": variable.path,
             "shape": list(variable.shape),
-            "decays": id(variable) in learns and rule.decays(variable),
-            "rate": rule.rate_of(variable) if id(variable) in learns else 0.0,
+            "decays": id(variable) in trained and inner.decays(variable),
+            "rate": inner.rate_of(variable) if id(variable) in trained else 0.0,
         }
         for variable in model.net.weights
         if not variable.path.rpartition("/")[2].startswith("moving_")
@@ -191,9 +199,9 @@ def audit(model: Trainable) -> list[dict[str, Any]]:
 
 
 def on_gpu() -> bool:
-    """Whether Keras's backend computes on a CUDA or ROCm GPU.
+    """Returns whether Keras's backend computes on a CUDA or ROCm GPU.
 
-    Hidden GPUs do not count. Nor do Apple's, which have no XLA and gain nothing from
+    Hidden GPUs do not count. Neither do Apple's, which lack XLA and are no faster in
     float16.
     """
     if keras.backend.backend() == "tensorflow":
@@ -213,7 +221,9 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 def _config(recipe: Recipe) -> ResNetConfig:
     if recipe.model not in VARIANTS:
-        raise RecipeError(f"model={recipe.model!r}: must be a name of list_models()")
+        raise RecipeError(
+            f"model={recipe.model!r}: must be a name of keras_resnet.list_models()"
+        )
     try:
         return configure(recipe.model, recipe.overrides)
     except (ValueError, TypeError) as error:
@@ -225,15 +235,15 @@ def _check_teacher(recipe: Recipe, class_names: Sequence[str]) -> None:
     classes, names = info.classes, info.class_names
     if names is not None and tuple(names) != tuple(class_names):
         differing = ", ".join(sorted({*names} ^ {*class_names})[:5])
-        differing = differing or "in another order"
+        differing = differing or "in their order"
         raise RecipeError(
-            f"teacher={recipe.teacher!r}: its classes differ from the data's "
-            f"({differing}); train a teacher on this data"
+            f"teacher={recipe.teacher!r}: its classes differ from those of the data "
+            f"({differing}); use a teacher that was trained on this data"
         )
     if classes != len(class_names):
         raise RecipeError(
-            f"teacher={recipe.teacher!r}: has {classes} classes, and the data "
-            f"{len(class_names)}; train a teacher on this data"
+            f"teacher={recipe.teacher!r}: has {classes} classes, but the data has "
+            f"{len(class_names)}; use a teacher that was trained on this data"
         )
 
 
@@ -262,7 +272,14 @@ def _net(
     file: str | None,
     described: ModelInfo | None,
 ) -> Any:
-    """A net with fresh weights, or with those in `file`, described by `described`."""
+    """Builds the network and loads its weights.
+
+    Args:
+        recipe: a Recipe.
+        class_names: the class names of the data, in order.
+        file: the path of the weights, or None for random weights.
+        described: the description stored in `file`, if it has one.
+    """
     config = configure(recipe.model, recipe.overrides, described)
     info = ModelInfo(
         variant=recipe.model,
@@ -283,30 +300,31 @@ def _net(
             raise
         names = described and described.class_names
         if names and names != class_names and not report.initial:
-            head.set_weights(fresh)  # the same number of classes, but other ones
+            # the loaded classifier is for as many classes, but different ones
+            head.set_weights(fresh)
     net.info = info.replace(class_names=class_names, protocol=recipe.protocol)
     return net
 
 
 def _check_net(recipe: Recipe, error: WeightsError) -> None:
-    """Raises an error that names the net of the weights, if it is another one."""
+    """Raises a WeightsError that names the model of the weights, if it differs."""
     fields = net_fields(recipe.weights)
     overrides = {k: v for k, v in recipe.overrides.items() if k not in ("mean", "std")}
     if fields and fields != {"model": recipe.model, "overrides": overrides}:
         raise WeightsError(
-            f"weights={recipe.weights!r}: belong to model={fields['model']!r} with "
-            f"overrides={fields['overrides']}, and the recipe has "
-            f"model={recipe.model!r} with overrides={overrides}; change the recipe"
+            f"weights={recipe.weights!r}: are for model={fields['model']!r} with "
+            f"overrides={fields['overrides']}, not for model={recipe.model!r} with "
+            f"overrides={overrides}; change these fields to match the weights"
         ) from error
 
 
 def _initialize(net: Any, kind: str) -> None:
-    """Initializes the kernels; "he" is what the layers do by themselves."""
+    """Initializes the kernels again, except for "he", the layers' default."""
     if kind == "he":
         return
     for variable in net.trainable_variables:
         if len(variable.shape) > 1:
-            # a new one each time: an unseeded initializer repeats its values
+            # an unseeded Keras initializer returns the same values on every call
             draw = type(INITIALIZERS[kind]).from_config(INITIALIZERS[kind].get_config())
             variable.assign(draw(variable.shape, dtype=variable.dtype))
 
@@ -315,7 +333,7 @@ def _freeze(net: Any, recipe: Recipe) -> None:
     for part, rate in zip(parts(recipe.stage_rates), recipe.stage_rates):
         for layer in net.layers:
             if rate == 0 and (layer.name == part or layer.name.startswith(f"{part}_")):
-                layer.trainable = False  # its moving statistics stay as well
+                layer.trainable = False  # also stops updating its moving statistics
     if recipe.freeze_statistics:
         for layer in net._flatten_layers():
             if isinstance(layer, BatchNormalization):

@@ -1,4 +1,4 @@
-"""Callbacks of a run: TensorBoard, a rate that falls on plateaus, a watch on losses."""
+"""Callbacks of a run: TensorBoard logs, the plateau schedule, divergence checks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from keras_resnet.errors import RunError
 from keras_resnet.runs import layout
 from keras_resnet.runs.saver import loss_scale, pace
 
-STREAK = 20  # batches without a finite loss, or halvings of the loss scale
-_LOOK = 10  # batches between checks; a check waits for the device
+STREAK = 20  # stop after this many non-finite losses, or halvings of the loss scale
+_CHECK_EVERY = 10  # batches; each check waits for the device
 
 
 class Events(keras.callbacks.Callback):
-    """Writes the metrics of each epoch for TensorBoard, without needing that package.
+    """Writes the metrics of each epoch for TensorBoard, without that package.
 
-    An error in writing is ignored; if the disk is full, the checkpoints report it.
+    If the file cannot be written, the run goes on; only a failed checkpoint stops it.
+
+    Args:
+        run: the run directory.
     """
 
     def __init__(self, run: Path) -> None:
@@ -33,7 +36,7 @@ class Events(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
-        # TensorFlow's event writer accepts only paths that are UTF-8
+        # TensorFlow's event writer does not accept paths that are not UTF-8
         self.writer = tf.io.TFRecordWriter(os.fsencode(self.folder / name))
         self._write(file_version="brain.Event:2")
 
@@ -57,15 +60,22 @@ class Events(keras.callbacks.Callback):
 
 
 def _tag(name: str) -> str:
-    """The tag of a metric, such as loss/train; TensorBoard groups by the first part."""
+    """Returns a tag such as "loss/train"; TensorBoard groups tags by the first part."""
     kind = "validation" if name.startswith("val_") else "train"
     return f"{name.removeprefix('val_')}/{kind}"
 
 
 class Plateau(keras.callbacks.Callback):
-    """Divides the rate by 10 after `patience` epochs without a better top-1.
+    """Divides the learning rate by 10 when the validation top-1 stops improving.
 
-    It looks at the history of the whole run, so that resuming changes nothing.
+    The epochs without improvement are counted in the history, so that a resumed run
+    continues the count.
+
+    Args:
+        rate: the initial learning rate.
+        patience: the number of epochs without a new best top-1 after which to divide.
+        history: the rows of the completed epochs; shared with the Saver, which extends
+            it.
     """
 
     def __init__(
@@ -74,16 +84,20 @@ class Plateau(keras.callbacks.Callback):
         super().__init__()
         self.rate, self.patience, self.history = rate, patience, history
 
-    def on_epoch_end(
-        self, epoch: int, logs: Any = None
-    ) -> None:  # it runs before the checkpoint is written
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        # the Saver, which runs after this, has not yet added this epoch's row
         accuracies = [row["val_top1"] for row in self.history] + [logs["val_top1"]]
         drops = plateau_drops(accuracies, self.patience)
         self.model.optimizer.learning_rate = self.rate / 10**drops
 
 
 def plateau_drops(accuracies: Iterable[float], patience: int) -> int:
-    """How often the rate is divided: after `patience` epochs without a new best."""
+    """Returns how many times the learning rate was divided by 10.
+
+    Args:
+        accuracies: the validation top-1 of each epoch.
+        patience: the number of epochs without a new best after which it is divided.
+    """
     best, waited, drops = float("-inf"), 0, 0
     for accuracy in accuracies:
         if accuracy > best:
@@ -96,7 +110,15 @@ def plateau_drops(accuracies: Iterable[float], patience: int) -> int:
 
 
 class Watch(keras.callbacks.Callback):
-    """Stops a run whose loss is no longer finite; the error has rate and loss scale."""
+    """Stops a run when its loss or gradients are no longer finite.
+
+    Args:
+        run: the run directory.
+
+    Raises:
+        RunError: the loss was not finite for `STREAK` steps in a row, or the loss scale
+            was halved `STREAK` times; the message has the learning rate.
+    """
 
     def __init__(self, run: Path) -> None:
         super().__init__()
@@ -108,7 +130,7 @@ class Watch(keras.callbacks.Callback):
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        if (batch + 1) % _LOOK and batch + 1 < self.params["steps"]:
+        if (batch + 1) % _CHECK_EVERY and batch + 1 < self.params["steps"]:
             return
         optimizer = self.model.optimizer
         streak = int(self.model.bad_steps)
@@ -117,13 +139,13 @@ class Watch(keras.callbacks.Callback):
             scale is None or scale > optimizer.initial_scale / 2**STREAK
         ):
             return
-        what = (
+        reason = (
             f"the loss has not been finite for {streak} steps"
             if streak >= STREAK
             else f"the gradients overflowed {STREAK} times"
         )
         raise RunError(
-            f"{self.run}: stopped at step {self.before + batch + 1}: {what}; "
+            f"{self.run}: stopped at step {self.before + batch + 1}: {reason}; "
             f"{pace(optimizer)}. The last checkpoint is kept; try a smaller "
-            "base_rate, a longer warm-up, or precision=float32, in another directory"
+            "base_rate, a longer warm-up or precision=float32 in another run directory"
         )

@@ -1,4 +1,4 @@
-"""Plots: the learning rate of a recipe, and the history of a run."""
+"""Plots of the learning rate of a recipe, and of the history of a run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from keras_resnet.train.objective import schedule
 
 
 def rate_curve(recipe: Recipe) -> bytes:
-    """A PNG of the learning rate over the epochs."""
+    """Returns a PNG of the scheduled learning rate over the epochs."""
     from matplotlib.figure import Figure
 
-    steps = 100  # an epoch: the curve's shape does not depend on the data's size
+    steps = 100  # per epoch; the curve's shape does not depend on the data's size
     rate = schedule(recipe, steps)
     places = np.arange(recipe.epochs * steps)
     rates = ops.convert_to_numpy(rate(places)) if callable(rate) else rate + 0 * places
@@ -31,7 +31,12 @@ def rate_curve(recipe: Recipe) -> bytes:
 
 
 def curves(title: str, history: Sequence[dict[str, Any]]) -> bytes:
-    """A PNG of loss, top-1 and learning rate over the epochs."""
+    """Returns a PNG of loss, top-1 and learning rate over the epochs.
+
+    Args:
+        title: the title of the figure.
+        history: a row of metrics for each epoch.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a student that fits the labels and a teacher's answers."""
+"""Knowledge distillation: a student learns from labels and from a teacher's outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from keras_resnet.backend import keras, ops
 from keras_resnet.train.trainable import Trainable
 
-# weights of the loss of the labels, and of T^2 times the loss of the teacher
+# {name: (weight of the labels' loss, weight of the teacher's loss)}
 WEIGHTINGS = {"paper": (1.0, 1.0), "gluon": (0.5, 0.5)}
 
 
@@ -21,34 +21,37 @@ def distill(
     teacher_size: int | None = None,
     ema: float = 0.0,
 ) -> Distiller:
-    """Returns a model for `compile` and `fit` that distills a teacher into a student.
+    """Returns a model for `compile` and `fit` that distills `teacher` into `student`.
 
-    hard * loss(labels, z) + soft * T^2 * CE(softmax(r / T), softmax(z / T)), for the
-    student's logits z, the teacher's r, the loss of `compile` and the cross-entropy CE
-    (arXiv 1812.01187 section 5.3). The teacher sees the very batch that the student
-    sees, mixed or not, in inference mode. `evaluate` has the labels' loss alone; what
-    `save` writes is the student.
+    The training loss is (arXiv 1812.01187 section 5.3)
+
+        hard * loss(labels, z) + soft * T^2 * CE(softmax(r / T), softmax(z / T))
+
+    where z are the student's logits, r the teacher's, `loss` is the loss passed to
+    `compile`, and CE is the cross-entropy. The teacher receives the same batch as the
+    student, including mixup or CutMix, and runs in inference mode. `evaluate` returns
+    only the labels' loss, and `save` writes only the student.
 
     Args:
-        student: a functional keras.Model, pictures [B, S, S, 3] -> logits [B, K].
-        teacher: another of the same classes, of any depth, dtype policy and input
-            size. It is frozen: its `trainable` becomes False.
+        student: a functional keras.Model, images [B, S, S, 3] -> logits [B, K].
+        teacher: a functional keras.Model for the same classes, of any depth, dtype
+            policy and input size. It is frozen: its `trainable` becomes False.
         temperature: T, above 0.
-        weighting: (hard, soft); "paper" is (1, 1), "gluon" (0.5, 0.5) as GluonCV's
-            DistillationSoftmaxCrossEntropyLoss has it.
-        teacher_size: pixels that the teacher sees; None is its own fixed input size,
-            or what the student sees.
-        ema: decay of the student's moving average, as `Trainable`'s.
+        weighting: (hard, soft), each 0 or more. "paper" means (1, 1), and "gluon"
+            (0.5, 0.5), as in GluonCV's DistillationSoftmaxCrossEntropyLoss.
+        teacher_size: side in pixels to which images are resized for the teacher. None
+            uses the teacher's fixed input size, or else the student's images unchanged.
+        ema: decay of the student's moving average, as for `Trainable`.
 
     Returns:
-        A Trainable, whose `net` is the student.
+        A Trainable whose `net` is the student.
 
     Raises:
-        ValueError: a model gives probabilities, the classes or the normalization
+        ValueError: a model returns probabilities, the classes or the normalization
             differ, or an argument is out of range.
     """
     if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature={temperature}: must be above 0")
+        raise ValueError(f"temperature={temperature}: must be above 0 and finite")
     weights: Any = weighting
     if isinstance(weighting, str):
         weights = WEIGHTINGS.get(weighting, weighting)
@@ -58,46 +61,46 @@ def distill(
         or any(not 0 <= w < float("inf") for w in weights)
     ):
         raise ValueError(
-            f"weighting={weighting!r}: must be one of {', '.join(WEIGHTINGS)}, or the "
-            "two weights, of labels and teacher, 0 or more each"
+            f"weighting={weighting!r}: must be one of {', '.join(WEIGHTINGS)}, or a "
+            "pair of weights (labels, teacher), each 0 or more"
         )
     for role, model in (("teacher", teacher), ("student", student)):
         if not hasattr(model, "input_shape"):
             raise ValueError(
-                f"{role}: {model.name} has no fixed graph; wrap it, as "
-                "keras.Model(x, model(x)) of x = keras.Input(shape)"
+                f"{role}: {model.name} has no fixed graph; wrap it in a "
+                "functional model: keras.Model(x, model(x)) with x = keras.Input(shape)"
             )
-    taught, classes = teacher.output_shape[-1], student.output_shape[-1]
-    if taught != classes:
+    teacher_classes, classes = teacher.output_shape[-1], student.output_shape[-1]
+    if teacher_classes != classes:
         raise ValueError(
-            f"teacher: {teacher.name} has {taught} classes, the student {classes}; "
-            "train a teacher on the same classes"
+            f"teacher: {teacher.name} has {teacher_classes} classes, but the student "
+            f"has {classes}; use a teacher for the same classes"
         )
-    normalizes = [
+    preprocessing = [
         info.include_preprocessing
         for info in (getattr(model, "info", None) for model in (teacher, student))
         if info
     ]
-    if len({*normalizes}) == 2:
+    if len({*preprocessing}) == 2:
         raise ValueError(
-            f"include_preprocessing: teacher {normalizes[0]}, student {normalizes[1]}; "
-            "must be equal, since both see the same images"
+            f"include_preprocessing: is {preprocessing[0]} for the teacher and "
+            f"{preprocessing[1]} for the student; must be the same, since both receive "
+            "the same images"
         )
     for role, model in (("teacher", teacher), ("student", student)):
         if _gives_probabilities(model):
             raise ValueError(
-                f"{role}: {model.name} ends in a softmax, and distillation needs "
+                f"{role}: {model.name} ends in a softmax, but distillation needs "
                 "logits; build it with classifier_activation=None"
             )
-    # only of images, which have a size
-    pictures = len(teacher.input_shape) == 4
-    fixed = teacher.input_shape[1:3] if pictures else (None, None)
+    takes_images = len(teacher.input_shape) == 4  # other inputs cannot be resized
+    fixed = teacher.input_shape[1:3] if takes_images else (None, None)
     size: Any = None if teacher_size is None else (teacher_size, teacher_size)
     if None not in fixed:
         if size not in (None, tuple(fixed)):
             raise ValueError(
-                f"teacher_size={teacher_size}: {teacher.name} takes {fixed} pixels "
-                "only; leave it out"
+                f"teacher_size={teacher_size}: {teacher.name} takes only {fixed} "
+                "pixels; leave teacher_size out"
             )
         size = fixed
     return Distiller(student, teacher, temperature, weights, size, ema)
@@ -134,7 +137,7 @@ class Distiller(Trainable):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not training:
             return loss
-        # losses that the student's layers add are not weighted
+        # the student's regularization losses, which `hard` must not scale
         penalty = sum(self.losses, start=0.0)
         answers = self._answers(x, y_pred.dtype)
         soft = self.soft_loss(
@@ -146,7 +149,7 @@ class Distiller(Trainable):
         return self.hard * loss + (1 - self.hard) * penalty + self.soft * soft
 
     def _answers(self, images: Any, dtype: Any) -> Any:
-        """The teacher's logits."""
+        """Returns the teacher's logits [B, K], without gradient."""
         if self.teacher_size and tuple(images.shape[1:3]) != self.teacher_size:
             images = _resize(images, self.teacher_size)
         logits = self.teacher(images, training=False)
@@ -154,9 +157,10 @@ class Distiller(Trainable):
 
 
 def _resize(images: Any, size: tuple[int, int]) -> Any:
-    """Resizes [B, H, W, C] to float32 [B, h, w, C], bilinear and antialiased.
+    """Resizes images: [B, H, W, C] -> float32 [B, h, w, C], bilinear, antialiased.
 
-    The values of `ops.image.resize`, whose operation on TensorFlow XLA cannot compile.
+    Returns the values of `ops.image.resize`, but as two matrix products, since XLA
+    cannot compile TensorFlow's resize operation.
     """
     images = ops.cast(images, "float32")
     height, width = ops.shape(images)[1], ops.shape(images)[2]
@@ -165,17 +169,17 @@ def _resize(images: Any, size: tuple[int, int]) -> Any:
 
 
 def _weights(before: Any, after: int) -> Any:
-    """The weights of the source pixels in each resized pixel; rows add up to 1."""
+    """Returns the resize weights [after, before] along one axis; each row sums to 1."""
     scale = ops.cast(before, "float32") / after
-    stretch = ops.maximum(scale, 1.0)  # antialias: the filter spans source pixels
-    centres = (ops.cast(ops.arange(after), "float32")[:, None] + 0.5) * scale
+    stretch = ops.maximum(scale, 1.0)  # antialiasing: widens the filter when shrinking
+    centers = (ops.cast(ops.arange(after), "float32")[:, None] + 0.5) * scale
     taps = ops.cast(ops.arange(before), "float32") + 0.5
-    weights = ops.relu(1 - ops.abs(taps - centres) / stretch)
+    weights = ops.relu(1 - ops.abs(taps - centers) / stretch)
     return weights / ops.sum(weights, -1, keepdims=True)
 
 
 def _gives_probabilities(model: Any) -> bool:
-    """Whether the outputs of a model on noise are positive and add up to 1."""
+    """Returns whether the outputs for noise are non-negative and sum to 1."""
     shape = [side or 64 for side in model.input_shape[1:]]
     noise = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype("float32")
     outputs = ops.convert_to_numpy(ops.cast(model(noise, training=False), "float32"))

@@ -1,4 +1,4 @@
-"""The end of a run: writes its models and its curves."""
+"""Writes the final files of a run: its models and the plot of its history."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ from keras_resnet.train.trainable import Trainable
 def write_models(
     model: Trainable, recipe: Recipe, run: Path, history: list[dict[str, Any]]
 ) -> None:
-    """Writes the models, how many epochs they were trained for, and the curves."""
+    """Writes the models, finished.json and the plot of the history.
+
+    Args:
+        model: the trained Trainable.
+        recipe: its Recipe.
+        run: the run directory, which has a checkpoint of the best epoch.
+        history: a row of metrics for each epoch.
+    """
     if model.averages:
         _save(model.net, model.averages, run / layout.AVERAGE)
     _save_best(model, recipe, run, history)
@@ -66,7 +73,7 @@ def _save_best(
 
 
 def _save(net: Any, weights: Iterable[Any], path: Path) -> None:
-    """Writes the net with a softmax and the given weights."""
+    """Writes a copy of the network with a softmax and the given weights."""
     if net.info.config is None:
         final = rebuild(net, net.info.dtype_policy, classifier_activation="softmax")
         for variable, value in zip(final.weights, weights, strict=True):

@@ -1,4 +1,4 @@
-"""The loop over epochs, from the position at which a run is resumed."""
+"""The loop over epochs, which starts or resumes a run."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ def train_epochs(
     checkpoint: Checkpoint | None,
     more: Sequence[Any],
 ) -> None:
-    """Trains the rest of the run: the rest of an epoch, then whole epochs.
+    """Trains the rest of a run: first the rest of an epoch, then whole epochs.
 
     Args:
-        setup: of `build`.
-        source: a Source with train and val pictures.
+        setup: what `build` returned.
+        source: a Source with the splits "train" and "val".
         saver: the callback that writes checkpoints.
-        checkpoint: to go on from, or None.
-        more: callbacks besides the run's own.
+        checkpoint: the Checkpoint to resume from, or None.
+        more: callbacks in addition to the run's own.
     """
     model, recipe, steps = setup.model, setup.recipe, setup.steps
     start, metrics = Place(0), dict[str, np.ndarray]()
     if checkpoint:
         restore(model, checkpoint)
         start = checkpoint.place
-        # none are needed at the start of an epoch
+        # after a whole epoch the metrics start again from zero
         metrics = checkpoint.arrays if start.batch else {}
     history, parts = saver.history, recipe.accumulate
     if history:
-        write_history(saver.run, history)  # the run may have been killed before this
+        # the run may have been killed between the checkpoint and this file
+        write_history(saver.run, history)
     plateau = []
     if recipe.schedule == "plateau":
         plateau = [Plateau(schedule(recipe, steps), recipe.patience, history)]
@@ -60,7 +61,8 @@ def train_epochs(
                 return_dict=True,
                 verbose=0,
             )
-        saver.on_test_batch_end(0)  # with the net's own weights again
+        # handles a stop only now, as a checkpoint needs the network's own weights
+        saver.on_test_batch_end(0)
         return {f"val_ema_{name}": value for name, value in measured.items()}
 
     callbacks = ResumableCallbacks(
@@ -122,7 +124,16 @@ def _end_epoch(
     logs: dict[str, float],
     validation: Any,
 ) -> None:
-    """Ends an epoch as `fit` does, with validation if it is due."""
+    """Ends an epoch whose batches are all done, as `fit` would.
+
+    Args:
+        model: the Trainable.
+        saver: the callback that writes checkpoints.
+        callbacks: all callbacks of the run.
+        epoch: the index of the epoch, from 0.
+        logs: the training metrics of the epoch.
+        validation: the validation batches, or None if this epoch is not validated.
+    """
     callbacks.metrics = {}
     callbacks.on_train_begin()
     callbacks.on_epoch_begin(epoch)
@@ -136,7 +147,7 @@ def _end_epoch(
 
 
 def _in_parts(batches: Any, count: int) -> Any:
-    """Each batch as `count` smaller ones."""
+    """Splits each batch of a tf.data.Dataset into `count` equal parts."""
     if count == 1:
         return batches
     return batches.flat_map(

@@ -1,4 +1,4 @@
-"""The optimizer, loss and metrics of a recipe."""
+"""Builds the optimizer, loss and metrics of a recipe."""
 
 from __future__ import annotations
 
@@ -19,9 +19,21 @@ from keras_resnet.recipe import Recipe
 
 
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """The optimizer of a recipe, with its learning-rate schedule.
+    """Returns the recipe's optimizer with its learning rate schedule.
 
-    With the extra "addons" it may be an optimizer of TensorFlow Addons.
+    Args:
+        recipe: a Recipe.
+        steps_per_epoch: the number of batches in an epoch, before they are split by
+            `accumulate`.
+
+    Returns:
+        A CoupledSGD or Lamb, or an optimizer of TensorFlow Addons for a "tfa." name.
+
+    Raises:
+        RecipeError: Addons does not support `accumulate` or `stage_rates`, or
+            `final_rate` is above the learning rate after the warm-up.
+        AddonsError: Addons cannot be imported, or its optimizer does not support the
+            recipe's weight decay or `ema`.
     """
     if recipe.optimizer in addons.OPTIMIZERS:
         return _addons_optimizer(recipe, steps_per_epoch)
@@ -49,8 +61,9 @@ def _addons_optimizer(
 ) -> keras.optimizers.Optimizer:
     if recipe.accumulate > 1 or {*recipe.stage_rates} - {0, 1}:
         raise RecipeError(
-            f"accumulate={recipe.accumulate}, stage_rates={recipe.stage_rates}: must "
-            f"be 1, and 0 or 1 each, with optimizer={recipe.optimizer!r}"
+            f"accumulate={recipe.accumulate}, stage_rates={recipe.stage_rates}: with "
+            f"optimizer={recipe.optimizer!r}, accumulate must be 1 and stage_rates 0 "
+            "or 1 each"
         )
     return addons.optimizer(
         recipe.optimizer,
@@ -64,7 +77,11 @@ def _addons_optimizer(
 
 
 def schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
-    """The learning rate as a schedule of steps; for "plateau", the initial rate."""
+    """Returns the learning rate: a schedule over steps, or a number for "plateau".
+
+    Raises:
+        RecipeError: `final_rate` is above the learning rate after the warm-up.
+    """
     rate = recipe.base_rate * recipe.batch_size / 256
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
     if recipe.schedule == "plateau":
@@ -74,41 +91,48 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> Any:
         return WarmupSteps(rate, warmup, steps)
     if recipe.final_rate > rate:
         raise RecipeError(
-            f"final_rate={recipe.final_rate}: must be at most {rate}, the rate of "
-            f"base_rate={recipe.base_rate} at batch_size={recipe.batch_size}"
+            f"final_rate={recipe.final_rate}: must be at most {rate}, which is "
+            f"base_rate={recipe.base_rate} scaled to batch_size={recipe.batch_size}"
         )
     total = max(recipe.epochs * steps_per_epoch, warmup + 1)
     return WarmupCosine(rate, warmup, total, recipe.final_rate)
 
 
 def parts(rates: Sequence[float] | range) -> list[str]:
-    """The parts of the net that `stage_rates` refers to: the stem, then the stages."""
+    """Returns the part of the network for each of `rates`: the stem, then stages."""
     return ["stem", *(f"stage{number}" for number in range(1, len(rates)))]
 
 
 def loss(recipe: Recipe, classes: int) -> keras.losses.Loss:
-    """The loss of a recipe, of logits and one-hot or mixed labels.
+    """Returns the recipe's loss of logits and one-hot or mixed labels.
 
-    Smoothing is linear, so that mixed labels need no care: the paper's form, which
-    gives e / (K - 1) to each other class, is the codes' form, e / K to every class, of
-    the share e K / (K - 1).
+    With smoothing e and K classes, the paper's form gives e / (K - 1) to each other
+    class. It equals the usual form, which gives e' / K to every class, with
+    e' = e K / (K - 1). Both are linear in the labels, and so apply to mixed labels.
+
+    Args:
+        recipe: a Recipe.
+        classes: the number of classes, K.
+
+    Raises:
+        RecipeError: `label_smoothing` is too large for the number of classes.
     """
-    share = recipe.label_smoothing
+    smoothing = recipe.label_smoothing
     if recipe.smoothing == "other-classes":
-        share *= classes / max(classes - 1, 1)
-    if share > 1:
+        smoothing *= classes / max(classes - 1, 1)
+    if smoothing > 1:
         raise RecipeError(
-            f"label_smoothing={recipe.label_smoothing}: leaves nothing of the label "
-            f"among {classes} classes; must be at most {(classes - 1) / classes:.3g}"
+            f"label_smoothing={recipe.label_smoothing}: must be at most "
+            f"{(classes - 1) / classes:.3g} for {classes} classes"
         )
     if recipe.loss == "binary-cross-entropy":
-        return BinaryCrossentropy(recipe.binary_threshold, share)
-    return CategoricalCrossentropy(from_logits=True, label_smoothing=share)
+        return BinaryCrossentropy(recipe.binary_threshold, smoothing)
+    return CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class CategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
-    """Keras's loss, with a clear error for labels that are not one-hot."""
+    """Keras's loss, with a clearer error for labels that are not one-hot."""
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         _check_labels(y_true, y_pred)
@@ -117,14 +141,16 @@ class CategoricalCrossentropy(keras.losses.CategoricalCrossentropy):
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class BinaryCrossentropy(keras.losses.Loss):
-    """Binary cross-entropy of each class, from logits (arXiv 2110.00476 section 2.1).
+    """Binary cross-entropy of each class, as in ResNet strikes back.
 
-    [B, K] -> the mean over classes, then over the batch, as timm has it.
+    See arXiv 2110.00476 section 2.1. Takes labels and logits of shape [B, K], and
+    returns the mean over classes and batch, as timm does.
 
     Args:
-        threshold: labels above it become 1, and others 0; with 0 they stay as they are
-            mixed.
-        label_smoothing: e; 1 becomes 1 - e + e / K, and 0 becomes e / K.
+        threshold: labels above it become 1 and all others 0, so that a mixed image
+            belongs to several classes. 0 keeps mixed labels unchanged.
+        label_smoothing: e; a label of 1 becomes 1 - e + e / K, and one of 0 becomes
+            e / K.
     """
 
     def __init__(
@@ -139,9 +165,9 @@ class BinaryCrossentropy(keras.losses.Loss):
         labels = ops.cast(y_true, y_pred.dtype)
         if self.threshold:
             labels = ops.cast(labels > self.threshold, y_pred.dtype)
-        share = self.label_smoothing
-        labels = labels * (1 - share) + share / labels.shape[-1]
-        # max(x, 0) - x y + log(1 + exp(-|x|)): never overflows
+        smoothing = self.label_smoothing
+        labels = labels * (1 - smoothing) + smoothing / labels.shape[-1]
+        # max(x, 0) - x y + log(1 + exp(-|x|)), a form that never overflows
         losses = (
             ops.relu(y_pred) - y_pred * labels + ops.log1p(ops.exp(-ops.abs(y_pred)))
         )
@@ -157,15 +183,16 @@ class BinaryCrossentropy(keras.losses.Loss):
 
 def _check_labels(labels: Any, logits: Any) -> None:
     ranks = len(labels.shape), len(logits.shape)
-    if ranks[0] != ranks[1] or labels.shape[-1] != logits.shape[-1]:  # might broadcast
+    if ranks[0] != ranks[1] or labels.shape[-1] != logits.shape[-1]:
+        # unchecked, some of these shapes would broadcast
         raise ValueError(
             f"labels: {tuple(labels.shape)} for logits {tuple(logits.shape)}; must "
-            "be one-hot, such as keras.utils.to_categorical(labels, classes)"
+            "be one-hot, such as keras.utils.to_categorical(labels, classes) returns"
         )
 
 
 def metrics() -> list[keras.metrics.Metric]:
-    """Top-1 and top-5 accuracy on one-hot labels."""
+    """Returns the metrics "top1" and "top5": accuracy on one-hot labels."""
     return [
         keras.metrics.CategoricalAccuracy(name="top1"),
         keras.metrics.TopKCategoricalAccuracy(5, name="top5"),

@@ -1,4 +1,4 @@
-"""The progress of a training: a bar over all batches, and a line for each epoch."""
+"""A progress bar for training, and a line of metrics for each epoch."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from keras_resnet.drawing import drawable
 from keras_resnet.recipe import Recipe
 from keras_resnet.train.build import describe_precision, on_gpu
 
-_SECONDS = 0.5  # between readings of the rate; a reading waits for the device
-_LINE_SECONDS = 30.0  # between lines, if the output is not a terminal
+_SECONDS = 0.5  # between updates; reading the learning rate waits for the device
+_LINE_SECONDS = 30.0  # between lines if the output is not a terminal
 
 
 class TrainingBar(keras.callbacks.Callback):
-    """Batches, rate, pictures a second, memory and time left, on rich consoles.
+    """Shows a progress bar with learning rate, images per second, memory and time left.
 
-    Off a terminal, in a log file, there is a line every 30 seconds instead of a bar.
+    If `err` is not a terminal, a line is printed every 30 seconds instead.
 
     Args:
-        recipe: that is trained.
-        out: a rich.console.Console for the lines that stay.
-        err: another for the bar, which goes at the end.
+        recipe: the Recipe that is trained.
+        out: a rich.console.Console for the line that training begins with.
+        err: a rich.console.Console for the bar, which is removed at the end, and the
+            lines above it.
     """
 
     def __init__(self, recipe: Recipe, out: Console, err: Console) -> None:
@@ -54,7 +55,7 @@ class TrainingBar(keras.callbacks.Callback):
         self.steps = self.params["steps"]
         total = self.steps * self.recipe.epochs
         self.task = self.bar.add_task("", total=total, facts="")
-        self.looked, self.seen = time.monotonic(), 0
+        self.updated, self.seen = time.monotonic(), 0
         self.bar.start()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -64,7 +65,7 @@ class TrainingBar(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.seen += self.recipe.batch_size // self.recipe.accumulate
-        seconds = time.monotonic() - self.looked
+        seconds = time.monotonic() - self.updated
         on_terminal = self.bar.console.is_terminal
         if seconds > (_SECONDS if on_terminal else _LINE_SECONDS):
             rate = float(self.model.optimizer.learning_rate)
@@ -79,7 +80,7 @@ class TrainingBar(keras.callbacks.Callback):
                 line = f"epoch {self.epoch + 1:3d}, step {done} of {steps}"
                 line += f": loss {float(logs['loss']):.4f}, {facts}"
                 self.bar.console.print(line)
-            self.looked, self.seen = time.monotonic(), 0
+            self.updated, self.seen = time.monotonic(), 0
         self.bar.update(self.task, completed=self.epoch * self.steps + batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -91,20 +92,20 @@ class TrainingBar(keras.callbacks.Callback):
                 f"; held out: loss {logs['val_loss']:.4f}, top-1 {logs['val_top1']:.2%}"
             )
         self.bar.console.print(line)
-        # the time of validation does not count
-        self.looked, self.seen = time.monotonic(), 0
+        # leaves validation out of the images per second
+        self.updated, self.seen = time.monotonic(), 0
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self.bar.stop()  # before the lines that follow
+        self.bar.stop()  # or it would overwrite the lines printed after training
 
 
 def _memory() -> str:
-    """The peak memory of the device, or of the process if it has none."""
+    """Returns the peak memory of the GPU, or of the process without one, as text."""
     if keras.backend.backend() == "tensorflow" and on_gpu():
         import tensorflow as tf
 
-        held = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+        peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
     else:
         unit = 1 if sys.platform == "darwin" else 1024
-        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return f"{held / 2**30:.1f} GiB"
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{peak / 2**30:.1f} GiB"

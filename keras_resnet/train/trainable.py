@@ -1,4 +1,4 @@
-"""A net to train with `fit`: with a moving average and a count of bad steps."""
+"""The model that `fit` trains: a network with a moving average and loss scaling."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ from keras_resnet.optimizers import attach_loss_scale
 
 
 class Trainable(keras.Model):
-    """Wraps a net for `compile` and `fit`; what is saved is the net alone.
+    """Wraps a network for `compile` and `fit`; the save methods write only the network.
 
-    Works on the TensorFlow and JAX backends. Pixels reach the net as they are, also
-    under a half-precision policy; loss scaling is attached where any layer of the net
+    Works on the TensorFlow and JAX backends. Inputs reach the network without a cast,
+    even under a half-precision policy. The loss is scaled if any layer of the network
     computes in float16.
 
     Args:
-        net: a keras.Model that gives logits.
-        ema: decay of a moving average of all weights, including batch statistics; at
-            step t, from 0, it is at most (1 + t) / (10 + t), as in TensorFlow's
-            ExponentialMovingAverage. With 0 there is no average.
+        net: a keras.Model that returns logits.
+        ema: decay per step of a moving average of all weights, moving statistics
+            included, in [0, 1). At step t, from 0, it is at most (1 + t) / (10 + t), as
+            in TensorFlow's ExponentialMovingAverage. 0 keeps no average.
 
     Attributes:
-        averages: a list of variables, one for each weight of the net; empty without
-            `ema`.
-        bad_steps: a variable, the number of batches since the last finite loss.
+        net: the network.
+        averages: the moving averages, one variable for each of `net.weights`, in
+            order; empty if `ema` is 0.
+        averaged: a variable with the number of updates that are in the averages.
+        bad_steps: a variable with the number of steps since the loss was last finite.
+
+    Raises:
+        ValueError: `ema` is out of range.
     """
 
     def __init__(self, net: Any, ema: float = 0.0, name: str | None = None) -> None:
@@ -56,7 +61,7 @@ class Trainable(keras.Model):
 
     @property
     def state(self) -> list[Any]:
-        """Every variable that training changes, except for the optimizer's."""
+        """All variables that training changes, except those of the optimizer."""
         return [*self.net.variables, *self.averages, self.averaged, self.bad_steps]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -111,7 +116,8 @@ class Trainable(keras.Model):
         updates = ops.cast(self.optimizer.iterations, "int32")
         step = ops.cast(updates, "float32") - 1
         keep = ops.minimum(self.ema, (1 + step) / (10 + step))
-        # no update: gradients were only accumulated, or were not finite and skipped
+        # the optimizer updates nothing while it accumulates gradients, or if they are
+        # not finite
         keep = ops.where(updates > ops.convert_to_tensor(self.averaged), keep, 1.0)
         self.averaged.assign(updates)
         for average, weight in zip(self.averages, self.net.weights):
@@ -121,8 +127,8 @@ class Trainable(keras.Model):
 
     @contextlib.contextmanager
     def with_averages(self) -> Iterator[None]:
-        """A context in which the net has the weights of its moving average."""
-        # through NumPy: JAX would share the buffers
+        """Gives the network the weights of its moving average within the context."""
+        # copied through NumPy, as JAX would share the buffers
         kept, averages = (
             [np.array(ops.convert_to_numpy(variable)) for variable in variables]
             for variables in (self.net.weights, self.averages)
@@ -134,15 +140,15 @@ class Trainable(keras.Model):
             _assign(self.net.weights, kept)
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
-        """Saves the net."""
+        """Saves the network, as `keras.Model.save` does."""
         return self.net.save(filepath, *args, **kwargs)
 
     def save_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
-        """Saves the net's weights."""
+        """Saves the network's weights, as `keras.Model.save_weights` does."""
         return self.net.save_weights(filepath, *args, **kwargs)
 
     def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
-        """Loads the net's weights."""
+        """Loads the network's weights, as `keras.Model.load_weights` does."""
         return self.net.load_weights(filepath, *args, **kwargs)
 
 

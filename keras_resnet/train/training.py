@@ -1,4 +1,4 @@
-"""`fit`: trains a recipe on data into a run directory, and resumes it exactly."""
+"""Trains a recipe on data into a run directory, or resumes there, bit for bit."""
 
 from __future__ import annotations
 
@@ -49,40 +49,43 @@ def fit(
 ) -> Any:
     """Trains a recipe on data into a run directory; the same call again resumes it.
 
-    The directory contains
+    The run directory contains
 
-    - recipe.json and data.json, what is trained on what;
-    - checkpoints/, written by time, by steps, after each epoch, and when the run is
-      stopped;
-    - history.json, log.csv and tensorboard/, after each epoch;
-    - in the end model.keras, best.keras of the epoch with the best `monitor`,
-      model_ema.keras if the recipe has an `ema`, finished.json and curves.png.
+    - recipe.json and data.json, from the start;
+    - checkpoints/, written at intervals, after each epoch and when the run is stopped;
+    - history.json, log.csv and tensorboard/, updated after each epoch;
+    - model.keras, finished.json and curves.png, written at the end, with best.keras
+      from the epoch with the best `monitor`, and model_ema.keras if the recipe sets
+      `ema`.
 
-    Files are written completely or not at all. A run that was stopped or killed, or
-    that ran out of disk space, resumes from its newest valid checkpoint and ends with
-    exactly the weights, optimizer state and history of an uninterrupted run.
+    All but the TensorBoard logs are written to a temporary name, flushed and renamed. A
+    run that was stopped or killed, or whose disk was full, resumes from its newest
+    intact checkpoint, and reaches the same weights, optimizer state and history as an
+    uninterrupted run.
 
-    SIGTERM, SIGINT and SIGUSR1 write a checkpoint within a step and raise Interrupted;
-    a second signal ends the process. A run that `early_stopping` or a callback ends
-    before the recipe's last epoch counts as finished, which a line on stderr says; with
-    more epochs in the recipe it continues.
+    SIGTERM, SIGINT or SIGUSR1 makes the run write a checkpoint after the current step
+    and raise Interrupted; a second signal ends the process. A run that ended early, by
+    `early_stopping` or a callback, counts as finished, and a line on stderr says so. A
+    recipe with more epochs continues a finished run.
 
     Args:
-        recipe: a Recipe. To continue a run, only `epochs` may differ from its recipe,
-            and only upwards. The initial weights are needed until the first checkpoint
-            is written.
-        data: what `data.open_source` accepts, with "train" and "val" images. Up to
-            `max_bad_examples` images that cannot be decoded are left out, and listed in
-            data.json.
-        run: the directory. It is created if necessary, and locked during training.
-        progress: a Keras callback that shows the progress; with None, one line tells
-            the precision.
-        callbacks: further Keras callbacks, whose own state is not resumed. Their
-            `model` is a Trainable, and its `net` is the net.
-        checkpoint_steps: batches between two checkpoints; 0 writes none by steps.
-        checkpoint_seconds: time between two checkpoints; 0 writes none by time.
-        keep: how many of the newest checkpoints to keep, 2 or more. The best epoch's is
-            kept as well.
+        recipe: a Recipe. To resume a run, it must equal the run's recipe, except that
+            `epochs` may be larger. The recipe's `weights` are read only until the
+            first checkpoint is written.
+        data: what `data.open_source` takes, with the splits "train" and "val". Up to
+            `recipe.max_bad_examples` images that cannot be decoded are left out, and
+            listed in data.json.
+        run: the run directory. It is created if needed, and locked during training.
+        progress: a Keras callback that shows the progress. None prints only the dtype
+            policy.
+        callbacks: further Keras callbacks. Their own state is not saved or restored.
+            Their `model` is a Trainable, and its `net` the network.
+        checkpoint_steps: the number of batches between two checkpoints; 0: not by
+            steps.
+        checkpoint_seconds: the time between two checkpoints, in seconds; 0: not by
+            time.
+        keep: how many of the newest checkpoints to keep, 2 or more; that of the best
+            epoch is kept in addition.
         model: a functional or Sequential keras.Model to train in place of the recipe's,
             or a function that makes one for a number of classes. It must give logits or
             probabilities; its classifier is replaced by a fresh one for the classes of
@@ -92,15 +95,15 @@ def fit(
             of RGB in [0, 1]; or a Keras layer. It becomes a part of the trained model.
 
     Returns:
-        The trained model, with softmax, class names and evaluation protocol.
+        The trained model, with a softmax, class names and evaluation protocol.
 
     Raises:
         RunError: the directory belongs to another recipe or other data, is in use, or
-            is damaged; a checkpoint could not be written; the loss is no longer finite;
-            or memory ran out, with the fields that need less.
-        Interrupted: the run was told to stop; it is a KeyboardInterrupt.
-        DataError, RecipeError, ModelError, WeightsError, ValueError: for bad arguments,
-            before anything is built or written.
+            is damaged; a checkpoint cannot be written; the loss is no longer finite; or
+            memory ran out, with the fields to change.
+        Interrupted: a signal stopped the run; it is a KeyboardInterrupt.
+        DataError, RecipeError, ModelError, WeightsError, ValueError: an argument is
+            invalid, before anything is written.
 
     Example:
 
@@ -115,7 +118,7 @@ def fit(
     """
     run = Path(run)
     if model is not None:
-        name = getattr(model, "name", None) or getattr(model, "__name__", "model")
+        name = str(getattr(model, "name", None) or getattr(model, "__name__", "model"))
         # Keras numbers the names that it gives
         name = re.sub(r"_\d+$", "", name)
         recipe = recipe.replace(model=f"given:{name}")
@@ -127,34 +130,36 @@ def fit(
     source, _ = pictures.without_bad(data, recipe.max_bad_examples)
     if source.split("val") is source.train:
         raise DataError(
-            "data: one pair of arrays, which would be its own validation; give "
-            '{"train": (images, labels), "val": (images, labels)}'
+            "data: is one pair of arrays, so that training and validation images would "
+            'be the same; pass {"train": (images, labels), "val": (images, labels)}'
         )
     if is_finished(recipe, source, run):
-        _say_early(run)
+        _report_early_end(run)
         return open_model(run)
     onednn.recommend()
     with contextlib.ExitStack() as held:
-        held.enter_context(_memory_named(recipe))
+        held.enter_context(_explained_memory_errors(recipe))
         stop = held.enter_context(stoppable())
         if run.is_dir():
             held.enter_context(locked(run))
         checkpoint, rejected = newest(run)
         for reason in rejected:
-            print(f"{reason}; ignored", file=sys.stderr)
-        as_begun, began = recipe, None
+            print(f"{reason}; left out", file=sys.stderr)
+        build_recipe, began = recipe, None
         if checkpoint:
-            # in the precision that the run began with, whatever this machine prefers
-            as_begun = recipe.replace(precision=checkpoint.facts["precision"])
-            net = checkpoint.facts.get("net")  # older versions did not write it
+            # a run keeps its first dtype policy, even on another kind of machine
+            build_recipe = recipe.replace(precision=checkpoint.facts["precision"])
+            net = checkpoint.facts.get("net")  # older versions did not store it
             began = ModelInfo.from_json(net) if net else None
         steps = pictures.steps_per_epoch(source, recipe)
-        setup = build(as_begun, source.class_names, steps, began, model, preprocessing)
+        setup = build(
+            build_recipe, source.class_names, steps, began, model, preprocessing
+        )
         facts = _facts(recipe, source, setup)
         if checkpoint and (others := _other_versions(checkpoint.facts, facts)):
             print(
-                f"{run}: {checkpoint.place} was written by {others}; resuming, though "
-                "results may differ in the last digits from an uninterrupted run",
+                f"{run}: {checkpoint.place} was written by {others}; resuming from "
+                "it may give slightly different results than an uninterrupted run",
                 file=sys.stderr,
             )
         if not run.is_dir():
@@ -162,14 +167,16 @@ def fit(
             held.enter_context(locked(run))
             if places(run):
                 raise RunError(
-                    f"{run}: another process has trained there meanwhile; run the same "
-                    "command to resume"
+                    f"{run}: another process has trained there in the meantime; run "
+                    "the same command again to resume"
                 )
-        # the models of fewer epochs stay until the new ones replace them
+        # if a finished run is extended, its models stay until the new ones are written,
+        # and finished.json must still say how long they were trained
         if before := layout.finished(run):
             write_whole(run / layout.FINISHED, json.dumps(before))
+        # recipe.json last, as it marks a complete run directory
         for name, content in reversed(_identity(recipe, source).items()):
-            write_whole(run / name, json.dumps(content, indent=1))  # recipe last
+            write_whole(run / name, json.dumps(content, indent=1))
         if progress is None:
             print(describe_precision(setup.recipe))
         every = [*callbacks, *([] if progress is None else [progress])]
@@ -178,49 +185,57 @@ def fit(
         with contextlib.closing(saver):
             train_epochs(setup, source, saver, checkpoint, every)
         write_models(setup.model, recipe, run, history)
-        _say_early(run)
+        _report_early_end(run)
     return open_model(run)
 
 
 def is_finished(recipe: Recipe, data: Any, run: str | os.PathLike[str]) -> bool:
-    """Whether `run` contains this run, finished; RunError if it contains another."""
+    """Returns whether a run directory contains this run, and it is finished.
+
+    Args:
+        recipe: a Recipe.
+        data: what `data.open_source` takes.
+        run: the run directory, which need not exist.
+
+    Raises:
+        RunError: `run` is a file, contains other files, or belongs to another recipe
+            or other data.
+    """
     run = Path(run)
     if run.exists() and not run.is_dir():
         raise RunError(f"{run}: is a file; choose a directory")
     if not (run / layout.RECIPE).exists():
-        # these are written before the recipe
+        # a run that was killed before it wrote the recipe leaves only these
         early = (layout.LOCK, layout.DATA)
         names = [path.name for path in run.iterdir()] if run.is_dir() else []
         if any(name not in early and not name.startswith(PARTIAL) for name in names):
-            raise RunError(
-                f"{run}: contains files but no run; choose an empty directory"
-            )
+            raise RunError(f"{run}: contains files, but no run; use an empty directory")
         return False
     differing = []
-    # defaults of fields that are newer than the run
-    usual = {layout.RECIPE: Recipe().to_dict()}
+    # values of the fields that the run's version did not have yet
+    defaults = {layout.RECIPE: Recipe().to_dict()}
     source, _ = pictures.without_bad(data, recipe.max_bad_examples)
-    for name, ours in _identity(recipe, source).items():
-        theirs = {**usual.get(name, {}), **layout.read_json(run / name)}
-        # data may move; its hash covers the images that are left
-        keys = (theirs.keys() | ours.keys()) - {"path", "bad_examples"}
-        if theirs.get("epochs", 0) < ours.get("epochs", 0):
+    for name, given in _identity(recipe, source).items():
+        stored = {**defaults.get(name, {}), **layout.read_json(run / name)}
+        # data may be moved, and the data's hash already covers which images are left
+        keys = (stored.keys() | given.keys()) - {"path", "bad_examples"}
+        if stored.get("epochs", 0) < given.get("epochs", 0):
             keys -= {"epochs"}
         differing += [
-            f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
+            f"{key} is {stored.get(key)!r} there and {given.get(key)!r} here"
             for key in sorted(keys)
-            if theirs.get(key) != ours.get(key)
+            if stored.get(key) != given.get(key)
         ]
     if differing:
         raise RunError(
             f"{run}: belongs to another run: {'; '.join(differing)}. Choose another "
-            "directory, or the same recipe and data; epochs alone may change, upwards"
+            "directory, or use the same recipe and data; only epochs may be larger"
         )
     done = layout.finished(run)
     return done is not None and done["of"] >= recipe.epochs
 
 
-def _say_early(run: Path) -> None:
+def _report_early_end(run: Path) -> None:
     done = layout.finished(run)
     if done and done["stopped"]:
         print(
@@ -231,7 +246,7 @@ def _say_early(run: Path) -> None:
 
 
 def _identity(recipe: Recipe, source: Any) -> dict[str, dict[str, Any]]:
-    """{file name: content} of the files that identify a run."""
+    """Returns {name: content} of the files that distinguish one run from another."""
     data = {
         "path": source.path,
         "data_hash": source.fingerprint,
@@ -242,7 +257,7 @@ def _identity(recipe: Recipe, source: Any) -> dict[str, dict[str, Any]]:
 
 
 def _facts(recipe: Recipe, source: Any, setup: Setup) -> dict[str, Any]:
-    """The facts that every checkpoint contains beside the state."""
+    """Returns the metadata of every checkpoint: recipe, data, network and versions."""
     from keras_resnet import __version__
 
     return {
@@ -262,7 +277,7 @@ def _facts(recipe: Recipe, source: Any, setup: Setup) -> dict[str, Any]:
 
 
 def _other_versions(written: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """The versions that differ between two checkpoints, in words, or ''."""
+    """Returns text about the versions that differ in two checkpoints' facts, or ''."""
     before, now = written["versions"], here["versions"]
     return ", ".join(
         f"{name} {before.get(name)} (here {version})"
@@ -272,8 +287,8 @@ def _other_versions(written: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _memory_named(recipe: Recipe) -> Iterator[None]:
-    """Turns an out-of-memory error into a RunError that says what needs less."""
+def _explained_memory_errors(recipe: Recipe) -> Iterator[None]:
+    """Turns an out-of-memory error into a RunError that says which fields to change."""
     try:
         yield
     except Exception as error:
@@ -282,6 +297,6 @@ def _memory_named(recipe: Recipe) -> Iterator[None]:
         raise RunError(
             f"out of memory with batch_size={recipe.batch_size}, accumulate="
             f"{recipe.accumulate}, train_size={recipe.train_size}: use a smaller "
-            "batch_size or train_size, or a larger accumulate, which splits a batch "
-            "into that many parts; in another directory"
+            "batch_size or train_size, or a larger accumulate, which splits each batch "
+            "into that many parts, in another run directory"
         ) from error

@@ -1,4 +1,4 @@
-"""Weights files that this package writes, with the description of their model."""
+"""The weights files of this package, with the description of their model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(
     tensors: Mapping[str, np.ndarray],
     info: ModelInfo | None = None,
 ) -> None:
-    """Writes {name: array} as .safetensors, with `info`, or as .npz, without it."""
+    """Writes {name: array} to a .safetensors file, with `info`, or to an .npz file."""
     path = Path(path)
     if path.suffix == ".safetensors":
         from safetensors.numpy import save_file
@@ -41,7 +41,7 @@ def write(
 
 
 def stamp(path: str | os.PathLike[str], info: ModelInfo) -> None:
-    """Adds `info` to a .weights.h5 that Keras wrote, and that Keras reads as before."""
+    """Adds `info` to a .weights.h5 file of Keras, which Keras can still read."""
     import h5py
 
     with h5py.File(path, "a") as file:
@@ -60,11 +60,11 @@ def read_info(path: str | os.PathLike[str], any_net: bool = False) -> ModelInfo 
         any_net: also of a net that is not of this package, whose `config` is None.
 
     Returns:
-        None for any other file; and for a damaged one, since reading its tensors says
-        what is wrong.
+        None for any other file, and for a damaged one: reading its tensors raises an
+        error that says what is wrong.
 
     Raises:
-        WeightsError: what the file holds is not a ModelInfo.
+        WeightsError: if the description in the file is not a valid ModelInfo.
     """
     path = os.fspath(path)
     reader = next((_READERS[end] for end in _READERS if path.endswith(end)), None)
@@ -72,7 +72,7 @@ def read_info(path: str | os.PathLike[str], any_net: bool = False) -> ModelInfo 
         return None
     try:
         text = reader(path)
-    except Exception:  # a damaged file, for which the libraries raise what they like
+    except Exception:  # the libraries raise many kinds for damaged files
         return None
     try:
         info = None if text is None else parse(text)
@@ -84,7 +84,7 @@ def read_info(path: str | os.PathLike[str], any_net: bool = False) -> ModelInfo 
         return found
     except (TypeError, ValueError) as error:
         raise WeightsError(
-            f"{path}: describes no net of this package ({error})"
+            f"{path}: does not describe a model of keras_resnet ({error})"
         ) from error
 
 
@@ -102,7 +102,7 @@ def _in_hdf5(path: str) -> str | None:
             return None
         attribute = file.attrs.get_id(_INFO)
         if attribute.shape != () or attribute.get_storage_size() > MAX_TEXT:
-            return ""  # which is not JSON
+            return ""  # not JSON, so that `read_info` raises an error
         return str(file.attrs[_INFO])
 
 

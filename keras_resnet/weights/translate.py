@@ -1,4 +1,4 @@
-"""A checkpoint's tensors <-> this package's: every name accounted for, or one error."""
+"""Translates the names and layouts of tensors between checkpoints and this package."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from keras_resnet.weights.dialects import DIALECTS, Dialect, Native
 
 NATIVE = "keras_resnet"  # the dialect of this package
 HEAD = ("head/kernel", "head/bias")
-# what frameworks keep beside the weights, and no net of this family computes with
+# tensors that frameworks store in addition to the weights of a model
 _BOOKKEEPING = re.compile(
     r"(.*\.)?num_batches_tracked|StructuredToParameterName@@|global_step"
     r"|.*/(Momentum|ExponentialMovingAverage|Adam|Adam_1)"
     r"|(optimizer|metrics)/.*|.*/seed_generator/.*"
 )
-_LISTED = 20  # names of one kind in a message
+_LISTED = 20  # names of each kind in an error message
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_weights` did; print it."""
+    """What `load_weights` did; str() gives a readable summary."""
 
     dialect: str
-    loaded: tuple[str, ...]  # the source's names
-    ignored: tuple[str, ...]  # the source's names that are no part of the net
-    initial: tuple[str, ...]  # the model's paths that kept their initial values
+    loaded: tuple[str, ...]  # names in the source
+    ignored: tuple[str, ...]  # names in the source that the model does not need
+    initial: tuple[str, ...]  # paths of the model that kept their initial values
 
     def __str__(self) -> str:
         text = f"{self.dialect}: {len(self.loaded)} tensors loaded"
@@ -44,10 +44,10 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Translation:
-    """A checkpoint in this package's names and layouts, each tensor read on demand."""
+    """A checkpoint in the names and layouts of this package, read on demand."""
 
     report: LoadReport
-    names: dict[str, str]  # path -> the source's name
+    names: dict[str, str]  # path -> name in the source
     tensors: Mapping[str, np.ndarray]
     scheme: Dialect | Native
 
@@ -58,7 +58,7 @@ class Translation:
 
     @property
     def values(self) -> dict[str, np.ndarray]:
-        """{path: value} of all."""
+        """{path: value} of all variables."""
         return {path: self.value(path) for path in self.names}
 
 
@@ -69,21 +69,21 @@ def to_native(
     dialect: str = "auto",
     strict: bool = True,
 ) -> Translation:
-    """Translates a checkpoint to the variables of a net.
+    """Translates a checkpoint to the variables of a model.
 
     Args:
         tensors: {name: array} of the source.
-        config: of the net.
-        shapes: {path: shape} of the net's weights.
-        dialect: a name of DIALECTS, or "auto".
-        strict: False leaves the head out where the source has none, or another.
+        config: the configuration of the model.
+        shapes: {path: shape} of the weights of the model.
+        dialect: a name in DIALECTS, or "auto" to recognize it.
+        strict: if False, the head is left out if that of the source does not fit.
 
     Raises:
-        WeightsError: listing every missing, unexpected and misshaped tensor, and the
-            variant that the source fits, where there is one.
+        WeightsError: listing all missing and unexpected tensors, those of a wrong
+            shape, and the variants that the source fits, if any.
     """
     names: dict[str | None, str] = {_without_scope(name): name for name in tensors}
-    dialect, scheme = _recognise(names, config, shapes, dialect)
+    dialect, scheme = _recognize(names, config, shapes, dialect)
     table = {path: scheme.name(path, config) for path in shapes}
     source = {path: names[name] for path, name in table.items() if name in names}
     found = {
@@ -99,7 +99,7 @@ def to_native(
         used = {path: name for path, name in source.items() if path not in HEAD}
         missing = [path for path in missing if path not in HEAD]
         misshaped = [path for path in misshaped if path not in HEAD]
-    # a net without a head ignores the source's
+    # a model without a head ignores that of the source
     heads = {names.get(scheme.name(path, config)) for path in HEAD}
     extra = [name for name in tensors if name not in source.values()]
     ignored = tuple(n for n in extra if n in heads or _BOOKKEEPING.fullmatch(n))
@@ -108,7 +108,7 @@ def to_native(
         problems = {
             "missing": [table[path] or path for path in missing],
             "unexpected": unexpected,
-            "misshaped, in Keras's layout": [
+            "of a wrong shape, in Keras's layout": [
                 f"{table[path]} {found[path]}, not {tuple(shapes[path])}"
                 for path in misshaped
             ],
@@ -117,7 +117,7 @@ def to_native(
             remedy = "all but the head fits: strict=False leaves the head as it is"
         else:
             fitting = _fitting_variants(scheme, tensors, names)
-            remedy = f"it is of {' or '.join(fitting)}" if fitting else ""
+            remedy = f"it fits {' or '.join(fitting)}" if fitting else ""
         raise WeightsError(_message(dialect, problems, remedy))
     report = LoadReport(dialect, tuple(used.values()), ignored, initial)
     return Translation(report, used, tensors, scheme)
@@ -126,18 +126,26 @@ def to_native(
 def from_native(
     values: Mapping[str, np.ndarray], config: ResNetConfig, dialect: str
 ) -> dict[str, np.ndarray]:
-    """The opposite: {name: array} in a dialect's names and layout, its newest scheme.
+    """Translates the variables of a model to the names and layouts of a dialect.
+
+    Args:
+        values: {path: value} of the model.
+        config: the configuration of the model.
+        dialect: a name in DIALECTS; the newest scheme of the dialect is used.
+
+    Returns:
+        {name: array}.
 
     Raises:
-        ValueError: an unknown dialect.
-        WeightsError: where the dialect has no name for a variable, such as attention's
-            or the biases of folded batch normalization.
+        ValueError: if the dialect is unknown.
+        WeightsError: if the dialect has no name for a variable, such as those of
+            attention or the biases of folded batch normalization.
     """
     _check_dialect(dialect)
     if dialect != NATIVE and config.fused_batch_norm is None:
         raise WeightsError(
-            f"dialect={dialect!r}: has no names for a net of folded batch "
-            f"normalization; save the net before folding, or in {NATIVE}"
+            f"dialect={dialect!r}: has no names for a net with folded batch "
+            f"normalization; save the net before folding, or with dialect={NATIVE!r}"
         )
     scheme = DIALECTS[dialect][0]
     tensors = {}
@@ -151,19 +159,19 @@ def from_native(
 
 def _to_native(scheme: Dialect | Native, path: str, value: np.ndarray) -> np.ndarray:
     if path == HEAD[0] and value.ndim == 4 and value.shape[:2] == (1, 1):
-        return value[0, 0]  # slim.conv2d as the classifier
+        return value[0, 0]  # in TF-slim the classifier is a convolution
     return scheme.to_native(value)
 
 
 def _native_shape(
     scheme: Dialect | Native, path: str, shape: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The shape in Keras's layout of a tensor of which only the shape is known."""
+    """The shape, in Keras's layout, of a tensor with this shape in the source."""
     return _to_native(scheme, path, np.broadcast_to(np.float32(0), shape)).shape
 
 
 def _without_scope(name: str) -> str:
-    """Without DataParallel's prefix; TF-slim's without the net's scopes and ":0"."""
+    """A name without DataParallel's prefix, or without TF-slim's scopes and ":0"."""
     match = re.fullmatch(r"(?:.*/)?((?:C\d|logits)/.*?)(?::0)?", name)
     return match[1] if match else name.removeprefix("module.")
 
@@ -174,13 +182,13 @@ def _check_dialect(dialect: str, *others: str) -> None:
         raise ValueError(f"dialect={dialect!r}: must be one of {', '.join(known)}")
 
 
-def _recognise(
+def _recognize(
     names: Mapping[str | None, str],
     config: ResNetConfig,
     shapes: Mapping[str, tuple[int, ...]],
     dialect: str,
 ) -> tuple[str, Dialect | Native]:
-    """The dialect, and of its schemes the one, with most names of the source."""
+    """The dialect and its scheme that name the most tensors of the source."""
     _check_dialect(dialect, "auto")
     candidates = [
         (key, scheme)
@@ -208,7 +216,7 @@ def _fitting_variants(
     tensors: Mapping[str, np.ndarray],
     names: Mapping[str | None, str],
 ) -> list[str]:
-    """The variants of which the source has all tensors, head aside, in their shapes."""
+    """The variants whose tensors, except the head, are those of the source."""
     fitting = []
     present = {name for name in names if not _BOOKKEEPING.fullmatch(str(name))}
     for variant, config in VARIANTS.items():

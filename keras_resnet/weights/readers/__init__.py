@@ -1,7 +1,7 @@
-"""A weights file of any framework as {name: array}, or one clear error.
+"""Reads the weights files of several frameworks as {name: array}.
 
-A foreign file is hostile until proven otherwise: nothing in it is run, imported or
-followed elsewhere, and no memory is taken that the file's own size does not bear out.
+Files are assumed to be hostile: no code in them is run or imported, no links in them
+are followed, and no more memory is allocated than the size of the file justifies.
 """
 
 from __future__ import annotations
@@ -22,31 +22,32 @@ _MAX_LISTED = 100  # problems in one message
 def read(
     path: str | os.PathLike[str], check: bool = True, on_disk: bool = False
 ) -> dict[str, Any]:
-    """Every tensor of a weights file, whose first bytes, not its name, tell its format.
+    """Returns every tensor of a weights file.
+
+    The first bytes of the file, not its name, determine its format.
 
     Args:
         path: a .safetensors, a .pth, .pt or .bin of torch.save, an mxnet .params, a
             Paddle .pdparams, an .npz, an .h5, .weights.h5 or .keras, or the prefix of a
-            TensorFlow checkpoint (which is at PREFIX.index and PREFIX.data-*).
-        check: whether to pass the tensors through `check_values`.
-        on_disk: where the format allows, return objects with a shape that numpy.asarray
-            reads, rather than arrays, so that not all are in memory at a time.
+            TensorFlow checkpoint, whose files are PREFIX.index and PREFIX.data-*.
+        check: whether to check the values with `check_values`.
+        on_disk: whether to return, if the format allows it, objects with a `shape` that
+            numpy.asarray reads from the file, so that not all tensors are in memory.
 
     Returns:
-        {name: array} with the file's own names, layout and numbers, except that
-        bfloat16 becomes float32. Arrays may be read-only, and views of each other's
-        memory.
+        {name: array} with the names, layouts and values of the file, except that
+        bfloat16 becomes float32. Arrays may be read-only, and may share memory.
 
     Raises:
-        WeightsError: naming the file, what is wrong with it and what to do. Whatever is
-            in the file, there is no other exception, and no partial result.
+        WeightsError: naming the file, the problem and a remedy. No content of a file
+            raises another exception or gives a partial result.
     """
     path = os.fsdecode(path)
     remedy = ""
     try:
         kind = formats.recognise(path)
         remedy = (
-            f"\nNot read as {kind.title}: fetch it again, or write it anew with "
+            f"\nThe file was read as {kind.title}: download it again, or write it with "
             f"{kind.remedy}"
         )
         tensors = kind.read(path)
@@ -57,23 +58,23 @@ def read(
             check_values(tensors)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}{remedy}") from error
-    except Exception as error:  # the libraries' parsers raise what they like
+    except Exception as error:  # the parsers of the libraries raise many kinds
         reason = f"{type(error).__name__}: {str(error)[:300]}"
         raise WeightsError(f"{path}: damaged ({reason}){remedy}") from error
     return tensors
 
 
 def check_values(tensors: Mapping[str, Any]) -> None:
-    """Refuses numbers that no net computes with.
+    """Raises an error for values that weights cannot have.
 
     Args:
         tensors: {name: array}.
 
     Raises:
         WeightsError: listing each tensor with NaN or infinite values, and each moving
-            variance (named ...running_var or ..._variance) that is negative somewhere
-            or zero throughout. A channel whose output is constant has a variance of
-            zero, to which normalization adds its epsilon.
+            variance (named ...running_var or ..._variance) with negative values or only
+            zeros. Single zeros are valid: a channel with constant output has a variance
+            of zero, to which batch normalization adds epsilon.
     """
     problems = []
     for name, tensor in tensors.items():
@@ -82,18 +83,22 @@ def check_values(tensors: Mapping[str, Any]) -> None:
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             problems.append(f"{name!r} has NaN or infinite values")
         elif is_variance and ((value < 0).any() or not value.any()):
-            problems.append(f"{name!r} is a variance, and negative or all zero")
+            problems.append(
+                f"{name!r} is a variance with negative values or only zeros"
+            )
     if problems:
         more = len(problems) - _MAX_LISTED
         listed = problems[:_MAX_LISTED] + [f"and {more} more"] * (more > 0)
-        raise WeightsError("\n  ".join(["no net computes with these:", *listed]))
+        raise WeightsError("\n  ".join(["these tensors have invalid values:", *listed]))
 
 
 def _check_size(path: str, tensors: Mapping[str, Any]) -> None:
-    """Many views of few bytes take no memory yet, but a copy of them would."""
+    """Raises an error for many views of a few bytes, whose copies would fill memory."""
     if not tensors:
-        raise WeightsError("it holds no tensors")
-    # a tensor on disk takes no more than its own bytes there
+        raise WeightsError("the file holds no tensors")
+    # without nbytes: a tensor on disk, which cannot be larger than its file
     total = sum(getattr(value, "nbytes", 0) for value in tensors.values())
     if os.path.isfile(path) and total > allowance(size := os.path.getsize(path)):
-        raise WeightsError(f"{size} bytes unfold into {total} bytes of tensors")
+        raise WeightsError(
+            f"a file of {size} bytes expands to {total} bytes of tensors"
+        )

@@ -1,4 +1,4 @@
-"""A zip file whose directory is believed only where the file bears it out."""
+"""Reads a zip file without trusting its directory."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 
 from keras_resnet.errors import WeightsError
 
-_MAX_DIRECTORY = 2**22  # bytes; 30,000 members of usual names
-_CHUNK = 2**20  # bytes inflated at a time
+_MAX_DIRECTORY = 2**22  # bytes; enough for 30,000 members with usual names
+_CHUNK = 2**20  # bytes decompressed at a time
 
 
 def allowance(size: int) -> int:
-    """How many bytes of tensors a file of `size` bytes may unfold into."""
+    """The most bytes of tensors that a file of `size` bytes may contain."""
     return 2**26 + 20 * size
 
 
 class Archive:
-    """The members of a zip file, each read into memory at once and checked by its CRC.
+    """The members of a zip file, read into memory one by one, with a check of the CRC.
 
     Args:
-        file: a seekable binary file, which stays open as long as this is used.
+        file: a seekable binary file, to be kept open as long as the Archive is used.
 
     Raises:
         WeightsError: for a name that occurs twice or leads out of the archive, for
-            members that overlap, are encrypted, or compressed by anything but deflate,
-            and for members that would unfold to more than `allowance` of the file.
-        zipfile.BadZipFile: for what is not a zip file.
+            members that overlap, are encrypted, or use a compression other than
+            deflate, and for members that would expand to more than `allowance`.
+        zipfile.BadZipFile: if the file is not a zip file.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -54,18 +54,20 @@ class Archive:
         if info.flag_bits & 1:
             raise WeightsError(f"member {name!r} of the zip is encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise WeightsError(f"member {name!r} of the zip is oddly compressed")
+            raise WeightsError(
+                f"member {name!r} of the zip uses a compression other than deflate"
+            )
         if min(info.compress_size, info.file_size, info.header_offset) < 0:
             raise WeightsError(f"member {name!r} of the zip has a negative size")
         self.members[name] = info
 
     def read(self, name: str, limit: int | None = None) -> np.ndarray:
-        """One member, by its exact name, as uint8 [size].
+        """Returns the member with this exact name as uint8 [size].
 
         Raises:
-            WeightsError: when there is none, it is larger than `limit` bytes, or it
-                ends before its declared size.
-            zipfile.BadZipFile: when its bytes do not have its CRC.
+            WeightsError: if there is no such member, it is larger than `limit` bytes,
+                or it ends before its declared size.
+            zipfile.BadZipFile: if its CRC is wrong.
         """
         if name not in self.members:
             raise WeightsError(f"the zip has no member {name!r}")
@@ -79,12 +81,12 @@ class Archive:
                 data[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
                 filled += len(chunk)
         if filled != info.file_size:
-            raise WeightsError(f"member {name!r} of the zip is cut short")
+            raise WeightsError(f"member {name!r} of the zip is truncated")
         return data
 
 
 class _LimitedFile:
-    """A file with a limit on each read, since zipfile reads a directory in one."""
+    """A file with a limit on each read: zipfile reads the whole directory at once."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Which format a weights file has, recognised by its first bytes."""
+"""Recognizes the format of a weights file by its first bytes."""
 
 from __future__ import annotations
 
@@ -26,32 +26,31 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file."""
+    """A format of weights files, and how to read it."""
 
     title: str
-    read: Callable[[str], dict[str, Any]]  # path -> {name: array, or one on disk}
-    remedy: str  # the call that writes a good one
+    read: Callable[[str], dict[str, Any]]  # path -> {name: array or OnDisk}
+    remedy: str  # the call that writes such a file
 
 
 def recognise(path: str) -> Format:
-    """The format of a file, or of the TensorFlow checkpoint whose prefix the path is.
+    """The format of a file, or of the TensorFlow checkpoint with this prefix.
 
     Raises:
-        WeightsError: for a missing file and for a format that cannot be read, with what
-            to do about it.
-        zipfile.BadZipFile: for a damaged zip.
+        WeightsError: if the file is missing or its format is unknown, with a remedy.
+        zipfile.BadZipFile: if the file is a damaged zip.
     """
     if not os.path.isfile(path):
         if os.path.isfile(f"{path}.index"):
             return _TENSORFLOW
         raise WeightsError(
-            "no such file, nor a TensorFlow checkpoint of this prefix: give the path "
+            "no such file, nor a TensorFlow checkpoint with this prefix: give the path "
             "of a file, or of a checkpoint without .index or .data-..."
         )
     with open(path, "rb") as file:
         head = file.read(32)
         if head.startswith(b"PK\x03\x04"):
-            return _recognise_zip(Archive(file).members)
+            return _recognize_zip(Archive(file).members)
     if head[4:9] == b"\0\0\0\0{":  # first, since a length may look like a magic number
         return _SAFETENSORS
     if head.startswith(hdf5.MAGIC):
@@ -60,33 +59,33 @@ def recognise(path: str) -> Format:
         return _MXNET
     if head[:1] == b"\x80" and _LEGACY_TORCH in head:
         raise WeightsError(
-            "a file of torch before 1.6: with a newer torch, "
-            "torch.save(torch.load(old, weights_only=True), new) writes a safe one"
+            "written by torch before 1.6; convert it with a newer torch: "
+            "torch.save(torch.load(old, weights_only=True), new)"
         )
     if head[:1] == b"\x80":
         return _PADDLE
-    if path.endswith(".safetensors"):  # whose reader says what is wrong
+    if path.endswith(".safetensors"):  # its reader raises a clear error
         return _SAFETENSORS
     raise WeightsError(
-        f"it begins with {head[:16]!r}, as no known weights file does: give one of "
+        f"unknown format, which begins with {head[:16]!r}: give a weights file of "
         "safetensors, torch, mxnet, Paddle, numpy (.npz), Keras or TensorFlow"
     )
 
 
-def _recognise_zip(members: Iterable[str]) -> Format:
+def _recognize_zip(members: Iterable[str]) -> Format:
     if any(map(torch_zip.is_pickle, members)):
         return _TORCH
     if hdf5.MEMBER in members:
         return _KERAS
     if members and all(name.endswith(".npy") for name in members):
         return _NUMPY
-    raise WeightsError("a zip that holds weights of neither torch, numpy nor Keras")
+    raise WeightsError("a zip with weights of neither torch, numpy nor Keras")
 
 
 def _opened(
     reader: Callable[[_T], dict[str, Any]], wrap: Callable[[BinaryIO], _T]
 ) -> Callable[[str], dict[str, Any]]:
-    """The `reader` of what `wrap` makes of an open file, as a function of the path."""
+    """A function of a path that calls `reader` with the opened and wrapped file."""
 
     def read(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:

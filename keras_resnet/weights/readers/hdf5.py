@@ -1,7 +1,7 @@
-"""An HDF5 file as Keras writes it: a tree of groups, with plain arrays for leaves.
+"""Reads an HDF5 file as Keras writes it: a tree of groups with plain arrays as leaves.
 
-What else HDF5 has can open other files, load plugins or fill memory: links by name,
-data outside of the file, virtual data, filters. None of it is allowed.
+Other features of HDF5 can open other files, load plugins or fill the memory, and are
+refused: soft and external links, external and virtual data, and filters.
 """
 
 from __future__ import annotations
@@ -19,31 +19,33 @@ from keras_resnet.weights.readers.archive import Archive
 from keras_resnet.weights.readers.stream import elements, plain, widened
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-MEMBER = "model.weights.h5"  # of a .keras file
-_BFLOAT16 = "|V2"  # two opaque bytes: how h5py writes ml_dtypes' bfloat16 for Keras
+MEMBER = "model.weights.h5"  # in a .keras file
+_BFLOAT16 = "|V2"  # opaque: how h5py stores the bfloat16 of ml_dtypes
 _MAX_DEPTH = 32
 _MAX_OBJECTS = 100_000
 
 
 def read(file: BinaryIO) -> dict[str, np.ndarray]:
-    """The arrays by their paths, such as "layers/stem/vars/0"; bfloat16 as float32.
+    """Returns {path: array}, such as "layers/stem/vars/0"; bfloat16 becomes float32.
 
     Raises:
-        WeightsError: for anything but a plain array that lies in the file.
-        OSError, RuntimeError, KeyError: for a damaged file.
+        WeightsError: for anything but plain arrays that are stored in the file.
+        OSError, RuntimeError, KeyError: if the file is damaged.
     """
     size = file.seek(0, os.SEEK_END)
     with h5py.File(file, "r", rdcc_nbytes=0) as root:
         tensors = dict(_walk(root, "", {_address(root)}, 0))
         if (total := sum(data.nbytes for data in tensors.values())) > size:
-            raise WeightsError(f"{size} bytes declare {total} bytes of arrays")
+            raise WeightsError(
+                f"a file of {size} bytes declares {total} bytes of arrays"
+            )
         return {path: _array(data) for path, data in tensors.items()}
 
 
 def read_archive(archive: Archive) -> dict[str, np.ndarray]:
-    """The same of the one member of a .keras file that holds weights.
+    """Returns the arrays in the weights member of a .keras file, as `read` does.
 
-    Its config.json, which could name any layer, and its assets are not read.
+    The file's config.json, which could name any layer, and its assets are not read.
     """
     content: Any = archive.read(MEMBER)
     return read(io.BytesIO(content))
@@ -52,16 +54,18 @@ def read_archive(archive: Archive) -> dict[str, np.ndarray]:
 def _walk(
     group: Any, prefix: str, seen: set[int], depth: int
 ) -> Iterator[tuple[str, Any]]:
-    """(path, dataset) of each checked leaf; `seen` are addresses of objects."""
+    """Yields (path, dataset) of each leaf; `seen` are addresses of visited objects."""
     if depth > _MAX_DEPTH or len(seen) + len(group) > _MAX_OBJECTS:
-        raise WeightsError(f"group {prefix!r} nests too deep or holds too much")
+        raise WeightsError(f"group {prefix!r} is nested too deeply or too large")
     for name in group:
         path = prefix + name
         if type(group.get(name, getlink=True)) is not h5py.HardLink:
             raise WeightsError(f"{path!r} is a link to elsewhere, not an array")
         item = group[name]
         if _address(item) in seen:
-            raise WeightsError(f"{path!r} is an array or group that has another name")
+            raise WeightsError(
+                f"{path!r} is an array or group that has another name too"
+            )
         seen.add(_address(item))
         if isinstance(item, h5py.Group):
             yield from _walk(item, f"{path}/", seen, depth + 1)
@@ -75,7 +79,7 @@ def _address(item: Any) -> int:
 
 
 def _check(path: str, data: Any) -> None:
-    """Refuses a leaf that is not an array, or not all of it in the file."""
+    """Raises an error unless a leaf is an array that is stored in the file."""
     if not isinstance(data, h5py.Dataset) or data.shape is None:
         raise WeightsError(f"{path!r} is not an array")
     if data.dtype.str != _BFLOAT16:
@@ -83,13 +87,13 @@ def _check(path: str, data: Any) -> None:
             plain(data.dtype.str)
         except WeightsError as error:
             raise WeightsError(f"array {path!r}: {error}") from error
-    made = data.id.get_create_plist()
-    if made.get_layout() not in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS):
+    properties = data.id.get_create_plist()
+    if properties.get_layout() not in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS):
         raise WeightsError(
-            f"array {path!r} is virtual, or in chunks as compressed ones are"
+            f"array {path!r} is virtual, or in chunks, as compressed arrays are"
         )
-    if made.get_external_count() or made.get_nfilters():
-        raise WeightsError(f"array {path!r} is kept in another file or is filtered")
+    if properties.get_external_count() or properties.get_nfilters():
+        raise WeightsError(f"array {path!r} is stored in another file or filtered")
     declared = elements(tuple(data.shape)) * data.dtype.itemsize
     if declared != data.id.get_storage_size():
         raise WeightsError(

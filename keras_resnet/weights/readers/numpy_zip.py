@@ -1,4 +1,4 @@
-"""What numpy.savez writes: a zip of .npy members, none of which may hold objects."""
+"""Reads what numpy.savez writes: a zip of .npy files, which may not hold objects."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers.archive import Archive
 from keras_resnet.weights.readers.stream import elements, plain, widened
 
-# ml_dtypes' bfloat16, which numpy writes as two opaque bytes
+# the bfloat16 of ml_dtypes, which numpy writes as two opaque bytes
 _BFLOAT16 = ("<V2", "|V2")
-# the header as numpy writes it, so that nothing has to be evaluated
+# the header exactly as numpy writes it, so that it need not be evaluated as Python
 _HEADER = re.compile(
     r"\{'descr': '([^']{2,80})', 'fortran_order': (True|False), "
     r"'shape': \(((?:\d{1,19}, ?)*\d{0,19})\), \} *\n"
@@ -20,11 +20,11 @@ _HEADER = re.compile(
 
 
 def read(archive: Archive) -> dict[str, np.ndarray]:
-    """The arrays by their members' names without ".npy".
+    """Returns {name: array}; a name is that of the member without ".npy".
 
     Raises:
-        WeightsError: for a member that is not an array of numbers, or whose header and
-            size differ.
+        WeightsError: for a member that is not an array of numbers, or whose size does
+            not fit its header.
     """
     tensors = {}
     for member in archive.members:
@@ -37,7 +37,7 @@ def read(archive: Archive) -> dict[str, np.ndarray]:
 
 
 def _array(data: np.ndarray) -> np.ndarray:
-    """The array in the bytes of a .npy file, as a view of them unless of bfloat16."""
+    """The array in the bytes of a .npy file: a view of them, except for bfloat16."""
     start = data[:12].tobytes()
     length = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4}.get(start[:8])
     if length is None:
@@ -54,7 +54,8 @@ def _array(data: np.ndarray) -> np.ndarray:
     shape = tuple(int(size) for size in re.findall(r"\d+", header[3]))
     if elements(shape) * dtype.itemsize != len(data) - end:
         raise WeightsError(
-            f"shape {shape} of {dtype.str} is declared, {len(data) - end} bytes follow"
+            f"shape {shape} of dtype {dtype.str} is declared, but "
+            f"{len(data) - end} bytes follow"
         )
     values = np.frombuffer(data[end:], dtype)
     values = widened(values) if half else values

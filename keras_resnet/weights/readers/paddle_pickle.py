@@ -1,4 +1,4 @@
-"""What paddle.save writes: a pickle of numpy arrays."""
+"""Reads what paddle.save writes: a pickle of numpy arrays."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from keras_resnet.errors import WeightsError
 from keras_resnet.weights.readers import pickles, state_dicts
 from keras_resnet.weights.readers.stream import Stream, elements, plain
 
-_NAME_TABLE = "StructuredToParameterName@@"  # Paddle's own names of the same tensors
+_NAME_TABLE = "StructuredToParameterName@@"  # an entry with Paddle's internal names
 
 
 def read(stream: Stream) -> dict[str, np.ndarray]:
-    """The arrays of {name: array} or {name: (Paddle's own name, array)}.
+    """Returns the arrays of {name: array} or {name: (Paddle's internal name, array)}.
 
     Returns:
         {name: array}; arrays may be read-only.
@@ -35,7 +35,7 @@ def _array(entry: Any) -> Any:
 
 
 class _DType(pickles.Built):
-    """numpy.dtype(code), whose byte order is its state."""
+    """Stands for numpy.dtype(code); the pickle sets its state, with the byte order."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         self.code, self.order = code, "="
@@ -57,7 +57,7 @@ class _DType(pickles.Built):
 
 
 class _NDArray(pickles.Built):
-    """An empty array, until its state gives shape, dtype, order and bytes."""
+    """Stands for an array; the pickle sets its state: shape, dtype, order and bytes."""
 
     values: np.ndarray | None = None
 
@@ -65,7 +65,7 @@ class _NDArray(pickles.Built):
         if not isinstance(state, tuple) or len(state) != 5:
             raise WeightsError("an array's state is not as numpy writes it")
         _, shape, dtype, fortran, data = state
-        if isinstance(data, str):  # of Python 2, whose strings are bytes
+        if isinstance(data, str):  # written by Python 2, in which str is bytes
             data = data.encode("latin-1")
         self.values = _values(data, dtype, shape, fortran is True)
         self.nbytes = self.values.nbytes
@@ -73,7 +73,7 @@ class _NDArray(pickles.Built):
 
 def _values(data: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
     if not isinstance(dtype, _DType) or not isinstance(data, bytes | bytearray):
-        raise WeightsError("an array is not of numbers")
+        raise WeightsError("an array does not hold numbers")
     count, kind = elements(shape), dtype.plain()
     if count * kind.itemsize != len(data):
         raise WeightsError(
@@ -83,7 +83,7 @@ def _values(data: Any, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
 
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _NDArray:
-    """How numpy writes a contiguous array in protocol 5."""
+    """A contiguous array, as numpy pickles it in protocol 5."""
     array = _NDArray()
     array.values = _values(data, dtype, shape, order == "F")
     return array
@@ -91,29 +91,29 @@ def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _NDArray:
 
 def _reconstruct(kind: Any, *_: Any) -> _NDArray:
     if kind is not _NDARRAY:
-        raise WeightsError("an array is of a class of its own")
+        raise WeightsError("an array is of a class other than numpy.ndarray")
     return _NDArray()
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How Python writes bytes in protocol 2, unless they are empty."""
+    """Bytes that are not empty, as Python pickles them in protocol 2."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise WeightsError("bytes are not written as Python writes them")
+        raise WeightsError("bytes are not pickled as Python pickles them")
     return text.encode("latin-1")
 
 
 def _tuple(values: Any) -> tuple[Any, ...]:
     if not isinstance(values, tuple):
-        raise WeightsError("a tuple is not made of one")
+        raise WeightsError("a tuple is made of another object than a tuple")
     return values
 
 
-_NDARRAY = object()  # stands for the class
+_NDARRAY = object()  # stands for the class numpy.ndarray
 _NAMES: dict = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): pickles.Call(_DType),
     ("_codecs", "encode"): pickles.Call(_encode),
-    # `bytes` itself would take a size of the pickle
+    # `bytes` itself would allocate as much as an argument in the pickle says
     ("__builtin__", "bytes"): pickles.Call(lambda: b""),
     ("builtins", "tuple"): pickles.Call(_tuple),
     ("__builtin__", "tuple"): pickles.Call(_tuple),

@@ -1,9 +1,9 @@
-"""A pickle read as data, by a machine that can only build containers and arrays.
+"""Reads a pickle as data, with an interpreter that only builds containers and arrays.
 
-Python's own unpickler imports and calls what the file names. This one knows the few
-instructions that state dicts are written with, looks names up in the table that it is
-given, and calls nothing but the `Call`s in it. Of what the file built, it hashes,
-compares and prints strings and integers alone.
+Python's own unpickler imports and calls whatever the file names. This one supports only
+the few instructions that state dicts need, looks names up in a table that the caller
+gives, and calls nothing but the `Call`s in this table. Of the objects in the file, it
+hashes, compares and prints only strings and integers.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from keras_resnet.errors import WeightsError
 _MAX_INSTRUCTIONS = 1_000_000  # a ResNet-200 with its optimizer has 300,000
 _MAX_NESTING = 64  # of marks, which open tuples, lists and dictionaries
 
-_FACTOR = 4  # bytes of values for each byte of a file; honest files need three
-_SPARE = 2**26  # bytes beside that; a ResNet-200 with its optimizer takes 30 MB
-_ENTRY = 100  # bytes of an entry of a dictionary
+_FACTOR = 4  # bytes of values per byte of the file; real files need three
+_SPARE = 2**26  # further bytes; a ResNet-200 with its optimizer takes 30 MB
+_ENTRY = 100  # bytes of a dictionary entry
 
 _LITERALS = re.compile(
     "BININT[12]?|LONG1|BINFLOAT|(SHORT_)?BINUNICODE|BINUNICODE8|"
@@ -32,15 +32,15 @@ _LITERALS = re.compile(
 
 @dataclass(frozen=True)
 class Call:
-    """What a pickle may call by a name: one of our functions."""
+    """A function of this package that a pickle may call by a name."""
 
     function: Callable[..., Any]
 
 
 class Built:
-    """An object whose state a pickle sets after making it."""
+    """An object whose state a pickle sets after creating it."""
 
-    nbytes = 0  # of what it holds
+    nbytes = 0  # the size of its content
 
     def build(self, state: Any) -> None:
         """Sets the state."""
@@ -52,22 +52,22 @@ def load(
     names: Mapping[tuple[str, str], Any],
     persistent: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """The value that a pickle of protocol 2 to 5 describes.
+    """Returns the value of a pickle of protocol 2 to 5.
 
     Args:
-        stream: a Stream, which must end with the pickle.
-        names: {(module, name): value or Call}, all that the pickle may refer to
-            besides collections.OrderedDict, which is a dict here.
-        persistent: persistent id -> value; None to allow no such id.
+        stream: a Stream that ends with the pickle.
+        names: {(module, name): value or Call}, the names that the pickle may use in
+            addition to collections.OrderedDict, for which a dict is created.
+        persistent: a function from a persistent id to its value; None allows no ids.
 
     Returns:
-        None, bool, int, float, str, bytes, bytearray, tuple, list, dict with keys that
-        are str or int, and what `names` holds and its Calls return.
+        None, bool, int, float, str, bytes, bytearray, tuple, list, dict with str or int
+        keys, a value in `names`, or what a Call returns.
 
     Raises:
         WeightsError: for any other instruction, name, key or size, and for values that
-            take more memory than the stream's size bears out.
-        ValueError: for anything but a pickle.
+            take more memory than the size of the stream justifies.
+        ValueError: if the stream is not a pickle.
     """
     budget = _SPARE + _FACTOR * stream.left
     machine = _Machine({**_NAMES, **names}, persistent, budget)
@@ -79,14 +79,14 @@ def load(
         elif opcode.name in _INSTRUCTIONS:
             _INSTRUCTIONS[opcode.name](machine, argument)
         else:
-            raise WeightsError(f"the pickle uses {opcode.name}, as no state dict does")
+            raise WeightsError(f"the pickle uses {opcode.name}, unlike any state dict")
     if stream.left or len(machine.stack) != 1 or machine.marks:
-        raise WeightsError(f"the pickle does not end where it says, {stream.tell()}")
+        raise WeightsError(f"the pickle does not end properly at byte {stream.tell()}")
     return machine.pop()
 
 
 class _Machine:
-    """The stack, the marks in it, and the memo of a pickle."""
+    """The state of the interpreter: the stack, the marks in it, and the memo."""
 
     def __init__(
         self,
@@ -95,26 +95,26 @@ class _Machine:
         budget: int,
     ) -> None:
         self.names, self.persistent = names, persistent
-        self.budget = budget  # bytes that may still be taken
+        self.budget = budget  # bytes that may still be allocated
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
 
     def make(self, value: Any) -> None:
-        """Puts a new value on the stack, and counts the memory that it takes."""
+        """Pushes a new value on the stack, and counts its memory."""
         self.spend(sys.getsizeof(value))
         self.stack.append(value)
 
     def spend(self, count: int) -> None:
         self.budget -= count
         if self.budget < 0:
-            raise WeightsError("the pickle unfolds into more than its size bears out")
+            raise WeightsError("the pickle takes more memory than its size justifies")
 
     def pop(self) -> Any:
         return self.pops(1)[0]
 
     def pops(self, count: int) -> list[Any]:
-        """The topmost `count` values, oldest first, of those above the last mark."""
+        """Pops `count` values, the oldest first, all of them above the last mark."""
         if len(self.stack) - (self.marks[-1] if self.marks else 0) < count:
             raise WeightsError("the pickle takes from an empty stack")
         values = self.stack[len(self.stack) - count :]
@@ -149,8 +149,8 @@ class _Machine:
             raise WeightsError("the pickle looks up a name that is not a string")
         if "." in name or (module, name) not in self.names:
             raise WeightsError(
-                f"the pickle asks for {name[:80]!r} of {module[:80]!r}: that is more "
-                "than tensors, maybe a whole model or an attack, and is not run"
+                f"the pickle asks for {name[:80]!r} of {module[:80]!r}, which is no "
+                "part of a tensor: it may be a whole model or an attack, and is not run"
             )
         self.stack.append(self.names[module, name])
 
@@ -165,7 +165,7 @@ class _Machine:
         if isinstance(target, Built):
             target.build(state)
             self.spend(target.nbytes)
-        elif not isinstance(target, dict):  # a dict's is torch's _metadata: versions
+        elif not isinstance(target, dict):  # torch sets a dict's _metadata
             raise WeightsError(
                 f"the pickle sets the state of a {type(target).__name__}"
             )
@@ -173,7 +173,7 @@ class _Machine:
 
     def identify(self) -> None:
         if self.persistent is None:
-            raise WeightsError("the pickle refers to a thing outside of it")
+            raise WeightsError("the pickle refers to an object outside the file")
         self.stack.append(self.persistent(self.pop()))
 
     def append(self, values: list[Any]) -> None:
@@ -190,9 +190,9 @@ class _Machine:
             raise WeightsError(f"the pickle sets items of a {type(target).__name__}")
         self.spend(_ENTRY * len(values) // 2)
         for key, value in zip(values[::2], values[1::2]):
-            # no larger integer: those can be made to collide, and a dict to hang
+            # larger integers could be chosen to collide, which makes dicts very slow
             if type(key) is not str and not (type(key) is int and 0 <= key < 2**31):
-                raise WeightsError("the pickle has a key that is no string or index")
+                raise WeightsError("the pickle has a key that is not a string or index")
             if key in target:
                 raise WeightsError(f"the pickle holds {key!r} twice")
             target[key] = value
@@ -200,7 +200,7 @@ class _Machine:
 
 
 def _ordered_dict() -> dict[Any, Any]:
-    """An empty one: `dict` itself would take, and follow, arguments of the pickle."""
+    """An empty dict; `dict` itself would accept arguments in the pickle."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""A .safetensors file, checked by the safetensors library."""
+"""Reads a .safetensors file, which the safetensors library checks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ _DTYPES = {
 
 
 class OnDisk:
-    """A tensor that is read when numpy asks for it, so that not all are in memory."""
+    """A tensor that is read from the file when numpy converts it to an array."""
 
     def __init__(self, path: str, start: int, entry: dict[str, Any], name: str) -> None:
         if entry["dtype"] not in _DTYPES:
-            raise WeightsError(f"tensor {name!r} is of dtype {entry['dtype']}")
+            raise WeightsError(
+                f"tensor {name!r} is of dtype {entry['dtype']}, unknown to numpy"
+            )
         self._path, self._dtype = path, _DTYPES[entry["dtype"]]
         self._start = start + entry["data_offsets"][0]
         self.shape = tuple(entry["shape"])
@@ -42,15 +44,16 @@ class OnDisk:
 
 
 def read(path: str) -> dict[str, OnDisk]:
-    """The tensors of a checked file, each left on disk until it is needed.
+    """Returns {name: tensor}, each of which is left on disk until it is needed.
 
-    The library refuses gaps, overlaps, and sizes that shapes do not bear out. It passes
-    two tensors of one name and outsize headers, which are refused here. Its arrays are
-    not used: they are copies out of a file that it maps, which takes twice the memory.
+    The library refuses gaps, overlaps, and sizes that do not fit the shapes. It accepts
+    duplicate names and very large headers, which are refused here. The library does not
+    read the tensors: it copies them from a memory map, which takes twice the memory.
 
     Raises:
-        WeightsError: for those, and for numbers that numpy has not.
-        safetensors.SafetensorError: for what the library refuses.
+        WeightsError: for a duplicate name, a very large header, and a dtype that numpy
+            does not have.
+        safetensors.SafetensorError: if the library refuses the file.
     """
     with open(path, "rb") as file:
         stream = Stream(file)
@@ -62,11 +65,11 @@ def read(path: str) -> dict[str, OnDisk]:
 
 
 def metadata(path: str | os.PathLike[str], key: str) -> str | None:
-    """A text of the file's metadata, of at most 2 MB; None where that key is missing.
+    """Returns the text of a key in the file's metadata; None if the key is missing.
 
     Raises:
-        WeightsError: a header that is too large, or holds a name twice.
-        AttributeError, TypeError, ValueError: for other damage.
+        WeightsError: if the header is larger than 2 MiB or holds a name twice.
+        AttributeError, TypeError, ValueError: if the file is damaged otherwise.
     """
     with open(path, "rb") as file:
         text = _header(Stream(file)).get("__metadata__", {}).get(key)
@@ -76,15 +79,17 @@ def metadata(path: str | os.PathLike[str], key: str) -> str | None:
 def _header(stream: Stream) -> dict[str, Any]:
     (length,) = stream.unpack("<Q")
     if length > _MAX_HEADER:
-        raise WeightsError(f"a header of {length} bytes is declared")
+        raise WeightsError(
+            f"a header of {length} bytes is declared; at most {_MAX_HEADER}"
+        )
     return json.loads(stream.read(length), object_pairs_hook=_without_repeats)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, whose keys must differ."""
+    """The dict of a JSON object; an error if a key is repeated."""
     entries: dict[str, Any] = {}
     for key, value in pairs:
         if key in entries:
-            raise WeightsError(f"its header holds {key!r} twice")
+            raise WeightsError(f"the header holds {key!r} twice")
         entries[key] = value
     return entries

@@ -1,4 +1,4 @@
-"""The state dict in what a pickle holds: itself, or inside a training checkpoint."""
+"""Finds the state dict in a pickle, which may be that of a training checkpoint."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 
 from keras_resnet.errors import WeightsError
 
-# where training scripts keep the state dict; averaged weights first, as timm does
+# keys of the state dict in checkpoints; averaged weights first, as in timm
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
 def find(
     value: Any, array: Callable[[Any], Any] = lambda entry: entry
 ) -> dict[str, np.ndarray]:
-    """The arrays of a loaded pickle: a state dict, or the one in a training checkpoint.
+    """Returns {name: array} of a state dict, or of that in a training checkpoint.
 
     Args:
         value: what `pickles.load` returned.
-        array: entry of the state dict -> the ndarray that it stands for, else anything.
+        array: a function from an entry of the state dict to the array it stands for.
 
     Raises:
-        WeightsError: unless all keys are strings and all entries arrays.
+        WeightsError: unless all keys are strings and all entries are arrays.
     """
     for _ in range(3):
         inner = [
@@ -33,10 +33,10 @@ def find(
         ]
         value = inner[0] if inner else value
     if not isinstance(value, dict):
-        raise WeightsError(f"it holds a {type(value).__name__}, not a state dict")
+        raise WeightsError(f"the file holds a {type(value).__name__}, not a state dict")
     arrays = {name: array(entry) for name, entry in value.items()}
     for name, entry in arrays.items():
         if not isinstance(name, str) or not isinstance(entry, np.ndarray):
             kind = type(value[name]).__name__
-            raise WeightsError(f"its entry {name!r} is a {kind}, not a tensor")
+            raise WeightsError(f"entry {name!r} is of type {kind}, not a tensor")
     return arrays

@@ -1,7 +1,7 @@
-"""A TensorFlow checkpoint, read by TensorFlow in a process of its own.
+"""Reads a TensorFlow checkpoint with TensorFlow, in a separate process.
 
 TensorFlow's parsers are written in C++, and its authors say to treat its files as
-programs: a crash there ends that process alone, which has limits on time and memory.
+programs. A crash ends only that process, whose time and memory are limited.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from keras_resnet.weights.readers import numpy_zip
 from keras_resnet.weights.readers.archive import Archive
 
 _PROGRAM = Path(__file__).with_name("tf_checkpoint_process.py")
-_TIMEOUT = 300  # s; TensorFlow itself takes 5 to 20 to start
+_TIMEOUT = 300  # seconds; TensorFlow takes 5 to 20 to start
 
 
 def read(prefix: str) -> dict[str, np.ndarray]:
-    """The variables of the checkpoint of a prefix, bfloat16 as float32.
+    """Returns {name: array} of the checkpoint with this prefix; bfloat16 as float32.
 
     Raises:
-        WeightsError: with that process's own message, or its exit code.
+        WeightsError: with the message or the exit code of the process that reads it.
     """
     prefix = os.path.abspath(prefix)  # TensorFlow would open "gs://..." too
     with tempfile.TemporaryDirectory() as folder:
@@ -41,9 +41,9 @@ def read(prefix: str) -> dict[str, np.ndarray]:
 def _run(prefix: str, out: Path) -> None:
     environment = {
         **os.environ,
-        "CUDA_VISIBLE_DEVICES": "-1",  # reading takes no GPU from a training run
+        "CUDA_VISIBLE_DEVICES": "-1",  # the GPU may be in use for training
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        # without it TensorFlow imports Keras, which takes two seconds
+        # otherwise TensorFlow imports Keras 3, which takes two seconds
         "TF_USE_LEGACY_KERAS": "1",
     }
     try:

@@ -1,8 +1,8 @@
-"""A program: every variable of a TensorFlow checkpoint into an .npz, within limits.
+"""A program that converts a TensorFlow checkpoint to an .npz, with limited memory.
 
 `python tf_checkpoint_process.py PREFIX OUT.npz` writes the variables as arrays "0",
-"1", ... and their names, joined by zeros, as bytes in the array "names". Where it
-cannot, it prints why and exits with 1.
+"1", ..., and their names, joined by null characters, as bytes in the array "names". If
+it cannot, it prints the reason and exits with 1.
 """
 
 import importlib
@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-_SPARE = 2**31  # bytes of memory over what TensorFlow has after its start
-_BOOKKEEPING = "_CHECKPOINTABLE_OBJECT_GRAPH"  # of tf.train.Checkpoint; not a tensor
+_SPARE = 2**31  # bytes of memory in addition to TensorFlow's after its import
+_BOOKKEEPING = "_CHECKPOINTABLE_OBJECT_GRAPH"  # of tf.train.Checkpoint, not a tensor
 
 
 def main(prefix: str, out: str) -> None:
-    # by name, since the package of readers never imports TensorFlow
+    # by name, since import-linter forbids an import of TensorFlow in the readers
     tensorflow = importlib.import_module("tensorflow")
     from keras_resnet.memory import limit_memory
 
@@ -34,7 +34,7 @@ def main(prefix: str, out: str) -> None:
 
 
 def dump(tensorflow: Any, prefix: str, out: str | Path, stored: int) -> None:
-    """Writes the .npz of a checkpoint whose shards have `stored` bytes."""
+    """Converts a checkpoint, whose shards have `stored` bytes, to an .npz."""
     reader = tensorflow.train.load_checkpoint(prefix)
     dtypes = reader.get_variable_to_dtype_map()
     dtypes.pop(_BOOKKEEPING, None)
@@ -47,7 +47,7 @@ def dump(tensorflow: Any, prefix: str, out: str | Path, stored: int) -> None:
             raise ValueError(f"variable {name!r} is of dtype {dtypes[name].name}")
         declared += math.prod(shape) * dtypes[name].size
     if declared > stored:
-        raise ValueError(f"{declared} bytes are declared, its shards have {stored}")
+        raise ValueError(f"{declared} bytes are declared, but the shards have {stored}")
     arrays: dict[str, Any] = {
         str(index): _plain(reader.get_tensor(name)) for index, name in enumerate(names)
     }
@@ -67,4 +67,4 @@ if __name__ == "__main__":
     except Exception as error:
         sys.stdout.write(f"{type(error).__name__}: {error}"[:1000])
         sys.stdout.flush()
-        os._exit(1)  # no clean-up on a parser's broken state
+        os._exit(1)  # without clean-up, as the parser may be in a broken state

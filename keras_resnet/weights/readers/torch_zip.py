@@ -1,4 +1,4 @@
-"""What torch.save writes since torch 1.6: a zip of a pickle and the storages' bytes."""
+"""Reads what torch.save writes since torch 1.6: a zip of a pickle and storages."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ class _DType:
 
 @dataclass(frozen=True)
 class _Storage:
-    """The flat values that tensors are views of; bfloat16 as float32."""
+    """The flat values of which tensors are views; bfloat16 as float32."""
 
     dtype: _DType
     values: np.ndarray
 
 
 def read(archive: Archive) -> dict[str, np.ndarray]:
-    """The tensors of a state dict, or of the one in a training checkpoint.
+    """Returns the tensors of a state dict, or of that in a training checkpoint.
 
     Returns:
-        {name: array}; arrays are read-only views of the storages, as strided.
+        {name: array}; the arrays are read-only, strided views of the storages.
 
     Raises:
-        WeightsError: for a pickle of anything but tensors, and a tensor that does not
-            lie within its storage.
+        WeightsError: if the pickle holds anything but tensors, or a tensor reaches
+            outside its storage.
     """
     roots = [name.removesuffix(PICKLE) for name in archive.members if is_pickle(name)]
     if len(roots) != 1 or any("/code/" in name for name in archive.members):
-        raise WeightsError("it is a program (TorchScript), not one state dict")
+        raise WeightsError("it is a TorchScript program, not a single state dict")
     (root,) = roots
     order = f"{root}byteorder"
     if order in archive.members and archive.read(order, 16).tobytes() != b"little":
@@ -81,7 +81,7 @@ def is_pickle(name: str) -> bool:
 
 
 def _identity(identity: Any) -> tuple[_DType, str, int]:
-    """(dtype, key, number of values) of a persistent id."""
+    """(dtype, key, number of values) of a storage's persistent id."""
     if isinstance(identity, tuple) and len(identity) == 5:
         kind, dtype, key, _, count = identity
         if (
@@ -115,21 +115,24 @@ def _tensor(
     hooks: Any = None,
     flags: Any = None,
 ) -> np.ndarray:
-    """A tensor as torch rebuilds it: a view of its storage."""
+    """A tensor as torch builds it, a view of its storage."""
     if not isinstance(storage, _Storage) or type(offset) is not int:
         raise WeightsError("a tensor has no storage")
     if flags:
-        raise WeightsError("a tensor is yet to be negated or conjugated")
+        raise WeightsError(
+            "a tensor has a lazy negation or conjugation; call resolve_neg() and "
+            "resolve_conj() before saving it"
+        )
     count, values = elements(size), storage.values
-    elements(stride)  # is a tuple of integers of at least 0
+    elements(stride)  # raises an error unless these are non-negative integers
     if len(size) != len(stride):
         raise WeightsError(f"a tensor of {len(size)} axes has {len(stride)} strides")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-    # more values than the storage has would be one value many times
+    # a tensor with more values than its storage would repeat some of them
     if offset < 0 or count > len(values) or (count and last >= len(values)):
         raise WeightsError(
-            f"a tensor of shape {size}, strides {stride} and offset {offset} leaves "
-            f"its storage of {len(values)}"
+            f"a tensor of shape {size}, strides {stride} and offset {offset} reaches "
+            f"outside its storage of {len(values)} values"
         )
     if not count:
         return np.empty(size, values.dtype)
