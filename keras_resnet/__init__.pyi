@@ -1,5 +1,6 @@
 import typing
 
+from . import baselines as baselines
 from . import data as data
 from . import distillation as distillation
 from . import evaluate as evaluate

@@ -91,6 +91,12 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def flush(stream: IO[Any]) -> None:
     """Flushes a file object's buffer, and the system's, to the disk."""
     stream.flush()

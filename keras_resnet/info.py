@@ -61,6 +61,11 @@ def _is_name(value: Any) -> bool:
     return type(value) is str and bool(re.fullmatch(r"[A-Za-z0-9_]{1,64}", value))
 
 
+def _is_variant(value: Any) -> bool:
+    """A name of VARIANTS, or of another net, such as applications:DenseNet121."""
+    return type(value) is str and bool(re.fullmatch(r"[\w.:/ -]{1,256}", value))
+
+
 def _is_activation(value: Any) -> bool:
     """Whether it may be in keras.activations; refuses layers, which have capitals."""
     # a model in memory may have a function as its activation
@@ -85,8 +90,9 @@ class Protocol:
 class ModelInfo:
     """The description of a model of this package, which its files contain."""
 
-    variant: str = field(metadata=_checked(_is_name))
-    config: ResNetConfig = field(metadata=_checked(_is_a(dict)))
+    variant: str = field(metadata=_checked(_is_variant))
+    # a ResNetConfig; None: the net is not of this package
+    config: Any = field(metadata=_checked(_is_none_or(_is_a(dict))))
     include_top: bool = field(default=True, metadata=_checked(_is_a(bool)))
     pooling: str | None = field(
         default=None, metadata=_checked(_is_none_or(_is_one_of("avg", "max")))
@@ -129,8 +135,9 @@ class ModelInfo:
             ValueError: as in `check`.
         """
         check(info)
+        config = info["config"]
         parts: dict[str, Any] = {
-            "config": ResNetConfig.from_json(info["config"]),
+            "config": None if config is None else ResNetConfig.from_json(config),
             "protocol": Protocol(**info.get("protocol", {})),
         }
         for name in ("class_names", "input_shape"):  # lists in JSON
@@ -167,7 +174,7 @@ def check(info: Any) -> None:
         ValueError: with the fields that are unknown or missing, or that have a wrong
             type or value.
     """
-    if not isinstance(info, dict) or not isinstance(info.get("config"), dict):
+    if not isinstance(info, dict) or not isinstance(info.get("config", 0), dict | None):
         raise ValueError(f"info={reprlib.repr(info)}: must have variant and config")
     _check_fields(info, ModelInfo)
     _check_fields(info.get("protocol", {}), Protocol)
@@ -181,6 +188,8 @@ def check(info: Any) -> None:
             f"class_names={reprlib.repr(names)}: must be one name per class"
         )
     config = info["config"]
+    if config is None:
+        return
     try:
         channels = len(ResNetConfig(**config).mean)  # checks all fields except bools
     except TypeError as error:  # an unknown or a missing field

@@ -21,9 +21,8 @@ from keras_resnet.optimizers import attach_loss_scale
 from keras_resnet.plan import BlockPlan, plan_blocks, plan_stem
 
 
-@keras.saving.register_keras_serializable(package="keras_resnet")
-class ResNet(keras.Model):
-    """A functional model that carries its ModelInfo as `info`; made by `create`."""
+class Described(keras.Model):
+    """A functional model that carries its ModelInfo as `info`."""
 
     def __init__(
         self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any
@@ -68,6 +67,11 @@ class ResNet(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class ResNet(Described):
+    """A net of this package; made by `create`."""
 
     @property
     def pyramid_outputs(self) -> dict[str, Any]:
@@ -139,12 +143,14 @@ def _assemble(info: ModelInfo, name: str | None, images: Any) -> ResNet:
     return ResNet(inputs=inputs, outputs=x, name=name or info.variant, info=info)
 
 
-def rebuild(model: ResNet, dtype_policy: str = "float32", **changes: Any) -> ResNet:
+def rebuild(model: Any, dtype_policy: str = "float32", **changes: Any) -> Any:
     """The same net and weights under another dtype policy, or with other `info`.
 
     Raises:
         ModelError: as `check_variables`.
     """
+    if not isinstance(model, ResNet):
+        return model.rebuilt(dtype_policy, **changes)
     check_variables(model)
     info = model.info.replace(dtype_policy=dtype_policy, **changes)
     other = assemble(info, name=model.name)
@@ -156,6 +162,8 @@ def in_float32(model: ResNet) -> ResNet:
     """The model itself, or with the same layers, changed ones too, all in float32."""
     if model.info.dtype_policy == "float32":
         return model
+    if not isinstance(model, ResNet):
+        return rebuild(model)
     config = model.get_config()
     for layer in config["layers"]:
         if layer["class_name"] != "InputLayer":

@@ -9,11 +9,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from keras_resnet.backend import keras
 from keras_resnet.complexity import complexity
 from keras_resnet.config import VARIANTS
 from keras_resnet.errors import DescriptionError, ModelError, WeightsError
+from keras_resnet.files import sha256
 from keras_resnet.info import ModelInfo
-from keras_resnet.model import ResNet, assemble, freeze_as
+from keras_resnet.model import assemble, freeze_as
 from keras_resnet.runs import layout
 from keras_resnet.variants import create
 from keras_resnet.weights import is_tag, load_weights, locate, read_info
@@ -22,7 +24,7 @@ from keras_resnet.weights.released import find
 _MAX_BLOCKS = 1000  # that a file may describe; ResNet-200 has 66
 
 
-def open_model(name: str | os.PathLike[str]) -> ResNet:
+def open_model(name: str | os.PathLike[str]) -> Any:
     """Opens a run directory, a .keras file of this package, or "variant[:weights]".
 
     Files are only read as data, and no code in them is run: this package builds the
@@ -30,6 +32,9 @@ def open_model(name: str | os.PathLike[str]) -> ResNet:
 
     If the weights in "variant:weights" are a file that this package wrote, the number
     of classes and the overrides are taken from the description in it.
+
+    A net that is not of this package is built by Keras, in its safe mode, if the file
+    is as training left it in its run directory.
 
     Raises:
         ModelError: if there is no such model.
@@ -93,8 +98,8 @@ def net_fields(weights: str | os.PathLike[str]) -> dict[str, Any]:
     if is_tag(weights):
         return {}
     path = Path(weights)
-    info = read_info(path / layout.MODEL if path.is_dir() else path)
-    if info is None or info.variant not in VARIANTS:
+    info = read_info(path / layout.MODEL if path.is_dir() else path, any_net=True)
+    if info is None or info.config is None or info.variant not in VARIANTS:
         return {}
     config, usual = dataclasses.asdict(info.config), VARIANTS[info.variant]
     overrides = {
@@ -132,8 +137,10 @@ def _variant(name: str | os.PathLike[str]) -> tuple[str, str]:
     return variant, weights
 
 
-def _open_keras(path: Path) -> ResNet:
+def _open_keras(path: Path) -> Any:
     info = _info_of(path)
+    if info.config is None:
+        return _open_classifier(path)
     _check_size(path, info)
     try:
         model = assemble(info)
@@ -145,10 +152,30 @@ def _open_keras(path: Path) -> ResNet:
     return model
 
 
+def _open_classifier(path: Path) -> Any:
+    """A net that is not of this package, from a file that a run here has written.
+
+    Keras builds what such a file names, so that others' files are refused.
+    """
+    from keras_resnet import classifier  # registers its layers
+
+    written = layout.finished(path.parent) or {}
+    if written.get("sha256", {}).get(path.name) != sha256(path):
+        raise ModelError(
+            f"{path}: is not of a net of this package, and {layout.FINISHED} beside it "
+            "does not say that training wrote it; open it in its run directory, or by "
+            "keras.models.load_model if you trust it"
+        )
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    if not isinstance(model, classifier.Classifier):
+        raise _not_a_model(path, f"it is a {type(model).__name__}")
+    return model
+
+
 def _info_of(path: Path) -> ModelInfo:
     """The ModelInfo in a .keras file; DescriptionError if it has none."""
     try:
-        info = read_info(path)
+        info = read_info(path, any_net=True)
     except WeightsError as error:
         raise DescriptionError(str(error)) from error
     if info is None:

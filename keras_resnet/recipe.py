@@ -51,7 +51,18 @@ class Recipe:
 
     name: str = _field("run", "bag-of-tricks", "Name of the recipe, shown in titles.")
     model: str = _field(
-        "net", "resnet50d", "Variant: a name that `keras-resnet list` prints."
+        "net",
+        "resnet50d",
+        "Variant: a name that `keras-resnet list` prints; applications:NAME, a "
+        "classifier of keras.applications; or FILE.py:FUNCTION, a function that makes "
+        "a classifier for a number of classes.",
+    )
+    preprocessing: str = _field(
+        "net",
+        "",
+        "What a net that is not of this package expects of its pixels, as "
+        "keras.applications calls it; empty if the net is known.",
+        choices=("", "included", "caffe", "tf", "torch"),
     )
     overrides: dict[str, Any] = _field(
         "net",

@@ -53,6 +53,13 @@ _BAG_OF_TRICKS = Recipe(  # section 5, without distillation: its best but one
     batch_size=1024,
     smoothing="other-classes",
 )
+_OF_KERAS = _BAG_OF_TRICKS.replace(  # section 5, table 6, as the published logs ran it
+    name="bag-of-tricks-mobilenet",
+    model="applications:MobileNet",
+    overrides={},
+    initializer="he",
+    smoothing="all-classes",
+)
 _RSB_A1 = Recipe(  # arXiv 2110.00476 table 2, and the hyper-parameters of timm's runs
     name="rsb-a1",
     overrides={"drop_path": 0.05},
@@ -156,6 +163,13 @@ RECIPES = types.MappingProxyType(
                 name="bag-of-tricks-distilled",
                 teacher="resnet152d:imagenet",
                 temperature=20.0,
+            ),
+            _OF_KERAS,
+            _OF_KERAS.replace(
+                name="bag-of-tricks-inception-v3",
+                model="applications:InceptionV3",
+                train_size=299,
+                test_size=299,
             ),
             _BAG_OF_TRICKS.replace(  # resnet50_v1d-mixup as GluonCV's script ran it
                 name="gluon",

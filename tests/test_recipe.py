@@ -144,6 +144,8 @@ def test_recipes_are_the_published_ones():
         "efficient",
         "bag-of-tricks",
         "bag-of-tricks-distilled",
+        "bag-of-tricks-mobilenet",
+        "bag-of-tricks-inception-v3",
         "gluon",
         "resnet-2015",
         "rsb-a1",
@@ -173,7 +175,8 @@ def test_recipes_are_the_published_ones():
     assert all(
         recipe.nesterov for recipe in RECIPES.values() if recipe.name[:6] != "resnet"
     )
-    for name in ("bag-of-tricks", "bag-of-tricks-distilled", "gluon"):
+    tricks = [name for name in RECIPES if name.startswith("bag-of-tricks")]
+    for name in (*tricks, "gluon"):
         assert said(name, "mixup label_smoothing momentum weight_decay") == {
             "mixup": 0.2,
             "label_smoothing": 0.1,

@@ -112,6 +112,9 @@ def _of_any_size(model: Any) -> Any:
         raise ModelError(
             f"{model.name}: an exported model takes {model.input_shape[1]} pixels "
             "only; leave out size and scales, or pass the model that was exported"
+            if model.info.config
+            else f"{model.name}: takes {model.input_shape[1]} pixels only; leave out "
+            "size and scales"
         )
     return rebuild(model, model.info.dtype_policy, input_shape=None)
 

@@ -85,6 +85,8 @@ def save(
     activation = "softmax" if model.info.gives_logits else activation
     given, model = model, rebuild(model, classifier_activation=activation)
     note_random_weights(given)
+    if model.info.config is None:
+        say(f"{model.name}: batch normalization is not folded, as in a net of ours")
     images = comparing.photographs(model.info.protocol, pictures)
     folder = Path(folder)
     check_versions(folder, format)
@@ -105,13 +107,16 @@ def save(
 
 def _write(model: ResNet, version: Path, format: str, precision: str) -> Path:
     """Writes the model, its labels and description; the folder of the latter two."""
+    is_ours = model.info.config is not None
     if format == "savedmodel":
-        write_saved_model(fold_batch_norm(model, precision), version)
+        net = fold_batch_norm(model, precision) if is_ours else model
+        write_saved_model(net, version)
         beside = version / "assets"
     else:
         version.mkdir()
         # an OpenVINO file is in float32; its engine computes as it is told
-        converters.write(fold_batch_norm(model), version, format, precision)
+        net = fold_batch_norm(model) if is_ours else model
+        converters.write(net, version, format, precision)
         beside = version
     beside.mkdir(exist_ok=True)
     names = [_LINE_BREAKS.sub(_escaped, name) for name in class_names(model)]
@@ -177,6 +182,11 @@ def _check(model: ResNet, format: str, precision: str, warm_up: bool | None) -> 
             "serving needs both"
         )
     check_format(format, precision)
+    if model.info.config is None and (format, precision) == ("savedmodel", "bfloat16"):
+        raise ModelError(
+            f"precision={precision!r}: {model.name} is not a net of this package; "
+            "export it in float32, or as openvino"
+        )
     if warm_up and format != "savedmodel":
         raise ModelError(f"warm_up=True with format={format!r}: must be 'savedmodel'")
     if warm_up and not tf_serving.can_warm_up():

@@ -39,8 +39,8 @@ class ConvNorm(Composite):
 
     The normalization is `BatchNormalization`; with `fused_batch_norm=False` it is
     Keras's own, and with `normalization="group"` as well it is group normalization of
-    32 groups. `fused_batch_norm=None` has a bias in place of it: what
-    `export.fold_batch_norm` makes.
+    32 groups. Its `epsilon` is added to the variance. `fused_batch_norm=None` has a
+    bias in place of it: what `export.fold_batch_norm` makes.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class ConvNorm(Composite):
         zero_gamma: bool = False,
         fused_batch_norm: bool | None = True,
         normalization: str = "batch",
+        epsilon: float = 1e-5,
         **kwargs: Any,
     ):
         super().__init__(
@@ -67,6 +68,7 @@ class ConvNorm(Composite):
                 "zero_gamma": zero_gamma,
                 "fused_batch_norm": fused_batch_norm,
                 "normalization": normalization,
+                "epsilon": epsilon,
             },
             **kwargs,
         )
@@ -93,6 +95,7 @@ class ConvNorm(Composite):
                 make_normalization,
                 normalization,
                 fused_batch_norm,
+                epsilon=epsilon,
                 gamma_initializer="zeros" if zero_gamma else "ones",
                 name="norm",
             )

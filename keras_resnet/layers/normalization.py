@@ -162,12 +162,13 @@ def make_normalization(kind: str, fused: bool | None, **kwargs: Any) -> Any:
         fused: of batch normalization: True for `BatchNormalization`, False for Keras's.
         **kwargs: of the layer.
     """
+    kwargs.setdefault("epsilon", 1e-5)
     if kind == "group":
         if fused is not False:
             raise ValueError(
                 f"normalization='group', fused_batch_norm={fused}: there is no batch "
                 "normalization; give fused_batch_norm=False"
             )
-        return keras.layers.GroupNormalization(NORM_GROUPS, epsilon=1e-5, **kwargs)
+        return keras.layers.GroupNormalization(NORM_GROUPS, **kwargs)
     cls = BatchNormalization if fused else keras.layers.BatchNormalization
-    return cls(momentum=0.9, epsilon=1e-5, **kwargs)
+    return cls(momentum=0.9, **kwargs)

@@ -1,4 +1,4 @@
-"""Pooling that smooths before it strides."""
+"""Pooling that Keras lacks: a blur, and an average that counts its padding."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ class BlurPool(Composite):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return strided(input_shape, self.arguments["stride"], input_shape[-1])
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class PaddedAveragePooling2D(layers.AveragePooling2D):
+    """A 3x3 average at stride 1 whose padding of zeros counts, as torch's does.
+
+    [N, H, W, C] -> the same. Keras's "same" average leaves the padding out.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        padded = ops.pad(inputs, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        return ops.average_pool(padded, 3, 1, "valid")

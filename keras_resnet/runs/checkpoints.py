@@ -82,7 +82,7 @@ def write(
         with open(partial / _STATE, "wb") as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
             files.flush(stream)
-        manifest = {"files": {_STATE: _sha256(partial / _STATE)}, **facts}
+        manifest = {"files": {_STATE: files.sha256(partial / _STATE)}, **facts}
         with open(partial / _MANIFEST, "w") as stream:
             stream.write(_with_hash(manifest))
             files.flush(stream)
@@ -111,7 +111,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         unhashed = text.replace(own_hash, "", 1)
         if hashlib.sha256(unhashed.encode()).hexdigest() != own_hash:
             raise Damaged(f"{_MANIFEST} does not match its own SHA-256")
-        if _sha256(path / _STATE) != state_hash:
+        if files.sha256(path / _STATE) != state_hash:
             raise Damaged(f"{_STATE} does not match its SHA-256 in {_MANIFEST}")
         with np.load(path / _STATE, allow_pickle=False) as arrays:
             values = dict(arrays)
@@ -215,8 +215,3 @@ def _move_aside(path: Path) -> Path:
     hidden = files.unique(path)
     os.rename(path, hidden)
     return hidden
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from keras_resnet.opening import net_fields, open_model, read_model_info
 from keras_resnet.recipe import Recipe
 from keras_resnet.train.distillation import distill
 from keras_resnet.train.objective import loss, metrics, optimizer, parts
+from keras_resnet.train.others import build_net, is_other
 from keras_resnet.train.trainable import Trainable
 from keras_resnet.variants import configure
 from keras_resnet.weights import load_weights, locate, read_info
@@ -55,6 +56,8 @@ def build(
     class_names: Sequence[str],
     steps: int,
     began: ModelInfo | None = None,
+    model: Any = None,
+    preprocessing: Any = None,
 ) -> Setup:
     """Builds and compiles the model of a recipe, without writing any file.
 
@@ -67,6 +70,8 @@ def build(
         steps: the number of batches in an epoch.
         began: the description of the network in a run that is resumed. The recipe's
             weights are then not read, since a checkpoint replaces them.
+        model, preprocessing: a net that is not of this package, as
+            `others.build_net` takes it.
 
     Raises:
         RecipeError: a field is invalid for this model or data; the message names it.
@@ -74,31 +79,39 @@ def build(
         WeightsError: the weights cannot be found, or do not fit the model.
     """
     names = tuple(class_names)
-    config = _config(recipe)
-    _check_together(recipe, config)
+    if not is_other(recipe):
+        _check_together(recipe, _config(recipe))
     rule, criterion = optimizer(recipe, steps), loss(recipe, len(names))
     if recipe.teacher:
         _check_teacher(recipe, names)
-    file = None if began or not recipe.weights else _locate(recipe)
-    info = read_info(file) if file else None
+    info = file = None
+    if recipe.weights and not began and not is_other(recipe):
+        file = _locate(recipe)
+        info = read_info(file)
     recipe = _with_protocol(recipe, began or info)
     keras.utils.set_random_seed(recipe.seed)
-    net = assemble(began) if began else _net(recipe, names, file, info)
-    _freeze(net, recipe)
+    net: Any
+    if is_other(recipe):
+        policy = began.dtype_policy if began else precision_policy(recipe)
+        net = build_net(recipe, len(names), policy, model, preprocessing)
+        net.info = net.info.replace(class_names=names, protocol=recipe.protocol)
+    else:
+        net = assemble(began) if began else _net(recipe, names, file, info)
+        _freeze(net, recipe)
     averages = getattr(rule, "averages", None)  # Addons' averaging optimizers
     ema = 0.0 if averages else recipe.ema
-    model = _distiller(net, recipe, ema) if recipe.teacher else Trainable(net, ema)
-    model.compile(
+    trainable = _distiller(net, recipe, ema) if recipe.teacher else Trainable(net, ema)
+    trainable.compile(
         optimizer=rule,
         loss=criterion,
         metrics=metrics(),
         # on a CPU, XLA would replace oneDNN's faster convolutions
         jit_compile="auto" if on_gpu() else keras.backend.backend() != "tensorflow",
     )
-    model.optimizer.build(model.trainable_variables)
+    trainable.optimizer.build(trainable.trainable_variables)
     if averages:
-        model.averages = averages(net.weights)
-    return Setup(recipe, steps, model)
+        trainable.averages = averages(net.weights)
+    return Setup(recipe, steps, trainable)
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -109,7 +122,7 @@ def resolve(recipe: Recipe) -> Recipe:
     Raises:
         WeightsError: the weights cannot be found or read.
     """
-    if recipe.names_protocol or not recipe.weights:
+    if recipe.names_protocol or not recipe.weights or is_other(recipe):
         return recipe
     return _with_protocol(recipe, read_info(_locate(recipe)))
 

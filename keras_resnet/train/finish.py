@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet.drawing import attempted
-from keras_resnet.files import atomic_write, write_whole
-from keras_resnet.model import assemble, assign
+from keras_resnet.files import atomic_write, sha256, write_whole
+from keras_resnet.model import assemble, assign, rebuild
 from keras_resnet.recipe import Recipe
 from keras_resnet.runs import layout
 from keras_resnet.runs.checkpoints import Damaged, path_of, read
@@ -35,7 +35,15 @@ def write_models(
         _save(model.net, model.averages, run / layout.AVERAGE)
     _save_best(model, recipe, run, history)
     _save(model.net, model.net.weights, run / layout.MODEL)
-    done = {"epochs": len(history), "of": recipe.epochs, "stopped": ""}
+    done: dict[str, Any] = {
+        "epochs": len(history),
+        "of": recipe.epochs,
+        "stopped": "",
+    }
+    if model.net.info.config is None:  # which `open_model` asks for
+        names = (layout.MODEL, layout.BEST, layout.AVERAGE)
+        files = [run / name for name in names if (run / name).is_file()]
+        done["sha256"] = {path.name: sha256(path) for path in files}
     if len(history) < recipe.epochs:
         stalled = is_stalled(history, recipe.monitor, recipe.early_stopping)
         done["stopped"] = (
@@ -66,7 +74,12 @@ def _save_best(
 
 def _save(net: Any, weights: Iterable[Any], path: Path) -> None:
     """Writes a copy of the network with a softmax and the given weights."""
-    final = assemble(net.info.replace(classifier_activation="softmax"))
-    assign(final, dict(zip((variable.path for variable in net.weights), weights)))
+    if net.info.config is None:
+        final = rebuild(net, net.info.dtype_policy, classifier_activation="softmax")
+        for variable, value in zip(final.weights, weights, strict=True):
+            variable.assign(value)
+    else:
+        final = assemble(net.info.replace(classifier_activation="softmax"))
+        assign(final, dict(zip((variable.path for variable in net.weights), weights)))
     with atomic_write(path) as partial:
         final.save(partial)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import tensorflow as tf
 from keras_resnet import data as pictures
 from keras_resnet import onednn
 from keras_resnet.backend import is_out_of_memory, keras
-from keras_resnet.errors import DataError, RunError
+from keras_resnet.errors import DataError, RecipeError, RunError
 from keras_resnet.files import PARTIAL, write_whole
 from keras_resnet.info import ModelInfo
 from keras_resnet.opening import open_model
@@ -43,6 +44,8 @@ def fit(
     checkpoint_steps: int = 0,
     checkpoint_seconds: float = 600.0,
     keep: int = 2,
+    model: Any = None,
+    preprocessing: Any = None,
 ) -> Any:
     """Trains a recipe on data into a run directory; the same call again resumes it.
 
@@ -83,6 +86,13 @@ def fit(
             time.
         keep: how many of the newest checkpoints to keep, 2 or more; that of the best
             epoch is kept in addition.
+        model: a functional or Sequential keras.Model to train in place of the recipe's,
+            or a function that makes one for a number of classes. It must give logits or
+            probabilities; its classifier is replaced by a fresh one for the classes of
+            the data, and the other weights stay. To resume, give the same model again.
+        preprocessing: what `model` expects of its pixels: "included" for RGB in
+            [0, 255]; "caffe", "tf" or "torch" as in `keras.applications`; (mean, std)
+            of RGB in [0, 1]; or a Keras layer. It becomes a part of the trained model.
 
     Returns:
         The trained model, with a softmax, class names and evaluation protocol.
@@ -94,8 +104,28 @@ def fit(
         Interrupted: a signal stopped the run; it is a KeyboardInterrupt.
         DataError, RecipeError, ModelError, WeightsError, ValueError: an argument is
             invalid, before anything is written.
+
+    Example:
+
+    >>> recipe = RECIPES["fine-tune"].replace(epochs=10)
+    >>> model = train.fit(recipe, "photos", "runs/photos")
+
+    Another net, which the run's files then hold with its preprocessing:
+
+    >>> net = keras.applications.DenseNet121(input_shape=(224, 224, 3))
+    >>> recipe = RECIPES["bag-of-tricks"].replace(epochs=30)
+    >>> fit(recipe, "photos", "runs/dense", model=net, preprocessing="torch")
     """
     run = Path(run)
+    if model is not None:
+        name = str(getattr(model, "name", None) or getattr(model, "__name__", "model"))
+        # Keras numbers the names that it gives
+        name = re.sub(r"_\d+$", "", name)
+        recipe = recipe.replace(model=f"given:{name}")
+    elif preprocessing is not None:
+        raise RecipeError(
+            f"preprocessing={preprocessing!r}: is of `model`, and there is none"
+        )
     saving = Saving(checkpoint_steps, checkpoint_seconds, keep)
     source, _ = pictures.without_bad(data, recipe.max_bad_examples)
     if source.split("val") is source.train:
@@ -122,7 +152,9 @@ def fit(
             net = checkpoint.facts.get("net")  # older versions did not store it
             began = ModelInfo.from_json(net) if net else None
         steps = pictures.steps_per_epoch(source, recipe)
-        setup = build(build_recipe, source.class_names, steps, began)
+        setup = build(
+            build_recipe, source.class_names, steps, began, model, preprocessing
+        )
         facts = _facts(recipe, source, setup)
         if checkpoint and (others := _other_versions(checkpoint.facts, facts)):
             print(

@@ -14,6 +14,7 @@ from keras_resnet.config import ResNetConfig
 from keras_resnet.errors import WeightsError
 from keras_resnet.files import atomic_write
 from keras_resnet.info import ModelInfo
+from keras_resnet.weights import torchvision
 from keras_resnet.weights.dialects import DIALECTS
 from keras_resnet.weights.fetch import cache_folder, locate
 from keras_resnet.weights.files import read_info, stamp, write
@@ -45,7 +46,8 @@ def load_weights(
     """Loads a checkpoint into a model of this package, completely or not at all.
 
     Args:
-        model: made by `create`.
+        model: made by `create`; or of `baselines`, or a VGG, DenseNet or InceptionV3
+            of `keras.applications`, which take checkpoints of torchvision.
         source: {name: array} in the dialect's names and layout, or a file:
             .safetensors, .pth, .pt, .bin, .npz, .params, .pdparams, a TensorFlow
             checkpoint's prefix, or .weights.h5 and .keras of such a model; or a
@@ -68,6 +70,8 @@ def load_weights(
             that it had.
     """
     info = None
+    if getattr(model, "info", None) is None:
+        return _load_other(model, source, dialect, strict)
     if isinstance(source, str | os.PathLike):
         path = locate(source, model.info.variant, refresh)
         info = read_info(path)
@@ -88,6 +92,20 @@ def load_weights(
     for path in translated.names:
         variables[path].assign(translated.value(path))
     return translated.report
+
+
+def _load_other(model: Any, source: Any, dialect: str, strict: bool) -> LoadReport:
+    """Loads a torchvision checkpoint into a net that `create` did not make."""
+    if dialect not in ("auto", "torchvision"):
+        raise WeightsError(
+            f"dialect={dialect!r}: {model.name} takes checkpoints of torchvision"
+        )
+    if isinstance(source, str | os.PathLike):
+        source = read(source)
+    elif not isinstance(source, Mapping):
+        raise TypeError(f"weights={source!r}: must be {{name: array}} or a file")
+    check_values(source)
+    return torchvision.load(model, source, strict)
 
 
 def save_weights(

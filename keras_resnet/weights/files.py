@@ -52,8 +52,12 @@ def _to_json(info: ModelInfo) -> str:
     return json.dumps(dataclasses.asdict(info))
 
 
-def read_info(path: str | os.PathLike[str]) -> ModelInfo | None:
+def read_info(path: str | os.PathLike[str], any_net: bool = False) -> ModelInfo | None:
     """The ModelInfo in a .safetensors, .weights.h5 or .keras file of this package.
+
+    Args:
+        path: the file.
+        any_net: also of a net that is not of this package, whose `config` is None.
 
     Returns:
         None for any other file, and for a damaged one: reading its tensors raises an
@@ -74,7 +78,10 @@ def read_info(path: str | os.PathLike[str]) -> ModelInfo | None:
         info = None if text is None else parse(text)
         if reader is _in_archive:
             info = _nested(info, "config", "info")
-        return None if info is None else ModelInfo.from_json(info)
+        found = None if info is None else ModelInfo.from_json(info)
+        if found and found.config is None and not any_net:
+            raise ValueError(f"it is of {found.variant}")
+        return found
     except (TypeError, ValueError) as error:
         raise WeightsError(
             f"{path}: does not describe a model of keras_resnet ({error})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import sys
 from collections import defaultdict
@@ -19,6 +18,7 @@ from keras_resnet.data.checks.workers import cores
 from keras_resnet.data.manifest import MANIFEST
 from keras_resnet.data.records import Records, index_records, record_split
 from keras_resnet.errors import DataError
+from keras_resnet.files import sha256
 
 Inspect = Callable[[dict[str, list[dict]]], dict[str, list[Inspection]]]
 Shards = Mapping[str, list[Path]]  # {split: files}
@@ -49,7 +49,7 @@ def survey_records(
             if former and (entry := former.entry(shard.name)):
                 _check_offsets(shard, offsets[shard], entry["offsets"])
         # the threads hash the shards while the worker processes inspect the records
-        digests = {shard: pool.submit(_sha256, shard) for shard in all_shards}
+        digests = {shard: pool.submit(sha256, shard) for shard in all_shards}
         splits = {
             name: record_split(files, [offsets[file] for file in files], class_count=0)
             for name, files in shards.items()
@@ -119,11 +119,6 @@ def _check_offsets(shard: Path, offsets: list[int], listed: list[int]) -> None:
         f"{shard}: record {len(same)}: not at the offset in {MANIFEST}; the shard has "
         f"{len(offsets)} of {len(listed)} records; write or copy it again"
     )
-
-
-def _sha256(shard: Path) -> str:
-    with open(shard, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _requests(split: Records) -> list[dict[str, Any]]:
