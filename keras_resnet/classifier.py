@@ -17,6 +17,7 @@ from keras_resnet.backend import keras, layers, ops
 from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD
 from keras_resnet.errors import ModelError
 from keras_resnet.info import ModelInfo
+from keras_resnet.layers.auxiliary import AuxiliaryHead, AuxiliaryOutputs
 from keras_resnet.model import Described
 
 _CAFFE_MEAN = (103.939, 116.779, 123.68)  # of BGR in 0-255
@@ -72,6 +73,12 @@ class PixelScale(layers.Layer):
 @keras.saving.register_keras_serializable(package="keras_resnet")
 class Classifier(Described):
     """A functional model over any Keras net; made by `adapt`."""
+
+    @property
+    def auxiliary_outputs(self) -> AuxiliaryOutputs | None:
+        """The layer that has the logits of auxiliary heads, such as GoogLeNet's."""
+        found = [it for it in self.layers if isinstance(it, AuxiliaryOutputs)]
+        return found[0] if found else None
 
     def rebuilt(self, dtype_policy: str, **changes: Any) -> Classifier:
         """The same net and weights under another dtype policy, or with other `info`.
@@ -134,7 +141,9 @@ def adapt(
     """
     _check(net)
     scale = _scale(preprocessing, net)
-    body = keras.Model(net.inputs, _features(net), name="body")
+    heads = [it for it in net.layers if isinstance(it, AuxiliaryHead)]
+    features = [_features(net), *(head.input for head in heads)]
+    body = keras.Model(net.inputs, features if heads else features[0], name="body")
     if dtype_policy != "float32":
         layer = {"class_name": "Functional", "config": copy.deepcopy(body.get_config())}
         _set_policy(layer, dtype_policy)
@@ -147,9 +156,15 @@ def adapt(
         body.set_weights(weights)
     inputs = x = keras.Input(net.input_shape[1:], name="images")
     x = x if scale is None else scale(x)
-    x = body(x)
+    x, *others = body(x) if heads else [body(x)]
     x = layers.Flatten(dtype="float32", name="features")(x)
     x = layers.Dense(classes, dtype="float32", name=_HEAD)(x)
+    if heads:
+        logits = [
+            AuxiliaryHead(classes, dtype="float32", name=head.name)(features)
+            for head, features in zip(heads, others)
+        ]
+        x = AuxiliaryOutputs(dtype="float32", name="auxiliaries")([x, *logits])
     info = ModelInfo(
         variant=variant,
         config=None,
@@ -199,7 +214,7 @@ def _features(net: Any) -> Any:
         layer = tensor._keras_history.operation
         if isinstance(layer, (layers.Dense, layers.Conv2D)):
             return layer.input
-        if hasattr(layer, "kept"):  # auxiliary heads, which are left out
+        if isinstance(layer, AuxiliaryOutputs):
             tensor = layer.input[0]
             continue
         if layer.weights or isinstance(layer, layers.InputLayer):

@@ -143,7 +143,7 @@ def test_auxiliary_heads_add_their_losses_in_training_alone():
     x = np.random.default_rng(0).normal(size=(4, 64, 64, 3)).astype("float32")
     y = np.eye(5, dtype="float32")[[0, 1, 2, 3]]
     answers = model(x, training=True)
-    logits = list(model.auxiliary_logits)
+    logits = list(model.get_layer("auxiliaries").kept)
     assert len(logits) == 2
     crossentropy = keras.losses.CategoricalCrossentropy(from_logits=True)
     main = keras.losses.CategoricalCrossentropy()(y, answers)
@@ -151,7 +151,7 @@ def test_auxiliary_heads_add_their_losses_in_training_alone():
     ours = model.compute_loss(x, y, answers, training=True)
     np.testing.assert_allclose(ours, expected, rtol=1e-6)
     answers = model(x, training=False)
-    assert list(model.auxiliary_logits) == []
+    assert list(model.get_layer("auxiliaries").kept) == []
     ours = model.compute_loss(x, y, answers, training=False)
     np.testing.assert_allclose(
         ours, keras.losses.CategoricalCrossentropy()(y, answers), rtol=1e-6

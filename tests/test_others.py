@@ -255,6 +255,34 @@ def test_fields_that_such_a_net_cannot_have_are_named(fields, words, folder, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_builder_that_fails_is_one_line(folder, tmp_path):
+    def offline(classes):
+        raise OSError("URL fetch failure on\nhttps://example.org")
+
+    words = r"model='given:offline': cannot be built for 3 classes \(URL fetch failure"
+    with pytest.raises(ModelError, match=words):
+        train.fit(RECIPE, folder, tmp_path / "run", model=offline, preprocessing="tf")
+    assert not (tmp_path / "run").exists()
+
+
+def test_auxiliary_heads_of_googlenet_are_trained_and_resumed(folder, tmp_path):
+    def googlenet(classes):
+        return keras_resnet.baselines.GoogLeNet(classes=9, input_shape=(32, 32, 3))
+
+    model = train.fit(
+        RECIPE.replace(precision="float32"),
+        folder,
+        tmp_path / "run",
+        model=googlenet,
+        preprocessing="torch",
+    )
+    heads = [model.get_layer(name) for name in ("aux1", "aux2")]
+    assert [head.fc2.kernel.shape[-1] for head in heads] == [3, 3]
+    # biases start at zero, and only a loss of the head moves them
+    assert all(np.any(head.fc2.bias) for head in heads)
+    assert evaluate.run(open_model(tmp_path / "run"), folder)["examples"] == 12
+
+
 def test_tricks_of_our_nets_are_noted(folder, tmp_path, capsys):
     recipe = RECIPE.replace(
         overrides={"zero_gamma": False, "mean": [0.5] * 3, "std": [0.5] * 3},

@@ -6,6 +6,6 @@ AlexNet and GoogLeNet. VGG, DenseNet, Inception-V3 and MobileNet are in
 """
 
 from keras_resnet.baselines.alexnet import AlexNet
-from keras_resnet.baselines.googlenet import AuxiliaryHead, GoogLeNet, InceptionBlock
+from keras_resnet.baselines.googlenet import GoogLeNet, InceptionBlock
 
-__all__ = ["AlexNet", "AuxiliaryHead", "GoogLeNet", "InceptionBlock"]
+__all__ = ["AlexNet", "GoogLeNet", "InceptionBlock"]

@@ -7,11 +7,11 @@ from typing import Any
 
 from keras_resnet.backend import keras, layers, ops
 from keras_resnet.baselines.head import dense, images, loaded
+from keras_resnet.layers.auxiliary import AuxiliaryHead, AuxiliaryOutputs
 from keras_resnet.layers.composite import Composite, Shape, build_in_order
 from keras_resnet.layers.convolution import ConvNorm
 
 _EPSILON = 1e-3  # of the batch normalizations
-_AUXILIARY_WEIGHT = 0.3  # of the loss of each auxiliary head (arXiv 1409.4842, 5)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -83,62 +83,8 @@ class InceptionBlock(Composite):
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
-class AuxiliaryHead(Composite):
-    """A classifier in the middle of the net, for its loss in training (section 5).
-
-    [N, H, W, C] -> logits [N, classes], as torchvision has it: an average to 4x4, a 1x1
-    convolution of 128 filters, a dense layer of 1024, dropout, and the classifier.
-    """
-
-    def __init__(self, classes: int, dropout: float = 0.7, **kwargs: Any):
-        super().__init__({"classes": classes, "dropout": dropout}, **kwargs)
-        self.pool = self.make(layers.AdaptiveAveragePooling2D, 4, name="pool")
-        self.conv = self.make(ConvNorm, 128, 1, epsilon=_EPSILON, name="conv")
-        self.flatten = self.make(layers.Flatten, name="flatten")
-        self.fc1 = self.make(layers.Dense, 1024, activation="relu", name="fc1")
-        self.dropout = self.make(layers.Dropout, dropout, name="dropout")
-        self.fc2 = self.make(layers.Dense, classes, name="fc2")
-
-    def build(self, input_shape: Shape) -> None:
-        parts = self.pool, self.conv, self.flatten, self.fc1, self.dropout, self.fc2
-        build_in_order(input_shape, *parts)
-        self.built = True
-
-    def call(self, inputs: Any) -> Any:
-        y = self.conv(self.pool(inputs))
-        y = self.fc1(self.flatten(y))
-        return self.fc2(self.dropout(y))
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return (input_shape[0], self.arguments["classes"])
-
-
-@keras.saving.register_keras_serializable(package="keras_resnet")
-class AuxiliaryOutputs(layers.Layer):
-    """Passes the first of its inputs on, and keeps the others for the loss."""
-
-    kept: Sequence[Any] = ()
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        main, *others = inputs
-        # not as an attribute of the usual kind, which Keras tracks
-        self.__dict__.update(kept=others if training else [])
-        return main
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return tuple(input_shape[0])
-
-
-@keras.saving.register_keras_serializable(package="keras_resnet")
 class GoogLeNetModel(keras.Model):
     """A functional model whose loss in training is also that of its auxiliary heads."""
-
-    @property
-    def auxiliary_logits(self) -> Sequence[Any]:
-        """What the auxiliary heads gave in this training step."""
-        return self.get_layer("auxiliaries").kept
-
-    auxiliary_weight = _AUXILIARY_WEIGHT
 
     def compute_loss(
         self,
@@ -149,11 +95,12 @@ class GoogLeNetModel(keras.Model):
         training: bool = True,
     ) -> Any:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        for logits in self.auxiliary_logits if training else ():
-            answers = self.get_layer("head").activation(logits)
-            extra = super().compute_loss(x, y, answers, sample_weight, training)
-            loss = loss + self.auxiliary_weight * extra
-        return loss
+        outputs, head = self.get_layer("auxiliaries"), self.get_layer("head")
+
+        def of_logits(logits: Any) -> Any:
+            return self._compile_loss(y, head.activation(logits), sample_weight)
+
+        return loss + outputs.loss(of_logits) if training else loss
 
 
 # the arguments of each InceptionBlock; a number is the size of a maximum

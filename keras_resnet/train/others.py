@@ -62,7 +62,7 @@ def build_net(
         model, known = _named(recipe)
     if preprocessing is None:
         preprocessing = recipe.preprocessing or known
-    net = model if isinstance(model, keras.Model) else model(classes)
+    net = model if isinstance(model, keras.Model) else _built(model, classes, recipe)
     adapted = adapt(net, classes, preprocessing, recipe.model, policy)
     sides = {recipe.train_size, recipe.test_size or recipe.train_size}
     fixed = {side for side in adapted.input_shape[1:3] if side is not None}
@@ -73,6 +73,17 @@ def build_net(
             "pixels; give that size for both, or build it for any size"
         )
     return adapted
+
+
+def _built(builder: Builder, classes: int, recipe: Recipe) -> Any:
+    """What a builder makes; its failure, such as of a download, as one line."""
+    try:
+        return builder(classes)
+    except Exception as error:  # of a user's code, or of Keras's downloads
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(
+            f"model={recipe.model!r}: cannot be built for {classes} classes ({reason})"
+        ) from error
 
 
 def _check(recipe: Recipe) -> None:

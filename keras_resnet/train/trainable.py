@@ -88,6 +88,11 @@ class Trainable(keras.Model):
     ) -> Any:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if training:
+            outputs = getattr(self.net, "auxiliary_outputs", None)
+            if outputs is not None:
+                loss = loss + outputs.loss(
+                    lambda logits: self._compile_loss(y, logits, sample_weight)
+                )
             streak = ops.convert_to_tensor(self.bad_steps) + 1
             self.bad_steps.assign(
                 ops.where(ops.isfinite(loss), ops.zeros_like(streak), streak)

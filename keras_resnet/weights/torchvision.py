@@ -70,7 +70,12 @@ def load(model: Any, tensors: Mapping[str, Any], strict: bool = True) -> LoadRep
         name.removeprefix("module."): np.asarray(it) for name, it in tensors.items()
     }
     entries = list(_entries(model))
-    head = {id(variable) for variable in _variables(_last(model))}
+    head = {
+        id(variable)
+        for layer in model.layers
+        if layer.name in ("head", "predictions", "aux1", "aux2")
+        for variable in layer.weights
+    }
     values, initial, problems = [], [], []
     for variable, names, make in entries:
         if missing := [name for name in names if name not in source]:
@@ -261,12 +266,3 @@ def _classifier(layers: Mapping[str, Any], name: str) -> Any:
     if name not in layers:
         raise WeightsError(f"no layer {name!r}: build the net with include_top=True")
     return layers[name]
-
-
-def _last(model: Any) -> Any:
-    """The last layer that has weights: the classifier."""
-    return [layer for layer in model.layers if layer.weights][-1]
-
-
-def _variables(layer: Any) -> list[Any]:
-    return list(layer.weights)
