@@ -63,7 +63,7 @@ def _is_name(value: Any) -> bool:
 
 def _is_variant(value: Any) -> bool:
     """A name of VARIANTS, or of another net, such as applications:DenseNet121."""
-    return type(value) is str and bool(re.fullmatch(r"[\w.:/ -]{1,256}", value))
+    return type(value) is str and bool(re.fullmatch(r"\w[\w.:-]{0,127}", value))
 
 
 def _is_activation(value: Any) -> bool:

@@ -57,7 +57,7 @@ LIES = [
     ({"config": {**GOOD["config"], "extra": 1}}, "extra"),
     ({"config": {**GOOD["config"], "mean": [0] * 2000, "std": [1] * 2000}}, "2000 v"),
     ({"config": {}}, "depths"),
-    ({"config": None}, "must have variant and config"),
+    ({"config": 3}, "must have variant and config"),
     ({"extra": 1}, "unknown fields: 'extra'"),
 ]
 

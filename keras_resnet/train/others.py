@@ -63,7 +63,9 @@ def build_net(
     if preprocessing is None:
         preprocessing = recipe.preprocessing or known
     net = model if isinstance(model, keras.Model) else _built(model, classes, recipe)
-    adapted = adapt(net, classes, preprocessing, recipe.model, policy)
+    # without the folder of a user's file
+    variant = re.sub(r"[^\w.:-]", "_", recipe.model.rpartition("/")[2])
+    adapted = adapt(net, classes, preprocessing, variant, policy)
     sides = {recipe.train_size, recipe.test_size or recipe.train_size}
     fixed = {side for side in adapted.input_shape[1:3] if side is not None}
     if fixed and fixed != sides:

@@ -55,7 +55,7 @@ def survey_records(
             for name, files in shards.items()
         }
         inspections = inspect({name: _requests(s) for name, s in splits.items()})
-        sha256 = {shard: digest.result() for shard, digest in digests.items()}
+        hashes = {shard: digest.result() for shard, digest in digests.items()}
     finally:
         pool.shutdown(cancel_futures=True)
     names, labels = _read_labels(
@@ -69,8 +69,8 @@ def survey_records(
                 found_of_split[number] = found._replace(reason=reason)
     manifest = {}
     for name, split in splits.items():
-        entries = [_entry(s, offsets[s], sha256[s], former) for s in shards[name]]
-        _check_changed(split, inspections[name], entries, sha256)
+        entries = [_entry(s, offsets[s], hashes[s], former) for s in shards[name]]
+        _check_changed(split, inspections[name], entries, hashes)
         manifest[name] = {"shards": entries}
     return Survey(
         path=str(root),
@@ -147,7 +147,7 @@ def _check_changed(
     split: Records,
     inspections: list[Inspection],
     entries: list[dict[str, Any]],
-    sha256: Mapping[Path, str],
+    hashes: Mapping[Path, str],
 ) -> None:
     """Raises a DataError if a shard's SHA-256 has changed without a damaged record."""
     damaged = {
@@ -156,7 +156,7 @@ def _check_changed(
         if found.reason and found.reason.startswith(DAMAGED)
     }
     for shard, entry in zip(split.shards, entries):
-        if sha256[Path(shard)] != entry["sha256"] and shard not in damaged:
+        if hashes[Path(shard)] != entry["sha256"] and shard not in damaged:
             raise DataError(
                 f"{shard}: changed since {MANIFEST} was written, though its records "
                 f"are intact; restore it, or remove {MANIFEST}"
