@@ -100,9 +100,9 @@ class Classifier(Described):
                 layer["config"]["activation"] = info.classifier_activation or "linear"
             elif layer["name"] == "body":
                 _set_policy(layer, dtype_policy)
-        other_net = type(self).from_config(config)
-        other_net.set_weights(self.get_weights())
-        return other_net
+        twin = type(self).from_config(config)
+        twin.set_weights(self.get_weights())
+        return twin
 
 
 def _set_policy(layer: dict[str, Any], policy: str) -> None:
@@ -142,27 +142,17 @@ def adapt(
     _check(net)
     scale = _scale(preprocessing, net)
     heads = [it for it in net.layers if isinstance(it, AuxiliaryHead)]
-    features = [_features(net), *(head.input for head in heads)]
-    body = keras.Model(net.inputs, features if heads else features[0], name="body")
-    if dtype_policy != "float32":
-        layer = {"class_name": "Functional", "config": copy.deepcopy(body.get_config())}
-        _set_policy(layer, dtype_policy)
-        half = keras.Model.from_config(layer["config"])
-        half.set_weights(body.get_weights())
-        body = half
-    else:  # with layers of its own
-        weights = body.get_weights()
-        body = keras.Model.from_config(body.get_config())
-        body.set_weights(weights)
+    outputs = [_features(net), *(head.input for head in heads)]
+    body = _copy(keras.Model(net.inputs[0], outputs, name="body"), dtype_policy)
     inputs = x = keras.Input(net.input_shape[1:], name="images")
     x = x if scale is None else scale(x)
-    x, *others = body(x) if heads else [body(x)]
+    x, *middle = body(x)
     x = layers.Flatten(dtype="float32", name="features")(x)
     x = layers.Dense(classes, dtype="float32", name=_HEAD)(x)
     if heads:
         logits = [
-            AuxiliaryHead(classes, dtype="float32", name=head.name)(features)
-            for head, features in zip(heads, others)
+            AuxiliaryHead(classes, dtype="float32", name=head.name)(tensor)
+            for head, tensor in zip(heads, middle)
         ]
         x = AuxiliaryOutputs(dtype="float32", name="auxiliaries")([x, *logits])
     info = ModelInfo(
@@ -174,6 +164,15 @@ def adapt(
         dtype_policy=dtype_policy,
     )
     return Classifier(inputs=inputs, outputs=x, name=net.name, info=info)
+
+
+def _copy(model: Any, policy: str) -> Any:
+    """A copy of a functional model under a dtype policy, with layers of its own."""
+    config = copy.deepcopy(model.get_config())
+    _set_policy({"class_name": "Functional", "config": config}, policy)
+    twin = keras.Model.from_config(config)
+    twin.set_weights(model.get_weights())
+    return twin
 
 
 def _check(net: Any) -> None:
