@@ -124,7 +124,7 @@ def _block(block: BlockPlan, config: ResNetConfig, side: int) -> Iterator[_Kerne
         size = eca_kernel_size(outputs)
         yield _Kernel(f"{name}/attention/conv", (size, 1, 1), outputs, "")
     is_identity = block.stride == 1 and block.inputs == outputs and not block.project
-    if not is_identity and config.shortcut != "zero_pad":
+    if not is_identity and config.shortcut in ("projection", "avg_pool"):
         size = block.projection_size
         yield _conv(f"{name}/shortcut/projection", size, block.inputs, outputs, after)
 

@@ -17,7 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _CHOICES = {
     "block": ("basic", "bottleneck"),
     "stem": ("conv7", "deep", "deep_tiered"),
-    "shortcut": ("projection", "avg_pool", "zero_pad"),
+    "shortcut": ("projection", "avg_pool", "zero_pad", "none"),
     "stem_pool": ("max", "conv"),
     "projection_size": (1, 3),
     "attention": (None, "se", "eca"),
@@ -47,7 +47,8 @@ class ResNetConfig:
     stem_width: int | None = None  # of the first 3x3; None: half of `width`
     # "conv": a 3x3 at stride 2 in place of the max pool (ResNet-RS, arXiv 2103.07579)
     stem_pool: str = "max"
-    shortcut: str = "projection"  # "avg_pool": ResNet-D; "zero_pad": option A
+    # "avg_pool": ResNet-D; "zero_pad": option A; "none": the plain nets of section 4.1
+    shortcut: str = "projection"
     projection_size: int = 1  # kernel of a projection that strides; 3: SENet-154
     project_always: bool = False  # option C: no identity shortcut anywhere
     first_stage_projection: bool = False  # Paddle's basic nets project in stage 1 too
@@ -135,13 +136,19 @@ class ResNetConfig:
             )
         if self.stem == "deep_tiered" and (self.stem_width or self.width // 2) < 4:
             refuse("stem_width must be at least 4", "stem", "width", "stem_width")
-        if self.shortcut == "zero_pad" and (
+        if self.shortcut in ("zero_pad", "none") and (
             self.project_always or self.first_stage_projection
         ):
             refuse(
-                "option A has no projections; leave out project_always and "
+                "it has no projections; leave out project_always and "
                 "first_stage_projection",
                 *("shortcut", "project_always", "first_stage_projection"),
+            )
+        if self.shortcut == "none" and (self.zero_gamma or self.drop_path):
+            refuse(
+                "without a shortcut a block would give zeros; give zero_gamma=False "
+                "and drop_path=0",
+                *("shortcut", "zero_gamma", "drop_path"),
             )
         if self.projection_size > 1 and self.shortcut != "projection":
             refuse(

@@ -207,7 +207,10 @@ def test_unknown_override_is_a_type_error_that_lists_the_right_ones():
     [
         ({"block": "wide"}, r"block='wide': must be one of 'basic', 'bottleneck'"),
         ({"stem": "shallow"}, r"stem='shallow': .*'conv7', 'deep', 'deep_tiered'"),
-        ({"shortcut": "B"}, r"shortcut='B': .*'projection', 'avg_pool', 'zero_pad'"),
+        (
+            {"shortcut": "B"},
+            r"shortcut='B': .*'projection', 'avg_pool', 'zero_pad', 'none'",
+        ),
         ({"attention": "cbam"}, r"attention='cbam': .*None, 'se', 'eca'"),
         ({"output_stride": 4}, r"output_stride=4: .*8, 16, 32"),
         ({"width": 0}, r"width=0: .*positive integer"),
@@ -271,6 +274,7 @@ def test_unknown_override_is_a_type_error_that_lists_the_right_ones():
         ({"stem": "deep_tiered", "width": 4}, r"width=4, stem_width=None: .* 4"),
         ({"stem": "deep_tiered", "stem_width": 3}, r"width=64, stem_width=3: .* 4"),
         ({"shortcut": "zero_pad", "project_always": True}, r"project_always"),
+        ({"shortcut": "none"}, r"shortcut='none', zero_gamma=True"),
         (
             {"shortcut": "zero_pad", "first_stage_projection": True},
             r"first_stage_projection",

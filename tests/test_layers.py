@@ -381,6 +381,8 @@ def test_arguments_without_effect_are_refused():
         layers.BasicBlock(8, attention="eca", se_ratio=0.25)
     with pytest.raises(ValueError, match=r"projection_size=3, shortcut='zero_pad'"):
         layers.BottleneckBlock(8, shortcut="zero_pad", projection_size=3)
+    with pytest.raises(ValueError, match=r"shortcut='none', zero_gamma=True"):
+        layers.BasicBlock(8, shortcut="none")
 
 
 def test_group_normalization_with_a_batch_normalization_is_refused():
@@ -552,6 +554,11 @@ def test_stochastic_depth_drops_whole_samples_in_training_only():
             "AvgPoolShortcut",
             8 * 16 + 2 * 16,
         ),
+        (
+            {"shortcut": "none", "zero_gamma": False, "stride": 2, "filters": 16},
+            "NoneType",
+            0,
+        ),
         ({"shortcut": "zero_pad", "filters": 8}, "Identity", 0),
         ({"shortcut": "projection", "filters": 8}, "Identity", 0),
         ({"shortcut": "avg_pool", "filters": 8}, "Identity", 0),
@@ -571,8 +578,8 @@ def test_shortcut_is_the_option_that_was_asked_for(arguments, kind, parameters):
     block = layers.BasicBlock(**arguments)
     block.build((None, None, None, 8))
     assert type(block.shortcut).__name__ == kind
-    trained = sum(np.prod(v.shape) for v in block.shortcut.trainable_variables)
-    assert trained == parameters
+    variables = block.shortcut.trainable_variables if block.shortcut else []
+    assert sum(np.prod(v.shape) for v in variables) == parameters
 
 
 @pytest.mark.parametrize(
@@ -619,7 +626,7 @@ def test_layers_work_in_anybodys_sequential_and_are_saved_with_it(policy, tmp_pa
 @pytest.mark.parametrize(
     ("argument", "allowed"),
     [
-        ("shortcut", "'projection', 'avg_pool', 'zero_pad'"),
+        ("shortcut", "'projection', 'avg_pool', 'zero_pad', 'none'"),
         ("attention", "'se', 'eca'"),
         ("anti_alias", "None, 'avg', 'blur'"),
     ],

@@ -35,6 +35,7 @@ SMALL = {
 # one net for each feature of the table
 NETS = {
     "resnet18b": {"shortcut": "zero_pad"},
+    "resnet34b": {"shortcut": "none", "zero_gamma": False},
     "resnet18vd": {},
     "resnet50a": {"project_always": True},
     "resnet50t": {"dropout": 0.2},
@@ -172,6 +173,7 @@ def traced_multiply_adds(model, size):
     ("name", "changes", "size"),
     [
         ("resnet18b", {"shortcut": "zero_pad"}, 75),
+        ("resnet18b", {"shortcut": "none", "zero_gamma": False}, 75),
         ("resnet50a", {"project_always": True}, 75),
         ("seresnet50d", {}, 75),
         ("ecaresnet50d", {}, 75),

@@ -284,6 +284,7 @@ def describe(config: ResNetConfig) -> str:
         "projection": "projection shortcuts",
         "avg_pool": "average-pool shortcuts (ResNet-D)",
         "zero_pad": "zero-padded shortcuts",
+        "none": "no shortcuts",
     }
     attention = {"se": "squeeze-and-excitation", "eca": "efficient channel attention"}
     anti_alias = {"avg": "average pools", "blur": "blur pools"}

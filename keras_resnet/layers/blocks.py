@@ -68,7 +68,7 @@ class _ResidualBlock(Composite):
             **kwargs,
         )
         for name, allowed in (
-            ("shortcut", SHORTCUTS),
+            ("shortcut", [*SHORTCUTS, "none"]),
             ("attention", ATTENTION),
             ("anti_alias", (None, "avg", "blur")),
         ):
@@ -78,10 +78,15 @@ class _ResidualBlock(Composite):
             raise ValueError(
                 f"se_ratio={se_ratio}, attention={attention!r}: only 'se' has a ratio"
             )
-        if projection_size > 1 and shortcut == "zero_pad":
+        if projection_size > 1 and shortcut in ("zero_pad", "none"):
             raise ValueError(
-                f"projection_size={projection_size}, shortcut='zero_pad': it has no "
+                f"projection_size={projection_size}, shortcut={shortcut!r}: it has no "
                 "convolution"
+            )
+        if shortcut == "none" and (zero_gamma or drop_path):
+            raise ValueError(
+                f"shortcut='none', zero_gamma={zero_gamma}, drop_path={drop_path}: the "
+                "block would give zeros; give zero_gamma=False and drop_path=0"
             )
         first_dilation = first_dilation or dilation
         self.anti_alias = None
@@ -134,7 +139,10 @@ class _ResidualBlock(Composite):
         stride, kind = self.arguments["stride"], self.arguments["shortcut"]
         filters = self.arguments["filters"] * self.expansion
         same_shape = stride == 1 and input_shape[-1] == filters
-        if same_shape and not self.arguments["project"]:
+        self.shortcut = None
+        if kind == "none":
+            pass
+        elif same_shape and not self.arguments["project"]:
             self.shortcut = self.make(layers.Identity, name="shortcut")
         else:
             options = {} if kind == "zero_pad" else self._norm()
@@ -146,9 +154,15 @@ class _ResidualBlock(Composite):
             self.shortcut = self.make(
                 SHORTCUTS[kind], filters, stride, name="shortcut", **options
             )
-        self.shortcut.build(input_shape)
+        if self.shortcut:
+            self.shortcut.build(input_shape)
         build_in_order(input_shape, *branch, self.drop_path)
         self.built = True
+
+    def _joined(self, y: Any, inputs: Any) -> Any:
+        """The branch's result with the shortcut, rectified."""
+        y = self.drop_path(y)
+        return self.relu(y + self.shortcut(inputs) if self.shortcut else y)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         filters = self.arguments["filters"] * self.expansion
@@ -173,7 +187,8 @@ class BottleneckBlock(_ResidualBlock):
             grid; None is `dilation`.
         groups, group_width: a grouped 3x3 of filters * group_width / 64 * groups
             channels (ResNeXt, arXiv 1611.05431).
-        shortcut: "avg_pool", "projection" or "zero_pad", where the shapes differ.
+        shortcut: "avg_pool", "projection" or "zero_pad", where the shapes differ; or
+            "none" for a plain block, without any.
         project: also where they agree (option C, and Paddle's basic nets).
         attention: None, "se" or "eca", after the last normalization.
         zero_gamma: that normalization's gamma starts at zero (section 3.1), so that the
@@ -219,7 +234,7 @@ class BottleneckBlock(_ResidualBlock):
         y = self.anti_alias(y) if self.anti_alias else y
         y = self.conv3(y)  # without ReLU
         y = self.attention(y) if self.attention else y
-        return self.relu(self.drop_path(y) + self.shortcut(inputs))
+        return self._joined(y, inputs)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -270,7 +285,7 @@ class BasicBlock(_ResidualBlock):
         y = self.anti_alias(y) if self.anti_alias else y
         y = self.conv2(y)  # without ReLU
         y = self.attention(y) if self.attention else y
-        return self.relu(self.drop_path(y) + self.shortcut(inputs))
+        return self._joined(y, inputs)
 
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
