@@ -121,6 +121,26 @@ def test_sides_other_than_224_are_averaged_to_6x6():
     assert model.get_layer("flatten").output.shape == (None, 36 * 256)
 
 
+def test_least_side_gives_one_pixel_which_is_repeated_also_in_a_graph():
+    model = baselines.AlexNet(classes=3, input_shape=(63, 96, 3), alpha=1 / 8)
+    images = np.random.default_rng(0).normal(size=(2, 63, 96, 3))
+    features = keras.Model(model.inputs, model.get_layer("flatten").output)
+    last = keras.Model(model.inputs, model.get_layer("pool5").output)
+    rows = features.predict(images, verbose=0).reshape(2, 6, 6, 32)
+    pixels = last.predict(images, verbose=0)
+    assert pixels.shape == (2, 1, 2, 32)
+    np.testing.assert_array_equal(rows[:, 3, [0, -1]], pixels[:, 0])
+
+
+def test_alpha_scales_the_filters():
+    quarter = baselines.AlexNet(alpha=1 / 4)
+    assert quarter.get_layer("conv2").kernel.shape == (5, 5, 16, 48)
+    assert quarter.get_layer("head").kernel.shape == (1024, 1000)
+    quarter = baselines.GoogLeNet(alpha=1 / 4)
+    assert quarter.get_layer("conv3").output.shape[-1] == 48
+    assert quarter.get_layer("head").kernel.shape == (256, 1000)
+
+
 def test_preprocessing_is_imagenets():
     pixels = (
         np.random.default_rng(0).uniform(0, 255, (1, 224, 224, 3)).astype("float32")

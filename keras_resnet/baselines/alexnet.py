@@ -16,6 +16,7 @@ def AlexNet(
     *,
     input_shape: Sequence[int | None] = (224, 224, 3),
     include_preprocessing: bool = False,
+    alpha: float = 1.0,
     dropout: float = 0.5,
     name: str = "alexnet",
 ) -> keras.Model:
@@ -30,6 +31,7 @@ def AlexNet(
         include_preprocessing: input is RGB in [0, 255], and is normalized by ImageNet's
             mean and standard deviation in the graph. Without it the input is expected
             to be normalized.
+        alpha: factor of the number of filters and units of every layer but the last.
         dropout: before each of the two hidden dense layers.
         name: of the model.
 
@@ -40,22 +42,32 @@ def AlexNet(
     Raises:
         WeightsError: the weights do not fit.
     """
+
+    def scaled(filters: int) -> int:
+        return max(1, round(alpha * filters))
+
     inputs, x = images(input_shape, include_preprocessing)
     x = layers.ZeroPadding2D(2, name="pad1")(x)
-    x = layers.Conv2D(64, 11, 4, activation="relu", name="conv1")(x)
+    x = layers.Conv2D(scaled(64), 11, 4, activation="relu", name="conv1")(x)
     x = layers.MaxPooling2D(3, 2, name="pool1")(x)
-    x = layers.Conv2D(192, 5, padding="same", activation="relu", name="conv2")(x)
+    x = layers.Conv2D(scaled(192), 5, padding="same", activation="relu", name="conv2")(
+        x
+    )
     x = layers.MaxPooling2D(3, 2, name="pool2")(x)
     for number, filters in ((3, 384), (4, 256), (5, 256)):
         x = layers.Conv2D(
-            filters, 3, padding="same", activation="relu", name=f"conv{number}"
+            scaled(filters), 3, padding="same", activation="relu", name=f"conv{number}"
         )(x)
     x = layers.MaxPooling2D(3, 2, name="pool5")(x)
-    if tuple(x.shape[1:3]) != (6, 6):
+    sides = tuple(x.shape[1:3])
+    if 1 in sides:  # which Keras's adaptive average refuses in a graph
+        repeats = [2 if side == 1 else 1 for side in sides]
+        x = layers.UpSampling2D(repeats, name="repeat")(x)
+    if sides != (6, 6):
         x = layers.AdaptiveAveragePooling2D(6, name="pool")(x)
     x = layers.Flatten(name="flatten")(x)
     for number in (1, 2):
         x = layers.Dropout(dropout, name=f"dropout{number}")(x)
-        x = dense(4096, f"fc{number}", "relu")(x)
+        x = dense(scaled(4096), f"fc{number}", "relu")(x)
     x = dense(classes, "head", classifier_activation, dtype="float32")(x)
     return loaded(keras.Model(inputs, x, name=name), weights)

@@ -128,6 +128,7 @@ def GoogLeNet(
     input_shape: Sequence[int | None] = (224, 224, 3),
     include_preprocessing: bool = False,
     auxiliary: bool = True,
+    alpha: float = 1.0,
     dropout: float = 0.2,
     name: str = "googlenet",
 ) -> keras.Model:
@@ -143,6 +144,8 @@ def GoogLeNet(
         input_shape: (height, width, 3).
         include_preprocessing: as `AlexNet`'s.
         auxiliary: with the auxiliary heads.
+        alpha: factor of the number of filters of every layer, but not of the auxiliary
+            heads.
         dropout: before the classifier.
         name: of the model.
 
@@ -154,6 +157,9 @@ def GoogLeNet(
         WeightsError: the weights do not fit.
     """
 
+    def scaled(filters: int) -> int:
+        return max(1, round(alpha * filters))
+
     def pool(x: Any, size: int, name: str) -> Any:
         if size == 3:  # torch's ceil_mode; zero is neutral behind a ReLU
             x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pad")(x)
@@ -161,17 +167,17 @@ def GoogLeNet(
         return layers.MaxPooling2D(size, 2, padding=padding, name=name)(x)
 
     inputs, x = images(input_shape, include_preprocessing)
-    x = ConvNorm(64, 7, 2, epsilon=_EPSILON, name="conv1")(x)
+    x = ConvNorm(scaled(64), 7, 2, epsilon=_EPSILON, name="conv1")(x)
     x = pool(x, 3, "pool1")
-    x = ConvNorm(64, 1, epsilon=_EPSILON, name="conv2")(x)
-    x = ConvNorm(192, 3, epsilon=_EPSILON, name="conv3")(x)
+    x = ConvNorm(scaled(64), 1, epsilon=_EPSILON, name="conv2")(x)
+    x = ConvNorm(scaled(192), 3, epsilon=_EPSILON, name="conv3")(x)
     x = pool(x, 3, "pool2")
     heads = []
     for block, filters in _BLOCKS.items():
         if isinstance(filters, int):
             x = pool(x, filters, block)
             continue
-        x = InceptionBlock(*filters, name=block)(x)
+        x = InceptionBlock(*map(scaled, filters), name=block)(x)
         if auxiliary and block in _AUXILIARY:
             heads.append(AuxiliaryHead(classes, name=_AUXILIARY[block])(x))
     x = layers.GlobalAveragePooling2D(dtype="float32", name="pool")(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from keras_resnet.backend import keras, layers
@@ -40,6 +40,6 @@ def dense(units: int, name: str, activation: str | None = None, **kwargs: Any) -
 
 def loaded(model: keras.Model, weights: Any) -> keras.Model:
     """The model with the weights of a torchvision checkpoint, if one is given."""
-    if isinstance(weights, Mapping) or weights is not None:
+    if weights is not None:
         load_weights(model, weights, dialect="torchvision")
     return model
