@@ -129,7 +129,9 @@ class SavedModel:
     ) -> dict[str, np.ndarray]:
         lib, n_in, n_out = self._lib, len(sources), len(results)
         feeds = (Output * n_in)(*(self._output(name) for name, *_ in sources.values()))
-        fetches = (Output * n_out)(*(self._output(name) for name, *_ in results.values()))
+        fetches = (Output * n_out)(
+            *(self._output(name) for name, *_ in results.values())
+        )
         given, made = (ctypes.c_void_p * n_in)(), (ctypes.c_void_p * n_out)()
         options = libtensorflow.run_options(lib, seconds)
         try:
