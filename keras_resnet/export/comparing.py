@@ -46,7 +46,9 @@ def photographs(
 
     path = get_sample_data(PHOTOGRAPH, asfileobj=False)
     if not os.path.isfile(path):  # some Linux distributions leave it out
-        raise ModelError(f"{path}: matplotlib came without it; give pictures instead")
+        raise ModelError(
+            f"{path}: the installed matplotlib lacks it; give pictures instead"
+        )
     return views.load_ten_crops(tf.io.read_file(os.fsencode(path)), protocol).numpy()
 
 

@@ -91,7 +91,9 @@ def open_engine(path: str | os.PathLike[str]) -> Engine:
     description = read_description(folder)
     expected = folder / FILES[description.format]
     if file not in (None, expected):
-        raise ModelError(f"{file}: {DESCRIPTION} beside it is of {expected.name}")
+        raise ModelError(
+            f"{file}: the {DESCRIPTION} beside it describes {expected.name}; open that"
+        )
     if not expected.is_file():
         raise ModelError(f"{expected}: no such file; export the model again")
     try:

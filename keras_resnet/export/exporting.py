@@ -58,14 +58,15 @@ def save(
     outputs of such a row are zeros and empty strings; other rows are not affected.
 
     An "onnx", "openvino" or "litert" file has the input `images` and the output
-    `probabilities`. Batch normalization is folded into the convolutions in all formats.
-    The exported model is run in its own runtime on real images, and the export fails if
-    its probabilities differ too much from those of the model in float32.
+    `probabilities`. In all formats, batch normalization is folded into convolutions if
+    the model is a net of this package. The exported model is run in its own runtime on
+    real images, and the export fails if its probabilities differ too much from those of
+    the model in float32.
 
     labels.txt has one class name per line, with a line break in a name as \\n, and
     model.json has what `engines.open_engine` needs; in a SavedModel, both are in
-    assets/. For SavedModels, the files models.config, batching.config and README.md,
-    which TensorFlow Serving needs, are written to `folder` unless they exist.
+    assets/. With a SavedModel, models.config, batching.config and README.md, which are
+    for TensorFlow Serving, are written to `folder`, unless they exist.
 
     Args:
         model: a model with a classifier that normalizes its input, trained with any
@@ -84,9 +85,9 @@ def save(
         ModelError: the model has no classifier, does not normalize its input, takes
             another input than RGB of the protocol's size, or was changed after it was
             built, for example by `quantize` or `enable_lora`; Keras has another backend
-            than TensorFlow; the format or precision is unknown; a package is missing;
-            the folder has the last possible version; the folder cannot be written; or
-            the probabilities differ by more than the tolerance of the precision.
+            than TensorFlow; the format, precision and model do not go together; a
+            package is missing; the folder has the last possible version or cannot be
+            written; or the probabilities differ by more than the precision's tolerance.
         DataError: an image for the comparison cannot be read.
     """
     _check(model, format, precision, warm_up)

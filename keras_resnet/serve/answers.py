@@ -1,4 +1,4 @@
-"""Formats JSON answers like the REST interface of TensorFlow Serving."""
+"""Formats answers in the JSON format of TensorFlow Serving's REST API."""
 
 import base64
 import json

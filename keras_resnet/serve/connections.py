@@ -85,11 +85,11 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers invalid HTTP in JSON, like all errors; uvicorn calls this."""
+        """Answers invalid HTTP with an error in JSON; called by uvicorn."""
         self._refuse(400, msg)
 
     def _watch(self) -> None:
-        """Starts the idle timer anew if the connection is idle, and stops it if not."""
+        """Restarts or stops the idle timer, as the state of the connection requires."""
         if self._timer:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""Parses the JSON of requests to arrays, like the REST interface of TensorFlow Serving.
+"""Parses requests in the JSON format of TensorFlow Serving's REST API.
 
 The format is that of https://www.tensorflow.org/tfx/serving/api_rest: `instances` is a
 list of rows, and `inputs` has columns; bytes are {"b64": "..."}; the name of a single
@@ -55,7 +55,7 @@ class Call:
 
 
 def read(body: bytes, signatures: Mapping[str, Any], max_rows: int) -> Call:
-    """Parses the body of a request to a Call.
+    """Parses the body of a request and returns it as a Call.
 
     Args:
         body: JSON.
@@ -86,7 +86,7 @@ def read(body: bytes, signatures: Mapping[str, Any], max_rows: int) -> Call:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Parses the body of a request to a JSON object.
+    """Parses the body of a request and returns its JSON object.
 
     Raises:
         RequestError: 400 if it is not a JSON object.

@@ -170,7 +170,7 @@ class Versions:
         return True
 
     def _show(self, version: Version | None) -> None:
-        """Replaces the current version, by None for no version, and closes it when idle."""
+        """Sets the current version, and closes the previous one when it is idle."""
         before, self.current = self.current, version
         self.metrics.version.set(version.number if version else 0)
         if version:
