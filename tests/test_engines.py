@@ -211,7 +211,7 @@ def test_file_that_is_not_there_is_named(own, tmp_path):
 def test_foreign_file_is_named(own):
     folder = own("onnx")
     shutil.copy(folder / "model.onnx", folder / "theirs.onnx")
-    with pytest.raises(ModelError, match=r"theirs\.onnx: model\.json beside it is of"):
+    with pytest.raises(ModelError, match=r"theirs\.onnx: the model\.json beside it"):
         engines.open_engine(folder / "theirs.onnx")
     (folder / "model.json").unlink()
     with pytest.raises(ModelError, match=r"no model\.json beside the model.*export"):

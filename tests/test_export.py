@@ -301,7 +301,7 @@ def test_other_backends_are_told(trained, tmp_path, monkeypatch):
 
 
 def test_folder_holds_one_format(trained, exported):
-    with pytest.raises(ModelError, match="version 1 is of format='savedmodel'; must"):
+    with pytest.raises(ModelError, match="version 1 is of format='savedmodel'; export"):
         export.save(trained[1], exported.parent, "onnx")
 
 

@@ -342,5 +342,5 @@ def test_photographs_are_what_the_protocol_shows(trained, folder, tmp_path):
 
 def test_missing_photograph_is_named(trained, monkeypatch):
     monkeypatch.setattr(comparing, "PHOTOGRAPH", "nobody.jpg")
-    with pytest.raises(ModelError, match=r"nobody\.jpg: matplotlib came without it"):
+    with pytest.raises(ModelError, match=r"nobody\.jpg: the installed matplotlib"):
         comparing.photographs(trained[1].info.protocol)

@@ -168,4 +168,4 @@ def test_host_that_is_not_ours_is_refused():
         *("[x", "evil@:1", "", "x" * 5000),
     ):
         response = client.get("/", headers={"Host": host})
-        assert_refused(response, 403, "no such Host", "--allow-host")
+        assert_refused(response, 403, "is not allowed", "--allow-host")

@@ -128,7 +128,7 @@ def test_lists_deeper_than_the_input_are_a_400(shared):
 
 
 PATHS = (
-    ("GET", "/v1/models/other", 404, "no model 'other': this is 'colours'"),
+    ("GET", "/v1/models/other", 404, "no model 'other': must be 'colours'"),
     ("POST", "/v1/models/other:predict", 404, "no model 'other'"),
     ("GET", "/v1/models/colours/versions/7", 404, "version 7"),
     ("GET", "/v1/models/colours/versions/7/metadata", 404, "1 is served"),
@@ -230,7 +230,7 @@ def test_bodies_are_bounded_in_number_time_and_memory():
                 await read(b"2")
             assert caught.value.status == 503
         admission._bytes = 75  # of 8 times max_body
-        with pytest.raises(RequestError, match="too many bytes wait") as caught:
+        with pytest.raises(RequestError, match="too many bytes in the queue") as caught:
             await read(b"012345")
         assert caught.value.status == 503
         assert await read(b"01234") == b"01234"

@@ -1,6 +1,6 @@
-"""A model -> what servers and other runtimes run."""
+"""Exports models to formats that servers and other runtimes run."""
 
 import lazy_loader
 
-# a server needs none of the TensorFlow that `save` does
+# lazy, because `save` imports TensorFlow, which a server does not need
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

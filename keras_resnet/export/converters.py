@@ -1,4 +1,4 @@
-"""A net -> a file of another framework."""
+"""Converts models to the files of other frameworks."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ def write(
     format: str,
     precision: str = "float32",
 ) -> None:
-    """Writes a net as model.onnx, model.xml and model.bin, or model.tflite.
+    """Writes model.onnx, model.xml and model.bin, or model.tflite.
 
-    The file takes `images`, float32 [N, S, S, 3] in [0, 255], and gives
-    `probabilities`, float32 [N, K], for any N; S is the side that the model's protocol
-    names, and K its classes. In a LiteRT file these are the keys of the signature
-    serving_default.
+    The input is `images`, float32 [N, S, S, 3] in [0, 255], and the output is
+    `probabilities`, float32 [N, K], for any N. S is the size in the model's protocol
+    and K the number of its classes. In a LiteRT file, these names are the keys of the
+    signature serving_default.
 
     Args:
-        model: functional, in float32, with normalization and softmax; on Keras's
-            TensorFlow backend.
-        folder: an existing one.
+        model: a functional model in float32 that normalizes its input and ends in a
+            softmax, on Keras's TensorFlow backend.
+        folder: an existing folder.
         format: "onnx", "openvino" or "litert".
-        precision: one of `formats.FORMATS[format]`. "int8" stores weights of 8 bits a
-            number, and the runtime rounds what it multiplies them with. An OpenVINO
-            file is the same in "bfloat16" and "float32"; its engine computes in either.
+        precision: one of `formats.FORMATS[format]`. "int8" stores weights in 8 bits,
+            and the runtime quantizes activations dynamically. An OpenVINO file is the
+            same in "bfloat16" and "float32"; its runtime can compute in either.
 
     Raises:
-        ModelError: an unknown format or precision, a package that is not installed, or
-            the converter's error.
+        ModelError: the format or precision is unknown, a package is not installed, or
+            the converter fails.
     """
     check_format(format, precision, _CONVERTERS)
     with quiet():
@@ -58,7 +58,7 @@ def write(
             _CONVERTERS[format](graph, Path(folder) / FILES[format], precision)
         except (ModelError, OSError):
             raise
-        except Exception as error:  # each converter has its own
+        except Exception as error:  # each converter has its own exceptions
             raise ModelError(
                 f"format={format!r}: {model.name} cannot be converted: {brief(error)}"
             ) from error
@@ -66,15 +66,16 @@ def write(
 
 def _to_onnx(graph: Any, path: Path, precision: str) -> None:
     convert = require("tf2onnx.convert", "onnx")
-    with _environment(TF2ONNX_CATCH_ERRORS="FALSE"):  # else it copies all, 40 times
+    # to catch errors, tf2onnx would copy the whole graph 40 times
+    with _environment(TF2ONNX_CATCH_ERRORS="FALSE"):
         proto, _ = convert.from_function(graph, graph.input_signature)
     for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"  # not unk__123
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"  # instead of unk__123
     path.write_bytes(proto.SerializeToString())
 
 
 def _to_openvino(graph: Any, path: Path, precision: str) -> None:
-    # not openvino.convert_model, which reports its use to Intel unless told not to
+    # not openvino.convert_model, which sends telemetry to Intel by default
     openvino = require("openvino", "openvino")
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         frozen = Path(scratch, "frozen.pb")
@@ -87,7 +88,7 @@ def _to_openvino(graph: Any, path: Path, precision: str) -> None:
 
 def _to_litert(graph: Any, path: Path, precision: str) -> None:
     frozen, module = _freeze(graph), tf.Module()
-    module.answer = tf.function(  # the converter loses Keras's variables
+    module.answer = tf.function(  # frozen: the converter loses Keras's variables
         lambda images: {OUTPUT: frozen(images)[0]},
         input_signature=graph.input_signature,
         autograph=False,
@@ -108,7 +109,7 @@ _CONVERTERS: dict[str, Callable[[Any, Path, str], None]] = {
 
 
 def _freeze(graph: Any) -> Any:
-    """The concrete function with constants for variables; it gives a list."""
+    """Returns the concrete function with variables as constants; it returns a list."""
     from tensorflow.python.framework import convert_to_constants
 
     return convert_to_constants.convert_variables_to_constants_v2(

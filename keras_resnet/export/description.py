@@ -1,4 +1,4 @@
-"""The model.json beside an exported model: its format, precision and ModelInfo."""
+"""Reads and writes model.json: the format, precision and ModelInfo of an export."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from keras_resnet.export.formats import FORMATS, brief
 from keras_resnet.info import ModelInfo, parse
 
 DESCRIPTION = "model.json"  # beside an exported model; a SavedModel's is in assets/
-_MAX_BYTES = 2**24  # the names of 20,000 classes take one of these 16 MiB
+_MAX_BYTES = 2**24  # 16 MiB; the names of 20,000 classes take about 1 MiB
 
 
 @dataclass(frozen=True)
 class Description:
-    """What model.json tells of the exported model beside it."""
+    """The content of a model.json, which describes the exported model beside it."""
 
     format: str
     precision: str
     info: ModelInfo
-    difference: float | None = None  # largest |p - p'| when it was written
+    difference: float | None = None  # the largest |p - p'| at export
 
 
 def write_description(
@@ -34,10 +34,18 @@ def write_description(
     precision: str = "float32",
     difference: float | None = None,
 ) -> None:
-    """Writes the description of a model that was exported from one with this info."""
+    """Writes the model.json of an exported model.
+
+    Args:
+        folder: an existing folder.
+        info: the ModelInfo of the model that was exported.
+        format: one of `formats.FORMATS`.
+        precision: one of `formats.FORMATS[format]`.
+        difference: the largest difference of probabilities that `comparing` found.
+    """
     info = info.replace(dtype_policy="float32", input_shape=None)
     if info.gives_logits:
-        info = info.replace(classifier_activation="softmax")  # as it is exported
+        info = info.replace(classifier_activation="softmax")  # `save` adds it
     content: dict[str, Any] = {"format": format, "precision": precision}
     content["info"] = dataclasses.asdict(info)
     if difference is not None:
@@ -46,11 +54,12 @@ def write_description(
 
 
 def read_description(folder: str | os.PathLike[str]) -> Description:
-    """Reads the description of the exported model in a folder, as data.
+    """Reads the model.json of the exported model in a folder; it executes no code.
 
     Raises:
-        ModelError: it is missing, too large, or describes no export of this package;
-            the last as a DescriptionError, which is a WeightsError too.
+        ModelError: the file is missing or too large.
+        DescriptionError: the file does not describe an export of this package. It is
+            both a ModelError and a WeightsError.
     """
     places = [Path(folder, DESCRIPTION), Path(folder, "assets", DESCRIPTION)]
     path = next(filter(Path.is_file, places), None)
@@ -60,7 +69,7 @@ def read_description(folder: str | os.PathLike[str]) -> Description:
             "writes; export it again from the run directory or .keras file"
         )
     if path.stat().st_size > _MAX_BYTES:
-        raise ModelError(f"{path}: larger than {_MAX_BYTES} bytes; no description")
+        raise ModelError(f"{path}: larger than {_MAX_BYTES} bytes; export again")
     try:
         content = parse(path.read_bytes())
         format, precision = content["format"], content["precision"]
@@ -79,7 +88,7 @@ def read_description(folder: str | os.PathLike[str]) -> Description:
 
 
 def _check_exportable(info: ModelInfo) -> None:
-    """Raises a ValueError for what no exported model can have."""
+    """Raises a ValueError for fields that no exported model can have."""
     rules = {
         "classes": info.classes > 0,
         "include_top": info.include_top,

@@ -1,4 +1,4 @@
-"""An exported model that its own runtime runs, used as a Keras model is."""
+"""Opens exported models, which run in their own runtimes, for use like Keras models."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from keras_resnet.runs import layout
 
 
 class Engine:
-    """An exported model with what evaluation and prediction ask of a model.
+    """An exported model with the interface that evaluation and prediction need.
 
-    It runs on the CPU, with its runtime's usual number of threads; one thread at a time
-    may call it.
+    It runs on the CPU with the runtime's default number of threads. It is not
+    thread-safe: only one thread at a time may call it.
 
     Attributes:
-        info: the ModelInfo that it was exported with.
+        info: the ModelInfo of the exported model.
         name: the path that was opened.
-        format, precision: of `formats.FORMATS`.
+        format: one of `formats.FORMATS`.
+        precision: one of `formats.FORMATS[format]`.
         input_shape: (None, S, S, 3).
     """
 
@@ -39,14 +40,14 @@ class Engine:
         self._run: runtimes.Run | None = run
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities of images, float32 [N, K].
+        """Returns the class probabilities of images, float32 [N, K].
 
         Args:
             images: [N, S, S, 3] of any dtype, RGB in [0, 255]; N may be 0.
 
         Raises:
-            ModelError: images of another shape, a closed engine, or the runtime's
-                error.
+            ModelError: the images have another shape, the engine is closed, or the
+                runtime fails.
         """
         images = np.ascontiguousarray(images, np.float32)
         if images.ndim != 4 or images.shape[1:] != self.input_shape[1:]:
@@ -57,15 +58,15 @@ class Engine:
             )
         if self._run is None:
             raise ModelError(f"{self.name}: closed; open it again")
-        if not len(images):  # which not every runtime takes
+        if not len(images):  # not every runtime accepts an empty batch
             return np.zeros((0, self.info.classes), np.float32)
         try:
             return np.array(self._run(images), np.float32)
-        except Exception as error:  # each runtime has its own
+        except Exception as error:  # each runtime has its own exceptions
             raise ModelError(f"{self.name}: {brief(error)}") from error
 
     def close(self) -> None:
-        """Frees the model; again, it does nothing."""
+        """Frees the model; further calls have no effect."""
         self._run = None
 
     def __enter__(self) -> Engine:
@@ -79,17 +80,20 @@ def open_engine(path: str | os.PathLike[str]) -> Engine:
     """Opens an exported model.
 
     Args:
-        path: DIR, whose newest version is taken, DIR/<version>, or the file in it.
+        path: a model folder, of which the newest version is opened, the folder of a
+            version, or the model file in it.
 
     Raises:
-        ModelError: naming what is missing, damaged, of another origin, or not
-            installed.
+        ModelError: something is missing or damaged, was not exported by this package,
+            or needs a package that is not installed; the message names it.
     """
     folder, file = _locate(Path(path))
     description = read_description(folder)
     expected = folder / FILES[description.format]
     if file not in (None, expected):
-        raise ModelError(f"{file}: {DESCRIPTION} beside it is of {expected.name}")
+        raise ModelError(
+            f"{file}: the {DESCRIPTION} beside it describes {expected.name}; open that"
+        )
     if not expected.is_file():
         raise ModelError(f"{expected}: no such file; export the model again")
     try:
@@ -99,7 +103,7 @@ def open_engine(path: str | os.PathLike[str]) -> Engine:
             )
     except ModelError:
         raise
-    except Exception as error:  # each runtime has its own
+    except Exception as error:  # each runtime has its own exceptions
         raise ModelError(
             f"{expected}: not a readable {description.format} model: {brief(error)}"
         ) from error
@@ -116,28 +120,28 @@ def open_engine(path: str | os.PathLike[str]) -> Engine:
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
-    """Whether `open_engine` is for this path: an export's folder, or a file's name.
+    """Returns whether a path is that of an export, which `open_engine` opens.
 
-    A run directory, a .keras file and "variant:weights" are for `open_model`.
+    Run directories, .keras files and "variant:weights" are for `open_model`.
     """
     path = Path(path)
     if path.is_dir():
         return not (path / layout.MODEL).is_file() and _has_model(_newest(path))
     suffixes = {Path(name).suffix for name in FILES.values()}
-    return path.suffix in suffixes - {".pb"}  # so are many files of others
+    return path.suffix in suffixes - {".pb"}  # a common suffix of other files
 
 
 def open_any(name: str | os.PathLike[str]) -> Engine | ResNet:
-    """What `open_engine` opens, as an Engine; or what `open_model` does, as a ResNet.
+    """Opens an export with `open_engine`, and any other model with `open_model`.
 
     Raises:
-        ModelError, WeightsError: naming what was given and what is wrong with it.
+        ModelError, WeightsError: the message has the name and what is wrong with it.
     """
     return open_engine(name) if is_exported(name) else open_model(name)
 
 
 def _locate(path: Path) -> tuple[Path, Path | None]:
-    """(the folder of a version, the file in it that was given or None)."""
+    """Returns (the folder of a version, the file if the path is that of a file)."""
     if path.is_dir():
         return _newest(path), None
     if not path.is_file():
@@ -146,7 +150,7 @@ def _locate(path: Path) -> tuple[Path, Path | None]:
 
 
 def _newest(folder: Path) -> Path:
-    """The folder itself where it holds a model, or its newest version."""
+    """Returns the folder itself if it has a model, or else its newest version."""
     folders = [*version_folders(folder).values()]
     return folder if _has_model(folder) or not folders else folders[-1]
 

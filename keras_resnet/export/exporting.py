@@ -1,4 +1,4 @@
-"""A model -> what servers and other runtimes run, checked, then numbered."""
+"""Exports a model as a new, checked version in a model folder."""
 
 from __future__ import annotations
 
@@ -38,46 +38,57 @@ def save(
     warm_up: bool | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Writes `folder`/<next version>/, whole or not at all, and returns that path.
+    """Writes `folder`/<next version>/ atomically, and returns its path.
 
-    The signatures of a SavedModel, for S the side that the model's protocol names and
-    K classes:
-        serving_default: images float32 [None, S, S, 3] in [0, 255]
-            -> probabilities float32 [None, K]
-        serving_bytes: image_bytes string [None], JPEG or PNG files of any sizes
-            -> probabilities; the k = min(5, K) likeliest, top_classes string [None, k]
-            and top_probabilities float32 [None, k]; ok bool [None], false where a row
-            is no such picture, is damaged, or has more than 89,478,485 pixels: its
-            answers are zeros, and those of the other rows do not change.
+    A SavedModel has two signatures, where S is the size in the model's protocol, K the
+    number of classes, and k = min(5, K):
 
-    For bytes the graph decodes and crops as evaluation does. Batch normalization is
-    folded. An "onnx", "openvino" or "litert" file takes images and gives probabilities
-    under the same names. The exported model is run by its own runtime on real pictures,
-    and refused if its answers differ from those of the model in float32. labels.txt has
-    the class names, one a line, with a line break in a name as \\n; model.json has what
-    `engines.open_engine` needs. In a SavedModel both are in assets/. Beside versions of
-    SavedModels models.config, batching.config and README.md for TensorFlow Serving are
-    written, unless they exist.
+        serving_default
+            images: float32 [None, S, S, 3] in [0, 255]
+            -> probabilities: float32 [None, K]
+        serving_bytes
+            image_bytes: string [None], JPEG or PNG files of any sizes
+            -> probabilities: float32 [None, K]
+            -> top_classes: string [None, k], the most probable classes
+            -> top_probabilities: float32 [None, k]
+            -> ok: bool [None]
+
+    serving_bytes decodes and crops images as evaluation does. `ok` is false for a row
+    that is not a JPEG or PNG, is damaged, or has more than 89,478,485 pixels. The other
+    outputs of such a row are zeros and empty strings; other rows are not affected.
+
+    An "onnx", "openvino" or "litert" file has the input `images` and the output
+    `probabilities`. In all formats, batch normalization is folded into convolutions if
+    the model is a net of this package. The exported model is run in its own runtime on
+    real images, and the export fails if its probabilities differ too much from those of
+    the model in float32.
+
+    labels.txt has one class name per line, with a line break in a name as \\n, and
+    model.json has what `engines.open_engine` needs; in a SavedModel, both are in
+    assets/. With a SavedModel, models.config, batching.config and README.md, which are
+    for TensorFlow Serving, are written to `folder`, unless they exist.
 
     Args:
-        model: of this package, with its top and normalization, trained in any policy.
-        folder: of all the model's versions, created if it is missing.
-        format: of `formats.FORMATS`.
-        precision: "float32", whatever the model was trained in; or another that
-            `formats.FORMATS` has for the format: "bfloat16", "int8".
-        pictures: files to compare answers on; by default ten crops of a photograph.
+        model: a model with a classifier that normalizes its input, trained with any
+            dtype policy.
+        folder: the model folder, which has all versions. It is created if missing.
+        format: one of `formats.FORMATS`.
+        precision: one of `formats.FORMATS[format]`: "float32", "bfloat16" or "int8". It
+            does not depend on the dtype policy of the model.
+        pictures: image files for the comparison; by default ten crops of a photograph.
         warm_up: whether to write the requests that TensorFlow Serving runs before it
-            calls a version available; None: if tensorflow-serving-api is installed.
-        say: gets a line about the comparison, and one if there is no warm-up.
+            makes a version available; None: if tensorflow-serving-api is installed.
+        say: a function that gets a line about the comparison, and a line for each
+            optional step that was left out.
 
     Raises:
-        ModelError: a model without classifier or normalization in its graph, or one
-            changed since it was built, as by `quantize` or `enable_lora`; a Keras
-            backend other than TensorFlow; an unknown format or precision, or a missing
-            package; an input that is not RGB of the protocol's size; a folder that has
-            the last possible version; a disk that is full or fails; or answers that
-            differ by more than the precision's tolerance.
-        DataError: a picture to compare on that cannot be read.
+        ModelError: the model has no classifier, does not normalize its input, takes
+            another input than RGB of the protocol's size, or was changed after it was
+            built, for example by `quantize` or `enable_lora`; Keras has another backend
+            than TensorFlow; the format, precision and model do not go together; a
+            package is missing; the folder has the last possible version or cannot be
+            written; or the probabilities differ by more than the precision's tolerance.
+        DataError: an image for the comparison cannot be read.
     """
     _check(model, format, precision, warm_up)
     onednn.recommend()
@@ -86,7 +97,10 @@ def save(
     given, model = model, rebuild(model, classifier_activation=activation)
     note_random_weights(given)
     if model.info.config is None:
-        say(f"{model.name}: batch normalization is not folded, as in a net of ours")
+        say(
+            f"{model.name}: batch normalization is not folded, since the model is not "
+            "a net of this package"
+        )
     images = comparing.photographs(model.info.protocol, pictures)
     folder = Path(folder)
     check_versions(folder, format)
@@ -106,7 +120,7 @@ def save(
 
 
 def _write(model: ResNet, version: Path, format: str, precision: str) -> Path:
-    """Writes the model, its labels and description; the folder of the latter two."""
+    """Writes a model, labels and description; returns the folder of the latter two."""
     is_ours = model.info.config is not None
     if format == "savedmodel":
         net = fold_batch_norm(model, precision) if is_ours else model
@@ -114,7 +128,7 @@ def _write(model: ResNet, version: Path, format: str, precision: str) -> Path:
         beside = version / "assets"
     else:
         version.mkdir()
-        # an OpenVINO file is in float32; its engine computes as it is told
+        # always float32; OpenVINO converts to bfloat16 when it loads the model
         net = fold_batch_norm(model) if is_ours else model
         converters.write(net, version, format, precision)
         beside = version
@@ -138,14 +152,14 @@ def _write_for_serving(
     warm_up: bool | None,
     say: Callable[[str], None],
 ) -> None:
-    facts = {
+    variables = {
         "variant": model.info.variant,
         "classes": model.info.classes,
         "size": model.info.protocol.size,
         "top": min(TOP_K, model.info.classes),
         "pixels": f"{MAX_PIXELS:,}",
     }
-    tf_serving.write_beside(folder, facts)
+    tf_serving.write_beside(folder, variables)
     if warm_up or (warm_up is None and tf_serving.can_warm_up()):
         tf_serving.write_warm_up(version, tf_serving.model_name(folder), images[0])
     elif warm_up is None:
@@ -157,7 +171,7 @@ def _write_for_serving(
 
 @contextlib.contextmanager
 def _disk_errors(folder: Path) -> Iterator[None]:
-    """Raises a failure of the disk, also in TensorFlow's errors, as a ModelError."""
+    """Converts errors of the file system, also TensorFlow's, to a ModelError."""
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
@@ -197,12 +211,12 @@ def _check(model: ResNet, format: str, precision: str, warm_up: bool | None) -> 
 
 
 def _check_input(model: ResNet) -> None:
-    """Every signature takes RGB of the size that the protocol names."""
+    """Checks that the model accepts RGB images of the protocol's size."""
     side, (height, width, channels) = model.info.protocol.size, model.input_shape[1:]
     if channels != 3:
         raise ModelError(
-            f"{model.name}: takes pictures of {channels} channels, but an export takes "
-            "RGB; create and train it with 3, since grey files are read as RGB too"
+            f"{model.name}: takes images of {channels} channels, but an export takes "
+            "RGB; create and train it with 3, since grayscale files are read as RGB too"
         )
     if {height, width} <= {None, side}:
         return
@@ -212,6 +226,6 @@ def _check_input(model: ResNet) -> None:
             f"set its info to info.replace(protocol=Protocol({height})), or {remedy}"
         )
     raise ModelError(
-        f"{model.name}: takes pictures of {height}x{width} pixels only, but its "
+        f"{model.name}: takes images of {height}x{width} pixels only, but its "
         f"protocol has size={side}; {remedy}"
     )

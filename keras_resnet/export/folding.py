@@ -1,4 +1,4 @@
-"""A net -> the same net without normalization, for inference alone."""
+"""Folds batch normalization into convolutions, for inference."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from keras_resnet.model import ResNet, assemble, assign, check_variables
 
 
 def fold_batch_norm(model: ResNet, precision: str = "float32") -> ResNet:
-    """The net with each batch normalization folded into its convolution.
+    """Returns a copy of the model with batch normalization folded into convolutions.
 
-    A convolution, then gamma * (y - mean) / sqrt(variance + epsilon) + beta with the
-    moving statistics, is a convolution with other kernels and a bias; TensorFlow runs
-    it and the ReLU that follows as one operation. Outputs are equal to 1e-5.
+    A convolution that is followed by gamma * (y - mean) / sqrt(variance + epsilon) +
+    beta, with the moving mean and variance, equals a convolution with other kernels and
+    a bias. TensorFlow runs it and the following ReLU as one operation. The outputs of
+    the copy differ from those of the model by at most 1e-5.
+
+    Group normalization is not folded, because it depends on the image.
 
     Args:
-        model: of this package, under any dtype policy; it stays as it is.
-        precision: "float32", or "bfloat16", for kernels, biases and all that is
-            computed between pixels and pooling. Normalization of the pixels, pooling
-            and the classifier are in float32 in either.
+        model: a model of this package, with any dtype policy. It is not changed.
+        precision: "float32" or "bfloat16", the type of kernels and biases and of
+            everything computed between the input and global pooling. Normalization of
+            the input, pooling and the classifier are always computed in float32.
 
     Returns:
-        Another net with the same `info` except for `config.fused_batch_norm=None` and
-        the dtype policy. It can be saved and opened again; it is not meant to be
-        trained. Group normalization depends on the image and stays as it is.
+        A model with the same `info`, except for `config.fused_batch_norm=None` and the
+        dtype policy. It can be saved and opened again, but is not meant to be trained.
 
     Raises:
-        ModelError: a model that is not of this package, or was changed since it was
-            built, as by `quantize` or `enable_lora`; or another precision.
+        ModelError: the model is not of this package, or was changed after it was built,
+            for example by `quantize` or `enable_lora`; or the precision is unknown.
     """
     if precision not in ("float32", "bfloat16"):
         raise ModelError(
@@ -48,7 +50,7 @@ def fold_batch_norm(model: ResNet, precision: str = "float32") -> ResNet:
         config = config.replace(fused_batch_norm=None)
     info = model.info.replace(config=config, dtype_policy=precision)
     folded = assemble(info, name=model.name)
-    values = {variable.path: _wide(variable) for variable in model.weights}
+    values = {variable.path: _as_float64(variable) for variable in model.weights}
     for source, target in zip(_conv_norms(model), _conv_norms(folded), strict=True):
         if target.norm is None and source.norm is not None:
             values |= _folded(source.conv, source.norm, target.conv)
@@ -57,13 +59,13 @@ def fold_batch_norm(model: ResNet, precision: str = "float32") -> ResNet:
 
 
 def _folded(conv: Any, norm: Any, target: Any) -> dict[str, np.ndarray]:
-    """{path in the folded net: value} of the target's kernel and bias."""
+    """Returns {variable path: value} for the kernel and bias of the target."""
     gamma, beta, mean, variance = map(
-        _wide, (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+        _as_float64, (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
     )
     scale = gamma / np.sqrt(variance + norm.epsilon)
     return {
-        target.kernel.path: _wide(conv.kernel) * scale,
+        target.kernel.path: _as_float64(conv.kernel) * scale,
         target.bias.path: beta - mean * scale,
     }
 
@@ -72,6 +74,6 @@ def _conv_norms(model: ResNet) -> list[ConvNorm]:
     return [part for part in model._flatten_layers() if isinstance(part, ConvNorm)]
 
 
-def _wide(variable: Any) -> np.ndarray:
-    """In float64, so that a product is rounded only once, when it is assigned."""
+def _as_float64(variable: Any) -> np.ndarray:
+    """Returns the value in float64, so that products are rounded only when assigned."""
     return np.asarray(variable, np.float64)

@@ -1,4 +1,4 @@
-"""The formats of an export: their files, precisions, tensors, and optional packages."""
+"""The formats of exports: their files, precisions, tensors and optional packages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from keras_resnet.errors import ModelError
 
 INPUT, OUTPUT = "images", "probabilities"  # the tensors of every format
-# format: its precisions, the usual one first
+# {format: its precisions, the default first}
 FORMATS = {
     "savedmodel": ("float32", "bfloat16"),
     "onnx": ("float32",),
     "openvino": ("float32", "bfloat16"),
-    "litert": ("float32", "int8"),  # int8: of the weights; "dynamic range"
+    "litert": ("float32", "int8"),  # int8 means "dynamic range" quantization
 }
 FILES = {
     "savedmodel": "saved_model.pb",
@@ -30,7 +30,7 @@ FILES = {
 def check_format(
     format: str, precision: str, allowed: Container[str] = FORMATS.keys()
 ) -> None:
-    """Raises a ModelError for a format that is not allowed, or not its precision."""
+    """Raises a ModelError if the format is not allowed or lacks the precision."""
     if format not in allowed:
         names = ", ".join(name for name in FORMATS if name in allowed)
         raise ModelError(f"format={format!r}: must be one of {names}")
@@ -42,7 +42,12 @@ def check_format(
 
 
 def require(module: str, extra: str) -> Any:
-    """Imports a module of an optional package, or names the extra that installs it."""
+    """Imports and returns a module of an optional package.
+
+    Raises:
+        ModelError: the package is not installed; the message names the extra that
+            installs it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -53,22 +58,23 @@ def require(module: str, extra: str) -> Any:
 
 
 def brief(error: BaseException) -> str:
-    """The first line of an error that tells what is wrong, or its type's name."""
+    """Returns the first informative line of an error message, or the error's type."""
     lines = (line.strip() for line in str(error).splitlines())
-    # OpenVINO's errors begin with a place in its source
-    telling = (
+    # OpenVINO's messages begin with a position in its source code
+    informative = (
         line
         for line in lines
         if line and not line.startswith(("Exception ", "Check '"))
     )
-    return next(telling, type(error).__name__)[:300]
+    return next(informative, type(error).__name__)[:300]
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the logs of converters and runtimes, Python's and C++'s, off the terminal.
+    """Discards the logs of converters and runtimes, both of Python and of C++.
 
-    For the whole process: what other threads write to file descriptor 2 is lost too.
+    This affects the whole process: what other threads write to file descriptor 2 is
+    also lost.
     """
     disabled = logging.root.manager.disable
     stderr = os.dup(2)

@@ -1,4 +1,4 @@
-"""TensorFlow's C library by ctypes, and NumPy's arrays as its tensors."""
+"""Calls TensorFlow's C library with ctypes, and converts NumPy arrays to tensors."""
 
 import contextlib
 import ctypes
@@ -15,7 +15,7 @@ from keras_resnet.errors import SavedModelError
 from keras_resnet.export.metagraph import DTYPES
 
 _CODES = {name: code for code, name in DTYPES.items()}
-# of the C functions below: the name, the result and the arguments of each
+# the letters for the types of results and arguments in _PROTOTYPES
 _TYPES = {
     "p": ctypes.c_void_p,
     "i": ctypes.c_int,
@@ -24,6 +24,7 @@ _TYPES = {
     "s": ctypes.c_char_p,
     "v": None,
 }
+# for each C function: its name, its result, and its arguments, if it has any
 _PROTOTYPES = """
 TF_AllocateTensor p ipiz; TF_CloseSession v pp; TF_DeleteBuffer v p; TF_DeleteGraph v p;
 TF_DeleteSession v pp; TF_DeleteSessionOptions v p; TF_DeleteStatus v p;
@@ -36,21 +37,21 @@ TF_StringGetDataPointer p p; TF_StringGetSize z p; TF_StringInit v p;
 TF_TensorByteSize z p; TF_TensorData p p; TF_TensorType i p
 """
 _STRING = 24  # sizeof(TF_TString)
-_ALIGNMENT = 64  # of a tensor's data, as TensorFlow's own allocator aligns it
+_ALIGNMENT = 64  # bytes; TensorFlow's own allocator aligns tensors to as many
 
 
 class Output(ctypes.Structure):
-    """TF_Output: a tensor of a graph."""
+    """TF_Output, which identifies a tensor of a graph."""
 
     _fields_ = (("operation", ctypes.c_void_p), ("index", ctypes.c_int))
 
 
 @functools.cache
 def library() -> Any:
-    """The library of the installed tensorflow package, which is not imported.
+    """Loads the library of the installed tensorflow package, without importing it.
 
     Raises:
-        SavedModelError: it is not there, or cannot be loaded.
+        SavedModelError: the library is missing or cannot be loaded.
     """
     spec = importlib.util.find_spec("tensorflow")
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -61,7 +62,7 @@ def library() -> Any:
         where = ", ".join(folders) or "no installed package tensorflow"
         raise SavedModelError(f"no {' or '.join(names)} of TensorFlow in {where}")
     try:
-        lib = ctypes.CDLL(str(path))  # which finds libtensorflow_framework beside it
+        lib = ctypes.CDLL(str(path))  # finds libtensorflow_framework beside it
         for prototype in _PROTOTYPES.split(";"):
             name, *letters = prototype.split()
             result, *arguments = (_TYPES[letter] for letter in "".join(letters))
@@ -74,7 +75,11 @@ def library() -> Any:
 
 @contextlib.contextmanager
 def checked_status(lib: Any) -> Iterator[int]:
-    """A TF_Status for a call; an error that the call reports in it is raised."""
+    """Yields a TF_Status for one call, and raises the error that the call reports.
+
+    Raises:
+        SavedModelError: with TensorFlow's message.
+    """
     status = lib.TF_NewStatus()
     try:
         yield status
@@ -85,10 +90,11 @@ def checked_status(lib: Any) -> Iterator[int]:
 
 
 def run_options(lib: Any, seconds: float | None) -> int | None:
-    """A buffer of RunOptions with timeout_in_ms, its field 2; None for no limit."""
+    """Returns a buffer with RunOptions that set a timeout, or None for no timeout."""
     if seconds is None:
         return None
-    left, message = max(1, round(1000 * seconds)), b"\x10"  # 0 would be no limit
+    # field 2, timeout_in_ms, as a varint; 0 would mean no timeout
+    left, message = max(1, round(1000 * seconds)), b"\x10"
     while left > 0x7F:
         message, left = message + bytes([left & 0x7F | 0x80]), left >> 7
     message += bytes([left])
@@ -96,7 +102,7 @@ def run_options(lib: Any, seconds: float | None) -> int | None:
 
 
 def free(lib: Any, session: int | None, graph: int) -> None:
-    """Frees a session, if there is one, and its graph."""
+    """Frees a graph, and its session unless it is None."""
     if session:
         with checked_status(lib) as status:
             lib.TF_CloseSession(session, status)
@@ -104,8 +110,8 @@ def free(lib: Any, session: int | None, graph: int) -> None:
     lib.TF_DeleteGraph(graph)
 
 
-# {address: memory} of the strings that TensorFlow holds. It may hold them longer than a
-# request takes: a variable keeps the very buffer that is assigned to it.
+# {address: memory} of string tensors that TensorFlow still uses. They can outlive a
+# request, because a variable keeps the buffer of a tensor that is assigned to it.
 live_strings: dict[int, ctypes.Array] = {}
 
 
@@ -117,7 +123,7 @@ def _free_strings(address: int, size: int, _: Any) -> None:
 
 
 def to_tensor(lib: Any, array: np.ndarray, dtype: str) -> int:
-    """A new TF_Tensor of an array that `as_input` gave."""
+    """Returns a new TF_Tensor with the content of an array from `as_input`."""
     code = _CODES[dtype]
     shape = (ctypes.c_int64 * array.ndim)(*array.shape)
     if not array.dtype.hasobject:
@@ -136,7 +142,7 @@ def to_tensor(lib: Any, array: np.ndarray, dtype: str) -> int:
 
 
 def to_array(lib: Any, tensor: int, key: str) -> np.ndarray:
-    """A copy of the output `key`; a string is of dtype object, and holds bytes."""
+    """Returns a copy of the output `key`; a string tensor becomes an array of bytes."""
     code = lib.TF_TensorType(tensor)
     dtype = _numpy_dtype(DTYPES.get(code, f"DataType {code}"), f"output {key}")
     shape = [lib.TF_Dim(tensor, dim) for dim in range(lib.TF_NumDims(tensor))]
@@ -152,7 +158,11 @@ def to_array(lib: Any, tensor: int, key: str) -> np.ndarray:
 
 
 def as_input(key: str, value: Any, name: str) -> np.ndarray:
-    """The input `key` as a C-ordered array of the dtype `name`, which it must have."""
+    """Returns the value of the input `key` as a C-ordered array.
+
+    Raises:
+        SavedModelError: the value does not have the dtype `name`.
+    """
     dtype = _numpy_dtype(name, f"input {key}")
     if dtype.hasobject and not isinstance(value, np.ndarray):
         value = np.asarray(value, object)
@@ -168,7 +178,7 @@ def as_input(key: str, value: Any, name: str) -> np.ndarray:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The names in order, for an error."""
+    """Returns sorted names, joined for an error message."""
     return ", ".join(sorted(names)) or "nothing"
 
 

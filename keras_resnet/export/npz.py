@@ -13,9 +13,11 @@ from keras_resnet.errors import SavedModelError
 
 
 def pack_bytes(values: Any) -> dict[str, np.ndarray]:
-    """{"bytes": uint8 [total], "lengths": int64, of the shape of `values`}, of bytes.
+    """Returns {"bytes": uint8 [total], "lengths": int64} for an array of bytes.
 
-    Files of such arrays need no pickle; NumPy's own "S" loses trailing zeros.
+    "bytes" has all values one after the other, and "lengths" has the shape of `values`.
+    Such arrays can be stored without pickle. NumPy's dtype "S" could too, but it loses
+    trailing zero bytes.
     """
     values = np.asarray(values, object)
     lengths = np.array([len(value) for value in values.flat], np.int64)
@@ -24,10 +26,11 @@ def pack_bytes(values: Any) -> dict[str, np.ndarray]:
 
 
 def unpack_bytes(packed: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The array of bytes, of dtype object, that `pack_bytes` packed.
+    """Returns the array of bytes, with dtype object, that `pack_bytes` packed.
 
     Raises:
-        SavedModelError: other dtypes, or lengths that do not add up to the bytes.
+        SavedModelError: a dtype is wrong, or the lengths do not add up to the number of
+            bytes.
     """
     data, lengths = packed["bytes"], packed["lengths"]
     is_typed = data.dtype == np.uint8 and lengths.dtype == np.int64
@@ -41,13 +44,14 @@ def unpack_bytes(packed: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """{name: array} of an .npz file.
+    """Returns {name: array} from an .npz file.
 
-    A string tensor is stored as `pack_bytes` packs it, under NAME.bytes and
-    NAME.lengths; a bfloat16 as two untyped bytes, "V2", which NumPy's files know.
+    A string tensor is stored as `pack_bytes` packs it, in NAME.bytes and NAME.lengths.
+    A bfloat16 tensor is stored as "V2", two untyped bytes, because the format of NumPy
+    has no bfloat16.
 
     Raises:
-        SavedModelError: not a file of such arrays.
+        SavedModelError: the file cannot be read, is no .npz file, or needs pickle.
     """
     arrays = {}
     try:
@@ -71,13 +75,15 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def write_npz(
     path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray | np.generic]
 ) -> None:
-    """Writes {name: array} for `read_npz`, or for np.load, to exactly this path."""
-    # np.savez takes no array called file or allow_pickle: its parameters are
+    """Writes {name: array} to exactly this path, for `read_npz` or np.load."""
+    # not np.savez, which cannot write arrays named as its parameters file and
+    # allow_pickle
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
             parts: dict[str, Any] = {name: array}
             if array.dtype.hasobject:
-                parts = {f"{name}.{key}": it for key, it in pack_bytes(array).items()}
+                packed = pack_bytes(array)
+                parts = {f"{name}.{key}": value for key, value in packed.items()}
             for part, value in parts.items():
                 with archive.open(f"{part}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, value, allow_pickle=False)

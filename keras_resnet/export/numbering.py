@@ -1,29 +1,30 @@
-"""The numbered versions of a model folder, as TensorFlow Serving reads their names."""
+"""Finds the numbered versions of a model folder by the rules of TensorFlow Serving."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-LAST = 2**63 - 1  # TensorFlow Serving's numbers are of 64 bits
+LAST = 2**63 - 1  # TensorFlow Serving's version numbers are 64-bit integers
 
 
 def version_folders(folder: str | os.PathLike[str]) -> dict[int, Path]:
-    """{version: its folder}, rising; a model folder that is missing has none.
+    """Returns {version: its folder} in ascending order; empty if `folder` is missing.
 
-    Zeros may come first: "00000123" is version 123. Of several names of one number the
-    last in alphabetical order counts. A number beyond `LAST` is no version. (All of it
-    as in TensorFlow Serving's file_system_storage_path_source.cc.)
+    The rules are those of TensorFlow Serving's file_system_storage_path_source.cc.
+    Names may have leading zeros: "00000123" is version 123. If several names have the
+    same number, the last one in alphabetical order is used. Numbers greater than `LAST`
+    are ignored.
 
     Raises:
-        OSError: a folder that cannot be read.
+        OSError: the folder cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    # int takes no more than 4300 digits, and no name has more than 255
+    # within int's limit of 4300 digits, because names have at most 255 characters
     folders = {
         int(name): Path(folder, name)
         for name in names
@@ -33,5 +34,5 @@ def version_folders(folder: str | os.PathLike[str]) -> dict[int, Path]:
 
 
 def versions(folder: str | os.PathLike[str]) -> list[int]:
-    """The version numbers in a model folder, rising."""
+    """Returns the version numbers in a model folder in ascending order."""
     return list(version_folders(folder))

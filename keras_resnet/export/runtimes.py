@@ -1,4 +1,4 @@
-"""Starts each format's own runtime: float32 images in, probabilities out."""
+"""Starts the runtime of each format, as a function from images to probabilities."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from keras_resnet.export.formats import INPUT, OUTPUT, require
 from keras_resnet.export.metagraph import Shape
 from keras_resnet.export.savedmodel import SavedModel
 
-_HINTS = {"float32": "f32", "bfloat16": "bf16"}  # OpenVINO's names of them
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}  # OpenVINO's names
 Run = Callable[[np.ndarray], np.ndarray]
 Started = tuple[dict[str, Shape], Run]
 
 
 def start(format: str, path: Path, precision: str) -> Started:
-    """Starts a runtime on the CPU, with its usual number of threads.
+    """Starts a runtime on the CPU with its default number of threads.
 
     Args:
-        format: of `formats.FORMATS`.
-        path: the file; of a SavedModel its saved_model.pb.
-        precision: of `formats.FORMATS[format]`.
+        format: one of `formats.FORMATS`.
+        path: the model file; for a SavedModel, its saved_model.pb.
+        precision: one of `formats.FORMATS[format]`.
 
     Returns:
-        ({tensor: shape with None for what may vary}, the function from float32 images
-        to probabilities, which may be in the runtime's own memory).
+        (shapes, run). `shapes` is {tensor: its shape, with None for sizes that may
+        vary}. `run` takes float32 images and returns probabilities, in an array whose
+        memory may belong to the runtime.
 
     Raises:
-        ModelError: a package is not installed. And whatever the runtime raises.
+        ModelError: a package is not installed.
+        Exception: whatever the runtime raises.
     """
     return _STARTERS[format](path, precision)
 
@@ -52,20 +54,20 @@ def _start_savedmodel(path: Path, precision: str) -> Started:
 def _start_onnx(path: Path, precision: str) -> Started:
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # fatal; errors are raised too
+    options.log_severity_level = 4  # fatal only, because errors are also raised
     session = runtime.InferenceSession(
         path, options, providers=["CPUExecutionProvider"], enable_fallback=0
     )
     shapes: dict[str, Shape] = {
-        it.name: tuple(size if isinstance(size, int) else None for size in it.shape)
-        for it in (*session.get_inputs(), *session.get_outputs())
+        port.name: tuple(size if isinstance(size, int) else None for size in port.shape)
+        for port in (*session.get_inputs(), *session.get_outputs())
     }
     return shapes, lambda images: session.run([OUTPUT], {INPUT: images})[0]
 
 
 def _start_openvino(path: Path, precision: str) -> Started:
     runtime = require("openvino", "openvino")
-    # without it OpenVINO chooses bfloat16 on a CPU that multiplies it
+    # by default, OpenVINO chooses bfloat16 on CPUs with bfloat16 instructions
     config = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
     model = runtime.Core().compile_model(path, "CPU", config)
     shapes: dict[str, Shape] = {
@@ -84,11 +86,11 @@ def _start_litert(path: Path, precision: str) -> Started:
     signature = interpreter.get_signature_runner("serving_default")
     details = {**signature.get_input_details(), **signature.get_output_details()}
     shapes: dict[str, Shape] = {
-        name: tuple(None if size < 0 else int(size) for size in it["shape_signature"])
-        for name, it in details.items()
+        name: tuple(None if size < 0 else int(size) for size in info["shape_signature"])
+        for name, info in details.items()
     }
     blank = np.zeros([1, *details[INPUT]["shape"][1:]], np.float32)
-    signature(**{INPUT: blank})  # the first run logs, which the caller keeps quiet
+    signature(**{INPUT: blank})  # the first run logs; the caller silences only `start`
     return shapes, lambda images: signature(**{INPUT: images})[OUTPUT]
 
 

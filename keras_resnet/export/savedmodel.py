@@ -1,13 +1,14 @@
-"""Runs a SavedModel with TensorFlow's C++ loader, the one that TensorFlow Serving uses.
+"""Runs SavedModels with TensorFlow's C++ loader, which TensorFlow Serving also uses.
 
-It needs NumPy and the libraries of the tensorflow wheel, and imports neither TensorFlow
-nor Keras nor a layer of this package: what runs here runs in a server.
+It needs NumPy and the libraries of the tensorflow wheel. It does not import TensorFlow,
+Keras or the layers of this package, so a SavedModel that runs here runs in a server.
 
     python -m keras_resnet.export.savedmodel FOLDER SIGNATURE INPUTS.npz OUTPUTS.npz
 
-reads the inputs from one file and writes the outputs to the other (`npz.read_npz` says
-how strings are stored). If it cannot, it exits with 1 and gives the reason in the last
-line on stderr; any before that are TensorFlow's log, which no setting silences wholly.
+reads the inputs from one file and writes the outputs to the other; `npz.read_npz`
+documents how strings are stored. On an error the exit code is 1, and the last line on
+stderr is the reason. Lines before it are TensorFlow's log, which cannot be fully
+silenced.
 """
 
 import ctypes
@@ -26,20 +27,25 @@ from keras_resnet.export.npz import read_npz, write_npz
 
 
 class SavedModel:
-    """A loaded SavedModel: any threads may `run` it until one closes it.
+    """A loaded SavedModel.
+
+    Several threads may `run` it at the same time. No thread may use it once another one
+    calls `close`.
 
     Args:
-        folder: the export, the one that holds saved_model.pb.
+        folder: the folder that has saved_model.pb.
 
     Attributes:
         signatures: {name: {"inputs": {key: (dtype, shape)}, "outputs": the same}}. A
-            dtype is NumPy's name or "string"; a shape has None for a size that may
-            vary, and is None where even the rank may.
-        metadata: {name: (method, inputs, outputs)} of these and of the loader's own;
-            the inputs and outputs are {key: (tensor, dtype, shape)}.
+            dtype is a NumPy name or "string". A shape has None for a size that may
+            vary, and is None if the rank is unknown.
+        metadata: {name: (method, inputs, outputs)}, where inputs and outputs are
+            {key: (tensor, dtype, shape)}. Unlike `signatures`, it has the internal
+            signatures of the loader too.
 
     Raises:
-        SavedModelError: in TensorFlow's words, or that its library is missing.
+        SavedModelError: TensorFlow cannot load the model, and the message is
+            TensorFlow's; or its library is missing.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -52,7 +58,7 @@ class SavedModel:
                     *(options, None, os.fsencode(folder), tags, len(tags)),
                     *(graph, meta_graph, status),
                 )
-                # before the status is checked: a failed load has a graph to free
+                # before the status is checked, because a failed load has a graph too
                 self._close = weakref.finalize(
                     self, libtensorflow.free, lib, session, graph
                 )
@@ -76,23 +82,25 @@ class SavedModel:
     def run(
         self, signature: str, seconds: float | None = None, /, **inputs: Any
     ) -> dict[str, np.ndarray]:
-        """Runs a signature, as one request to a server does.
+        """Runs a signature, like one request to a server.
 
-        A dtype is never converted. A shape is not checked, as a server does not check
-        it: the graph refuses what does not fit.
+        Dtypes are not converted. Shapes are not checked here, as in a server; the graph
+        raises an error for shapes that do not fit.
 
         Args:
             signature: one of `signatures`.
-            seconds: after which the run is ended: none of its operations starts any
-                more, and when those under way are done this raises. None: never.
-            inputs: an array for each key of its inputs; a string tensor is an array of
-                dtype object, or a list, of bytes.
+            seconds: the time limit. After it no further operation starts, and the
+                method raises when the running operations have finished. None: no limit.
+            inputs: an array for each input of the signature. The value of a string
+                tensor is a list of bytes, or an array of bytes with dtype object.
 
         Returns:
-            {key: array} of its outputs; a string is of dtype object, and holds bytes.
+            {key: array} of the outputs; a string tensor is an array of bytes with dtype
+            object.
 
         Raises:
-            SavedModelError: in TensorFlow's words, or naming the argument at fault.
+            SavedModelError: an argument is invalid, and the message names it; or the
+                run fails, and the message is TensorFlow's.
         """
         if not self._close.alive:
             raise SavedModelError("this SavedModel is closed")
@@ -121,7 +129,9 @@ class SavedModel:
     ) -> dict[str, np.ndarray]:
         lib, n_in, n_out = self._lib, len(sources), len(results)
         feeds = (Output * n_in)(*(self._output(name) for name, *_ in sources.values()))
-        fetches = (Output * n_out)(*(self._output(it) for it, *_ in results.values()))
+        fetches = (Output * n_out)(
+            *(self._output(name) for name, *_ in results.values())
+        )
         given, made = (ctypes.c_void_p * n_in)(), (ctypes.c_void_p * n_out)()
         options = libtensorflow.run_options(lib, seconds)
         try:
@@ -144,16 +154,16 @@ class SavedModel:
                 lib.TF_DeleteBuffer(options)
 
     def end(self) -> None:
-        """Ends all runs under way, as `seconds` would, and refuses any to come.
+        """Ends the current runs as if their time limit were over, and refuses new ones.
 
-        The memory stays taken until `close`.
+        Memory is freed only by `close`.
         """
         if self._close.alive:
             with checked_status(self._lib) as status:
                 self._lib.TF_CloseSession(self._session, status)
 
     def close(self) -> None:
-        """Frees the session, graph and variables; again, it does nothing."""
+        """Frees the session, graph and variables; further calls have no effect."""
         self._close()
 
     def __enter__(self) -> "SavedModel":
@@ -165,17 +175,17 @@ class SavedModel:
     def _output(self, tensor: str) -> Output:
         name, _, index = tensor.rpartition(":")
         operation = self._lib.TF_GraphOperationByName(self._graph, name.encode())
-        if not operation:  # or it is sparse or composite, which this does not read
+        if not operation:  # missing, or a sparse or composite tensor
             raise SavedModelError(f"the graph has no tensor {tensor!r}")
         return Output(operation, int(index))
 
 
 def main(arguments: Sequence[str]) -> None:
-    """The command; `arguments` are those of the command line."""
+    """Runs the command with the arguments of the command line."""
     if len(arguments) != 4:
         raise SavedModelError("must have FOLDER SIGNATURE INPUTS.npz OUTPUTS.npz")
     folder, signature, source, target = arguments
-    inputs = read_npz(source)  # ahead of the model, which takes seconds
+    inputs = read_npz(source)  # before loading the model, which takes seconds
     with SavedModel(folder) as model:
         write_npz(target, model.run(signature, **inputs))
 

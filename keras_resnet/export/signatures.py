@@ -1,4 +1,4 @@
-"""A net -> the graph that a model server runs: pixels in, or the bytes of pictures."""
+"""Writes SavedModels whose signatures take pixels or the bytes of image files."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from keras_resnet.info import Protocol
 from keras_resnet.model import ResNet
 
 TOP_K = 5
-_PARALLEL = 8  # pictures that are decoded at a time
+_PARALLEL = 8  # images that are decoded in parallel
 
 
 def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
     """Writes a SavedModel with the signatures of `export.save`.
 
     Args:
-        model: a net with its top, that gives probabilities.
-        path: of the folder to create.
+        model: a model with a classifier, which outputs probabilities.
+        path: the folder to create.
     """
     size = model.info.protocol.size
-    # as they are in the file system, which may not be in UTF-8
+    # the original bytes of folder names, which may not be UTF-8
     names = tf.constant([os.fsencode(name) for name in class_names(model)])
     top = min(TOP_K, model.info.classes)
     load = guarded_loader(model.info.protocol)
 
     def serving_default(images: Any) -> dict[str, Any]:
-        # a server checks no shape, and the net would take any size
+        # servers do not check shapes, and the model would accept any size
         images = tf.ensure_shape(images, [None, size, size, 3])
         return {OUTPUT: classify(images)}
 
     def serving_bytes(image_bytes: Any) -> dict[str, Any]:
         images, ok = load(image_bytes)
-        # a row that is no picture gets no class
+        # rows that could not be decoded must not get a class
         probabilities = tf.where(ok[:, None], classify(tf.cast(images, tf.float32)), 0)
         likeliest, places = tf.math.top_k(probabilities, top)
         return {
@@ -50,20 +50,20 @@ def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
             "ok": ok,
         }
 
-    answer = trace(model).get_concrete_function()  # inside it would be traced again
+    answer = trace(model).get_concrete_function()  # once, not in each signature
 
     def classify(images: Any) -> Any:
         count = tf.shape(images)[0]
-        # oneDNN's convolutions fail on an empty batch, so it gets a row
+        # oneDNN's convolutions fail on an empty batch, so add one row to it
         more = tf.cast(count == 0, tf.int32)
         images = tf.pad(images, [[0, more], [0, 0], [0, 0], [0, 0]])
-        # sums of unknown sizes are not fused, because they might broadcast
+        # with unknown sizes TensorFlow does not fuse additions, which might broadcast
         images = tf.ensure_shape(images, [None, size, size, 3])
         return answer(images)[OUTPUT][:count]
 
     encoded = tf.TensorSpec([None], tf.string, "image_bytes")
     module = tf.Module()
-    # TensorFlow's own variables: it would write Keras's twice
+    # TensorFlow's own variables, because Keras's would be written twice
     module.kept = [native(variable) for variable in model.variables]
     tf.saved_model.save(
         module,
@@ -79,11 +79,11 @@ def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
 
 
 def trace(model: ResNet) -> Any:
-    """The net as a tf.function, traced once: images -> {"probabilities"}.
+    """Returns the model as a traced tf.function from images to {"probabilities": p}.
 
-    It has no nested functions. On a CPU Keras compiles grouped convolutions by XLA, in
-    functions that converters cannot see into; the plain operation gives the same, and
-    is far faster.
+    The graph has no nested functions. On a CPU, Keras compiles grouped convolutions
+    with XLA in nested functions, which converters cannot read. The plain operation
+    gives the same result and is far faster.
     """
     graph = tf.function(
         lambda images: {OUTPUT: model(images, training=False)},
@@ -91,7 +91,8 @@ def trace(model: ResNet) -> Any:
         autograph=False,
     )
     before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)  # nested ones; `graph` is traced all the same
+    # inlines the nested functions; get_concrete_function traces `graph` in any case
+    tf.config.run_functions_eagerly(True)
     try:
         graph.get_concrete_function()
     finally:
@@ -105,19 +106,20 @@ def _pixels(model: ResNet) -> Any:
 
 
 def guarded_loader(protocol: Protocol) -> Callable[[Any], tuple[Any, Any]]:
-    """A loader that no file makes fail: string [N], files' bytes -> images, ok.
+    """Returns a function that decodes image files and does not fail on bad ones.
 
-    Images are uint8 [N, S, S, 3], as evaluation crops them; ok is bool [N]. A row that
-    is no JPEG or PNG by its first bytes, has no pixels or too many by its header, or
-    does not decode, is zeros and false.
+    The function takes the bytes of files, string [N], and returns (images, ok): images
+    uint8 [N, S, S, 3], cropped as in evaluation, and ok, bool [N]. A row is zeros and
+    false if its first bytes are not those of a JPEG or PNG, if its header has no pixels
+    or too many, or if decoding fails.
 
-    A graph cannot catch an error, but a data set can leave out the element that had
-    it: the rows are read as one data set, with their numbers, and scattered back into
-    their places.
+    A graph cannot catch errors, but a tf.data.Dataset can skip the elements that cause
+    them. The rows are therefore decoded as the elements of one dataset, numbered, and
+    the results are scattered to the positions of their rows.
     """
     side = protocol.size
 
-    # a function of its own, or its body would be prepared anew at each request
+    # not inlined, because the dataset would then prepare its body for each request
     @tf.function(
         input_signature=[tf.TensorSpec([], tf.string)],
         experimental_attributes={"_noinline": True},
@@ -134,7 +136,7 @@ def guarded_loader(protocol: Protocol) -> Callable[[Any], tuple[Any, Any]]:
         rows = rows.map(
             lambda row, data: (row, load(data)), _PARALLEL, deterministic=False
         ).ignore_errors(log_warning=False)
-        # one more row, since an empty data set gives no batch
+        # one more row, because an empty dataset has no batch to get
         nothing = (count, tf.zeros([side, side, 3], tf.uint8))
         rows = rows.concatenate(tf.data.Dataset.from_tensors(nothing))
         rows = rows.batch(tf.cast(count + 1, tf.int64)).with_options(_options())
@@ -148,7 +150,7 @@ def guarded_loader(protocol: Protocol) -> Callable[[Any], tuple[Any, Any]]:
 
 
 def _options() -> Any:
-    """For a data set that lives for one request, which leaves nothing to tune."""
+    """Options for a dataset of one request, which is too short-lived to be tuned."""
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False

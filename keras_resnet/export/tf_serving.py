@@ -1,4 +1,4 @@
-"""What TensorFlow Serving needs beside a model: configuration, warm-up, a guide."""
+"""Writes configuration, warm-up requests and a guide for TensorFlow Serving."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WARM_UP = "assets.extra/tf_serving_warmup_requests"
 _IMAGE = "tensorflow/serving:2.20.0"
 
 _MODELS = """\
-# --model_config_file; base_path is as the server sees the folder
+# for --model_config_file; base_path is the path of this folder on the server
 model_config_list {
   config {
     name: "$name"
@@ -31,22 +31,22 @@ model_config_list {
 }
 """
 _BATCHING = """\
-# --enable_batching --batching_parameters_file
+# for --enable_batching --batching_parameters_file
 max_batch_size { value: 16 }
-batch_timeout_micros { value: 2000 }  # that the first request of a batch waits
-max_enqueued_batches { value: 64 }  # more requests are refused, not kept waiting
-num_batch_threads { value: 2 }  # batches computed at once; the server's cores
+batch_timeout_micros { value: 2000 }  # how long the first request of a batch waits
+max_enqueued_batches { value: 64 }  # further requests are refused
+num_batch_threads { value: 2 }  # batches computed in parallel; the server's cores
 """
 
 
 def write_beside(folder: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
     """Writes models.config, batching.config and README.md into a model folder.
 
-    An existing file is kept: it may have been edited.
+    Existing files are kept, because they may have been edited.
 
     Args:
-        folder: with the numbered versions.
-        variables: variant, classes, size, top and pixels, for the guide.
+        folder: the model folder, which has the numbered versions.
+        variables: values for the guide: variant, classes, size, top and pixels.
     """
     folder = Path(folder)
     names = {"name": model_name(folder), "image": _IMAGE, "models": MODELS}
@@ -59,25 +59,25 @@ def write_beside(folder: str | os.PathLike[str], variables: Mapping[str, Any]) -
 
 
 def model_name(folder: str | os.PathLike[str]) -> str:
-    """What a server calls the model in a folder: its name, with _ for odd letters."""
+    """Returns the folder's name with _ for characters that model names do not allow."""
     return re.sub(r"[^\w.-]+", "_", Path(folder).resolve().name, flags=re.ASCII)
 
 
 def can_warm_up() -> bool:
-    """Whether tensorflow-serving-api, which has the protos of warm-up, is installed."""
+    """Returns whether tensorflow-serving-api, which `write_warm_up` needs, is there."""
     return importlib.util.find_spec("tensorflow_serving") is not None
 
 
 def write_warm_up(
     version: str | os.PathLike[str], name: str, image: np.ndarray
 ) -> None:
-    """Writes the requests that a server runs before it calls a version available.
+    """Writes the requests that a server runs before it makes a version available.
 
     Args:
-        version: the version's folder.
-        name: of the model.
-        image: a picture as the model sees it, uint8 [S, S, 3]; one request has its
-            pixels, the other the same as a JPEG.
+        version: the folder of the version.
+        name: the name of the model.
+        image: an image of the model's input size, uint8 [S, S, 3]. One request has its
+            pixels, the other has it as a JPEG.
     """
     from tensorflow_serving.apis import prediction_log_pb2
 

@@ -1,8 +1,8 @@
-"""Serves an exported model over HTTP, with TensorFlow Serving's REST paths.
+"""Serves an exported model over HTTP at the REST paths of TensorFlow Serving.
 
-For looking at a model, for tests, and for machines without TensorFlow Serving; serve
-with that in production. It needs the extra `serve`, whose packages are imported when a
-server is made.
+It is for trying out models, for tests, and for machines without TensorFlow Serving; use
+the latter in production. The packages of the extra `serve` are required, and are
+imported only when a server is created.
 """
 
 import importlib
@@ -20,13 +20,14 @@ __all__ = ["ServeError", "Settings", "asgi", "check_folder", "command", "run"]
 
 
 def asgi(folder: str | os.PathLike[str], settings: Settings | None = None) -> Any:
-    """An ASGI application that serves the newest version in `folder`.
+    """Returns an ASGI application that serves the newest version in `folder`.
 
     Args:
-        settings: by default those of a model that is named as the folder.
+        folder: a model folder, which has numbered versions.
+        settings: by default, `Settings` with the name of the folder.
 
     Raises:
-        ServeError: the extra is not installed.
+        ServeError: the extra `serve` is not installed.
     """
     settings = settings or Settings(Path(folder).resolve().name)
     return _extra("app").create(_extra("versions").Versions(folder, settings))
@@ -39,24 +40,30 @@ def run(
     port: int = 8501,
     announce: Callable[[str, int], object] = print,
 ) -> None:
-    """Serves `folder` at host:port until SIGTERM or SIGINT; 0 is any free port.
+    """Serves the newest version in `folder` until SIGTERM or SIGINT.
 
-    For the whole process oneDNN is turned on (TF_ENABLE_ONEDNN_OPTS) and told that
-    weights do not change (TF_ONEDNN_ASSUME_FROZEN_WEIGHTS), unless the variables are
-    set: train nothing in it.
+    Do not train a model in the same process: this function sets the environment
+    variables TF_ENABLE_ONEDNN_OPTS and TF_ONEDNN_ASSUME_FROZEN_WEIGHTS to 1, unless
+    they are set, and the latter lets oneDNN assume that weights never change.
 
     Args:
-        announce: is called with the URL and the version once requests are answered.
+        folder: a model folder, which has numbered versions.
+        settings: the name of the model and the limits of the server.
+        host: the address to listen on.
+        port: the port to listen on; 0 means any free port.
+        announce: a function that is called with the URL and the version when the server
+            is ready.
 
     Raises:
-        ServeError: the extra is not installed, the port is taken, no version loads.
+        ServeError: the extra `serve` is not installed, the port is not available, or no
+            version can be loaded.
     """
     check_folder(folder)
     _extra("server").run(folder, settings, host, port, announce)
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Raises ServeError unless there is a version in `folder`."""
+    """Raises a ServeError unless `folder` is a folder with at least one version."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ServeError(f"{folder}: no such folder")
@@ -64,7 +71,7 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
         raise ServeError(f"{folder}: is one version; give {folder.resolve().parent}")
     if not version_folders(folder):
         raise ServeError(
-            f"{folder}: has no version, as {folder}/1; `keras-resnet export` writes one"
+            f"{folder}: has no version such as 1/; `keras-resnet export` writes one"
         )
 
 

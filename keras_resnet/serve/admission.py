@@ -1,4 +1,4 @@
-"""Reads the bodies of requests within limits of size, time, number and memory."""
+"""Reads request bodies within limits on size, time, their number and memory."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,18 @@ from starlette.requests import Request
 from keras_resnet.serve.requests import RequestError
 from keras_resnet.serve.settings import Settings
 
-# seconds to read what is sent beyond the limit, so that the client sees the refusal
-# and not a broken pipe
+# seconds to read a body that is too large, so that the client can read the error
+# instead of getting a broken pipe
 _LINGER = 1.0
 
 
 class Admission:
-    """Lets in as many requests, and bytes of them, as `settings` allow at a time."""
+    """Admits requests up to the limits of `settings`, and refuses others.
+
+    Args:
+        settings: max_queue, max_body, max_bytes_held and body_seconds are used.
+        queue: the gauge to set to the number of current requests.
+    """
 
     def __init__(self, settings: Settings, queue: Gauge) -> None:
         self._settings, self._queue = settings, queue
@@ -25,11 +30,12 @@ class Admission:
 
     @contextlib.asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """The bytes of a request's body; until this ends they count as held.
+        """Yields the body of a request, which counts towards the limits until the end.
 
         Raises:
-            RequestError: 408, 413 or 503.
-            starlette.requests.ClientDisconnect
+            RequestError: 408 if the body does not arrive in time, 413 if it is too
+                large, 503 if there are too many requests or bytes.
+            starlette.requests.ClientDisconnect: the client closed the connection.
         """
         if self._requests >= self._settings.max_queue:
             raise RequestError(503, "the queue is full: try again later")
@@ -56,7 +62,8 @@ class Admission:
                     if size > limit:
                         break
                     if self._bytes + len(chunk) > self._settings.max_bytes_held:
-                        raise RequestError(503, "too many bytes wait: try again later")
+                        message = "too many bytes in the queue: try again later"
+                        raise RequestError(503, message)
                     chunks.append(chunk)
                     self._bytes += len(chunk)
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""Arrays -> JSON answers in the shapes of TensorFlow Serving's REST interface."""
+"""Formats answers in the JSON format of TensorFlow Serving's REST API."""
 
 import base64
 import json
@@ -16,10 +16,14 @@ _DTYPES |= {"uint8": "DT_UINT8", "bool": "DT_BOOL", "string": "DT_STRING"}
 
 
 def write(outputs: Mapping[str, np.ndarray], by_rows: bool) -> bytes:
-    """The bytes that answer a Call: predictions by rows, or outputs by columns.
+    """Returns the JSON answer to a Call: `predictions` by rows or `outputs` by columns.
 
-    The values of a single output stand alone. A string is text, or, if the output's
-    name ends in _bytes, {"b64": ...}.
+    If there is a single output, its name is omitted. Strings are written as text, or as
+    {"b64": ...} if the name of the output ends in _bytes.
+
+    Args:
+        outputs: {key: array}.
+        by_rows: the `by_rows` of the Call.
 
     Raises:
         RequestError: 400 if an output is not finite, which JSON cannot express.
@@ -38,7 +42,7 @@ def _values(key: str, array: np.ndarray) -> Any:
     if array.dtype.hasobject:
         texts = [_text(key, item) for item in array.flat]
         return np.array(texts, object).reshape(array.shape).tolist()
-    if array.dtype.kind in "fV":  # a bfloat16 is of kind V
+    if array.dtype.kind in "fV":  # V is the kind of bfloat16
         array = array.astype(np.float64)
         if not np.isfinite(array).all():
             raise RequestError(
@@ -57,10 +61,12 @@ def _text(key: str, item: bytes) -> str | dict[str, str]:
 def metadata(
     name: str, version: int, signatures: Mapping[str, tuple[str, Side, Side]]
 ) -> dict[str, Any]:
-    """The answer to .../metadata.
+    """Returns the answer to .../metadata.
 
     Args:
-        signatures: as `SavedModel.metadata` has them.
+        name: the name of the model.
+        version: its number.
+        signatures: `SavedModel.metadata`.
     """
     described = {
         signature: {
@@ -90,6 +96,6 @@ def _tensor(tensor: str, dtype: str, shape: Shape) -> dict[str, Any]:
 
 
 def status(number: int, state: str, error: str | None = None) -> dict[str, Any]:
-    """One entry of model_version_status."""
+    """Returns an entry of model_version_status."""
     status = {"error_code": "UNKNOWN" if error else "OK", "error_message": error or ""}
     return {"version": str(number), "state": state, "status": status}

@@ -1,4 +1,4 @@
-"""The server as an ASGI application: REST paths, start page, health and metrics."""
+"""The ASGI application of a server: REST API, start page, health and metrics."""
 
 import contextlib
 import importlib.resources
@@ -20,7 +20,7 @@ from keras_resnet.serve.versions import Versions
 
 _EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _PAGE_HEADERS = {
-    # the page needs nothing from other servers
+    # the page loads nothing from other servers
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -30,13 +30,14 @@ _PAGE_HEADERS = {
 
 
 def create(versions: Versions, host_names: Collection[str] | None = None) -> Starlette:
-    """The application that serves the newest of the versions in a folder.
+    """Returns the application that serves the current one of `versions`.
 
-    During its lifespan it polls for versions. Its `state.end()` refuses the requests
-    under way, ends what runs for them, and refuses those that still come.
+    During its lifespan, it polls for new versions. Its `state.end()` stops the runs of
+    current requests, and answers all current and future requests with a 503.
 
     Args:
-        host_names: as Gate takes them.
+        versions: the versions of a model; the lifespan starts and stops their polling.
+        host_names: the accepted values of the Host header, see `Gate`.
     """
     settings, metrics, rest = versions.settings, versions.metrics, Rest(versions)
     page = importlib.resources.files("keras_resnet.serve").joinpath("page.html")
@@ -96,11 +97,11 @@ async def _http_error(request: Request, error: Any) -> Response:
 
 
 async def _request_error(request: Request, error: Any) -> Response:
-    # the rest of a body that was not read to its end is not the next request
+    # an unread rest of the body must not be taken for the next request
     closes = error.status in (408, 413, 503)
     headers = {"Connection": "close"} if closes else None
     return JSONResponse({"error": str(error)}, error.status, headers)
 
 
 async def _server_error(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the server failed; its log says how"}, 500)
+    return JSONResponse({"error": "internal error; see the log of the server"}, 500)

@@ -1,4 +1,4 @@
-"""Concurrent requests joined into batches, run on threads, and taken apart again."""
+"""Joins concurrent requests into batches, which run on a pool of threads."""
 
 import asyncio
 import collections
@@ -15,8 +15,8 @@ import numpy as np
 
 from keras_resnet.errors import SavedModelError
 
-RUNNERS = 2  # batches at a time: one decodes pictures while the other convolves
-_GRACE = 0.1  # seconds
+RUNNERS = 2  # concurrent batches: one can decode images while the other computes
+_GRACE = 0.1  # seconds that a run may take after its callers have timed out
 Arrays = dict[str, np.ndarray]
 
 
@@ -24,29 +24,34 @@ Arrays = dict[str, np.ndarray]
 class _Job:
     inputs: Arrays
     rows: int
-    pixels: int  # to be decoded
-    until: float  # when its caller gives up, by time.monotonic
-    joined_by: float  # until when others may join it, by the loop's clock
+    pixels: int  # of all its images
+    until: float  # when its caller times out, in time.monotonic()
+    joined_by: float  # until when other requests may join, in the event loop's time
     result: asyncio.Future[Arrays]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The threads that run the batches of all versions, and the limits of a batch."""
+    """The threads that run the batches of all versions, and the limits of batches."""
 
-    max_rows: int  # a larger request is run in several batches
-    wait: float  # seconds that a request may wait for others
-    max_pixels: float = math.inf  # of the pictures that are joined
-    observe: Callable[[int], object] = lambda rows: None  # gets each batch's rows
+    max_rows: int  # of a batch; larger requests are split
+    wait: float  # seconds that a request waits for others to join it
+    max_pixels: float = math.inf  # of all images of a batch of several requests
+    observe: Callable[[int], object] = lambda rows: None  # called for each batch
     executor: Executor = field(
         default_factory=lambda: ThreadPoolExecutor(RUNNERS, "batch")
     )
-    # as many as threads, so that a batch is put together when it can run
+    # one slot per thread, so that a batch is formed only when it can run
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(RUNNERS))
 
 
 class Batcher:
-    """Runs the requests of one model, which has `signatures` and `run`."""
+    """Runs requests to one model in batches.
+
+    Args:
+        model: a SavedModel, or another object with `signatures`, `run` and its errors.
+        pool: the threads and limits, shared with the batchers of other versions.
+    """
 
     def __init__(self, model: Any, pool: Pool) -> None:
         self._max_rows = pool.max_rows
@@ -65,16 +70,23 @@ class Batcher:
         pixels: np.ndarray | None = None,
         until: float = math.inf,
     ) -> Arrays:
-        """{key: array} of the outputs for these inputs, run alone or with others.
+        """Runs a signature on inputs, alone or in a batch with other requests.
 
         Args:
-            pixels: of each row's pictures, [rows]; None: there are no pictures.
-            until: when the caller gives up, by time.monotonic; a batch that nobody
-                waits for is ended.
+            signature: the name of the signature.
+            inputs: {key: array}.
+            rows: the number of rows of the inputs.
+            pixels: the number of pixels in each row's images, [rows]; None: there are
+                no images.
+            until: the time.monotonic() at which the caller times out. A batch is
+                stopped when all its callers have timed out.
+
+        Returns:
+            {key: array} of the outputs for these inputs.
 
         Raises:
-            SavedModelError: the model refuses these inputs. The inputs of other
-                requests in the batch do not cause it.
+            SavedModelError: the model fails on these inputs. Inputs of other requests
+                in the batch do not cause it.
         """
         lane = self._lanes[signature]
         step = self._max_rows if lane.joins else rows
@@ -83,7 +95,7 @@ class Batcher:
             {key: array[start : start + step] for key, array in inputs.items()}
             for start in range(0, rows, step)
         ]
-        # cancelling a caller cancels the pieces that still wait
+        # gather, because cancelling it cancels the pieces that still wait
         results = await asyncio.gather(
             *(
                 lane.add(
@@ -95,10 +107,13 @@ class Batcher:
         )
         if len(results) == 1:
             return results[0]
-        return {key: np.concatenate([it[key] for it in results]) for key in results[0]}
+        return {
+            key: np.concatenate([result[key] for result in results])
+            for key in results[0]
+        }
 
     async def drain(self) -> None:
-        """Returns when nothing waits or runs any more."""
+        """Waits until no request waits or runs."""
         for lane in self._lanes.values():
             while lane.tasks:
                 await asyncio.wait([*lane.tasks])
@@ -107,21 +122,27 @@ class Batcher:
 def _run(model: Any, name: str, inputs: Arrays, until: float) -> Arrays:
     if until == math.inf:
         return model.run(name, **inputs)
-    # a little later than the callers, who report themselves that it took too long
+    # a little longer, so that the callers, who report it, time out first
     seconds = until + _GRACE - time.monotonic()
     if seconds <= _GRACE:
-        raise SavedModelError(f"{name}: nobody waits for it any more")
+        raise SavedModelError(f"{name}: not run, since all its callers have timed out")
     return model.run(name, seconds, **inputs)
 
 
 def _is_by_rows(signature: dict[str, Any]) -> bool:
-    """Whether each row of the inputs gives a row of the outputs, by their shapes."""
+    """Returns whether rows of inputs correspond to rows of outputs, by their shapes."""
     infos = [*signature["inputs"].values(), *signature["outputs"].values()]
     return all(shape and shape[0] is None for _, shape in infos)
 
 
 class _Lane:
-    """The requests of one signature, in the order that they came."""
+    """The queue of the requests to one signature.
+
+    Args:
+        run: runs the signature; its arguments are inputs and the time to stop at.
+        pool: the threads and limits.
+        joins: whether requests may be joined and split by rows.
+    """
 
     def __init__(
         self, run: Callable[[Arrays, float], Arrays], pool: Pool, joins: bool
@@ -135,7 +156,7 @@ class _Lane:
     def add(
         self, inputs: Arrays, rows: int, pixels: int, until: float
     ) -> asyncio.Future[Arrays]:
-        """A future of the outputs."""
+        """Queues a request, and returns a future of its outputs."""
         loop = asyncio.get_running_loop()
         joined_by = loop.time() + (self._pool.wait if self.joins else 0)
         job = _Job(inputs, rows, pixels, until, joined_by, loop.create_future())
@@ -149,7 +170,7 @@ class _Lane:
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)  # the loop itself keeps only weak references
+        self.tasks.add(task)  # the event loop keeps only weak references
         task.add_done_callback(self.tasks.discard)
 
     async def _collect(self) -> None:
@@ -159,7 +180,7 @@ class _Lane:
                     async with asyncio.timeout_at(self._jobs[0].joined_by):
                         await self._full.wait()
                 await self._pool.slots.acquire()
-                # after a slot is free, not before: more may have come meanwhile
+                # after acquiring a slot, because more requests may have come meanwhile
                 batch = self._take()
                 if batch:
                     self._start(self._execute(batch))
@@ -173,7 +194,7 @@ class _Lane:
         rows = pixels = 0
         while self._jobs:
             job = self._jobs[0]
-            if not job.result.done():  # else its caller has gone
+            if not job.result.done():  # a cancelled request is done
                 rows, pixels = rows + job.rows, pixels + job.pixels
                 if batch and (rows > self._max_rows or pixels > self._pool.max_pixels):
                     break
@@ -194,7 +215,7 @@ class _Lane:
             results = await loop.run_in_executor(
                 self._pool.executor, run_joined, self._run, inputs, sizes, until
             )
-        except Exception as error:  # the executor's; run_joined returns the model's
+        except Exception as error:  # of the executor; run_joined returns the model's
             results = [error] * len(batch)
         finally:
             self._pool.slots.release()
@@ -213,12 +234,19 @@ def run_joined(
     sizes: list[int],
     until: float,
 ) -> list[Arrays | Exception]:
-    """[the outputs, or the error, of each request] from one run of all of them.
+    """Runs several requests as one batch.
 
-    If that fails, each is run by itself, so that only the culprit gets the error.
+    If the batch fails, each request is run separately, so that only those that cause
+    the error get it.
 
     Args:
-        run: a function of inputs and `until`.
+        run: a function of inputs and `until` that returns outputs.
+        requests: the inputs of each request.
+        sizes: the number of rows of each request.
+        until: the time.monotonic() to stop at.
+
+    Returns:
+        The outputs or the error of each request.
     """
     if len(requests) > 1:
         with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""Connections that are closed when they are idle, and bounded in number."""
+"""HTTP connections with limits on their number and on idle time."""
 
 import asyncio
 import http
@@ -9,20 +9,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from keras_resnet.serve.settings import Settings
 
-_LINGER = 1.0  # seconds that a client may take to read that it is refused
+_LINGER = 1.0  # seconds for a client to read an error before the connection closes
 
 
 class Connection(H11Protocol):
-    """uvicorn's HTTP/1.1 with bounds on the number of connections and on idle time.
+    """An HTTP/1.1 connection of uvicorn with limits on idle time and on their number.
 
-    uvicorn bounds only the silence after an answer. This closes a connection that for
-    `idle_seconds` has not sent a whole head of a request, or has not read what is sent
-    to it; bytes that drip in do not prolong this. One connection too many takes the
-    place of the one that has been idle longest.
+    uvicorn limits only the idle time after an answer. This class closes a connection if
+    the client does not send the complete head of a request, or does not read an answer,
+    for `idle_seconds`; sending a few bytes at a time does not extend the limit. When
+    there are more than `max_connections`, the one that has been idle longest is closed;
+    if none is idle, the new one gets a 503.
 
     Args:
-        settings: for max_connections and idle_seconds.
-        options: uvicorn's.
+        settings: max_connections and idle_seconds are used.
+        options: the arguments of uvicorn's class.
     """
 
     def __init__(self, settings: Settings, **options: Any) -> None:
@@ -34,17 +35,20 @@ class Connection(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way, from its whole head to its whole answer."""
+        """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._watch()
         if len(self.connections) > self._settings.max_connections:
-            others = [it for it in self.connections if isinstance(it, Connection)]
-            idle = [it for it in others if it.is_idle and it is not self]
+            idle = [
+                other
+                for other in self.connections
+                if isinstance(other, Connection) and other.is_idle and other is not self
+            ]
             if idle:
-                min(idle, key=lambda it: it.idle_since).drop()
+                min(idle, key=lambda other: other.idle_since).drop()
             else:
                 self._refuse(503, "too many connections: try again later")
 
@@ -76,16 +80,16 @@ class Connection(H11Protocol):
         self._watch()
 
     def drop(self) -> None:
-        """Closes at once, whatever was still to be sent."""
+        """Closes the connection immediately and discards unsent data."""
         self.connections.discard(self)
         self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is not HTTP, for uvicorn, in JSON as all errors are."""
+        """Answers invalid HTTP with an error in JSON; called by uvicorn."""
         self._refuse(400, msg)
 
     def _watch(self) -> None:
-        """Starts the timer, or stops it, by the state of the connection."""
+        """Restarts or stops the idle timer, as the state of the connection requires."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -101,7 +105,7 @@ class Connection(H11Protocol):
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        # closing with unread bytes would reset the connection, and lose the answer
+        # not close(), which resets a connection with unread bytes and loses the answer
         self.transport.write_eof()
         self._is_refused = True
         self.connections.discard(self)
@@ -109,7 +113,7 @@ class Connection(H11Protocol):
 
 
 def bounded(settings: Settings) -> type[Connection]:
-    """The class of Connections with these settings, which uvicorn instantiates."""
+    """Returns a subclass of Connection with these settings, for uvicorn."""
 
     class Bounded(Connection):
         def __init__(self, **options: Any) -> None:

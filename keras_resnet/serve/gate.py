@@ -1,8 +1,9 @@
-"""Refuses requests that are meant for another server, or that can be read two ways.
+"""Refuses requests with an unknown Host header or an ambiguous length.
 
-A page of a foreign site can have its own name resolved to this machine, and then read
-what a server here answers (DNS rebinding); the Host header gives it away. And a request
-with two lengths is one request to this server, but perhaps two to a proxy.
+A malicious web site can make its own host name resolve to this machine, and then read
+the answers of servers on it (DNS rebinding). The Host header of such requests has the
+name of that site. A request with both Content-Length and Transfer-Encoding may be one
+request to this server but two requests to a proxy (request smuggling).
 """
 
 import ipaddress
@@ -16,13 +17,13 @@ from keras_resnet.serve.requests import brief
 
 
 class Gate:
-    """ASGI middleware.
+    """ASGI middleware that refuses such requests.
 
     Args:
-        app: the application behind it.
-        names: of the hosts that requests may be for. IP addresses are always allowed,
-            since no site can take one for its name. None: any host, as behind a proxy
-            that checks it.
+        app: the application to protect.
+        names: the host names that are accepted in the Host header. IP addresses are
+            always accepted, because DNS rebinding needs a name. None: accept any host,
+            for example behind a proxy that checks it.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str] | None) -> None:
@@ -41,21 +42,21 @@ class Gate:
         if b"transfer-encoding" in given and b"content-length" in given:
             message = "must have either Content-Length or Transfer-Encoding, not both"
             return JSONResponse({"error": message}, 400, closing)
-        host = given.get(b"host")  # HTTP/1.0 has none; no browser speaks that
+        host = given.get(b"host")  # missing in HTTP/1.0, which browsers do not use
         if self._names is None or host is None:
             return None
         name = _name(host.decode("latin1"))
         if _is_address(name) or _plain(name) in self._names:
             return None
         message = brief(
-            "this server answers for no such Host; start `keras-resnet serve` with "
-            f"--allow-host if it should: {host.decode('latin1')!r}"
+            "this Host is not allowed; to allow it, start `keras-resnet serve` with "
+            f"--allow-host: {host.decode('latin1')!r}"
         )
         return JSONResponse({"error": message}, 403, closing)
 
 
 def _name(host: str) -> str:
-    """Without its port; empty for what is not a host."""
+    """Returns the host without its port; empty if the header is invalid."""
     try:
         return urllib.parse.urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -1,22 +1,26 @@
-"""The number of pixels of a JPEG or PNG, read from its header alone."""
+"""Reads the number of pixels from the header of a JPEG or PNG file."""
 
 import re
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# as libjpeg looks for its next marker: anything may stand before it, 0xFF too
+# like libjpeg, which skips any bytes before a marker, and repeated 0xFF
 _MARKER = re.compile(rb"\xff([^\xff\x00])")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0, SOF1, ...
 _BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
-_MARKERS = 4096  # that may precede the frame; cameras write a dozen
+_MARKERS = 4096  # maximum before the frame; cameras write about a dozen
 _SCAN = b"\xff\xda"
-_SCANS = 64  # each decodes the whole picture, and may take 42 bytes; ten are usual
+_SCANS = 64  # maximum; 42 bytes suffice for a scan, which decodes the whole image
 
 
 def pixels(data: bytes) -> int | None:
-    """Width times height of a file's bytes; None if it is no JPEG or PNG, or is cut.
+    """Returns the number of pixels of an image file without decoding it.
 
-    Nothing is decoded, so a bomb costs no more than any file. Also None for a JPEG with
-    more scans than any camera or program writes.
+    The result is None if the file is not a JPEG or PNG, if its header is incomplete, or
+    if it is a JPEG with more than 64 scans. Usual progressive JPEGs have about ten, and
+    a file with many more may be made to take very long to decode.
+
+    Args:
+        data: the bytes of the file.
     """
     if data.startswith(_PNG):
         if len(data) < 24:

@@ -1,4 +1,4 @@
-"""Loads a version of a model, and runs each of its signatures once."""
+"""Loads a version of a model and runs each of its signatures once."""
 
 import contextlib
 import os
@@ -12,26 +12,27 @@ from keras_resnet.errors import SavedModelError
 from keras_resnet.export.metagraph import Shape
 
 _SAMPLED = {"string", "float32", "float64", "int32", "int64", "uint8", "bool"}
-# a PNG of 1x1, black
+# a PNG with one black pixel
 _PICTURE = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
     "0000000a4944415478da6360000000020001e527defc0000000049454e44ae4260"
     "82"
 )
-Files = list[tuple[str, str, int, int]]  # folder, name, size, time of change
+Files = list[tuple[str, str, int, int]]  # folder, name, size, modification time
 
 
 def load_and_run(load: Callable[[Path], Any], path: Path) -> Any:
-    """A model whose signatures have run once.
+    """Loads a model, runs each of its signatures once, and returns it.
 
-    The first run takes long; and it finds what the loader does not check: a model whose
-    variables are missing loads, and then answers nothing.
+    The first run of a signature is slow. It also detects errors that loading does not,
+    such as missing variables.
 
     Args:
-        load: makes a model of a folder, as SavedModel does.
+        load: a function from a folder to a model, such as SavedModel.
+        path: the folder.
 
     Raises:
-        SavedModelError: it does not load, or does not run.
+        SavedModelError: the model cannot be loaded or run.
     """
     model = load(path)
     try:
@@ -46,11 +47,11 @@ def load_and_run(load: Callable[[Path], Any], path: Path) -> Any:
 
 
 def list_files(path: Path) -> Files:
-    """A list that changes when a file in this folder does."""
+    """Returns a list that differs when a file in the folder has changed."""
     found = []
     for root, _, names in os.walk(path):
         for name in names:
-            # a file may be gone before it is looked at
+            # a file may be deleted meanwhile
             with contextlib.suppress(OSError):
                 status = os.stat(os.path.join(root, name))
                 found.append((root, name, status.st_size, status.st_mtime_ns))
@@ -58,7 +59,7 @@ def list_files(path: Path) -> Files:
 
 
 def _sample(dtype: str, shape: Shape) -> np.ndarray:
-    """One row for an input, of zeros or, for bytes, a picture."""
+    """Returns one row for an input: zeros, or an image if it takes strings."""
     sizes = [1 if size is None else size for size in shape or ()]
     if dtype == "string":
         return np.full(sizes, _PICTURE, object)

@@ -1,4 +1,4 @@
-"""The command that serves a folder with TensorFlow Serving, where it is installed."""
+"""The command line that serves a model folder with TensorFlow Serving."""
 
 import os
 import shutil
@@ -6,19 +6,28 @@ import subprocess
 
 from keras_resnet import onednn
 
-# The environment of a server: oneDNN, also where TensorFlow leaves it off (onednn.py).
-# It reorders a convolution's kernel only once, not at each request, if it is told that
-# no variable changes, which holds in a process that trains nothing.
+# The environment of a server. The first variable enables oneDNN where TensorFlow does
+# not (see onednn.py). The second promises that variables do not change, so that oneDNN
+# reorders the kernel of a convolution once instead of for each request.
 ENVIRONMENT = {onednn.VARIABLE: "1", "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"}
-_PORT = 8501  # of TensorFlow Serving's REST
-_SECONDS = 5.0  # that docker's daemon may take to answer
+_PORT = 8501  # TensorFlow Serving's default for REST
+_SECONDS = 5.0  # for docker's daemon to answer
 
 
 def command(
     folder: str | os.PathLike[str], name: str, port: int | None
 ) -> list[str] | None:
-    """The words of the command, or None if neither program can run."""
-    path, port = os.path.abspath(folder), port or _PORT  # 0 would mean no REST there
+    """Returns the words of the command, which uses a local server or else docker.
+
+    Args:
+        folder: the model folder.
+        name: the name of the model.
+        port: the port for REST; None or 0: 8501.
+
+    Returns:
+        None if neither tensorflow_model_server nor docker can run.
+    """
+    path, port = os.path.abspath(folder), port or _PORT  # 0 would disable REST
     settings = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
     if shutil.which("tensorflow_model_server"):
         return [
@@ -40,7 +49,7 @@ def command(
 
 
 def _docker_runs() -> bool:
-    """Whether docker has a daemon too: the client alone serves nothing."""
+    """Returns whether docker is installed and its daemon answers."""
     if not shutil.which("docker"):
         return False
     try:

@@ -1,8 +1,9 @@
-"""A request's JSON -> arrays, as TensorFlow Serving's REST interface reads it.
+"""Parses requests in the JSON format of TensorFlow Serving's REST API.
 
-https://www.tensorflow.org/tfx/serving/api_rest: `instances` is a list of rows, `inputs`
-has the columns; bytes are {"b64": "..."}; the name of a single input may be left out.
-Stricter than that: numbers must be finite, since JSON has no others.
+The format is that of https://www.tensorflow.org/tfx/serving/api_rest: `instances` is a
+list of rows, and `inputs` has columns; bytes are {"b64": "..."}; the name of a single
+input may be omitted. Unlike TensorFlow Serving, NaN and infinities are refused, because
+they are not JSON.
 """
 
 import base64
@@ -18,7 +19,7 @@ from keras_resnet.errors import Error
 from keras_resnet.export.metagraph import Shape, Spec
 
 DEFAULT_SIGNATURE = "serving_default"
-_MAX_BYTES = 1000  # of an error, which may repeat the request
+_MAX_BYTES = 1000  # of an error message
 _MAX_RANK = 32
 _LEAVES: dict[str, tuple[set[type], str]] = {
     "b": ({bool}, "true or false"),
@@ -28,7 +29,7 @@ _LEAVES |= {"i": ({int}, "a whole number"), "u": ({int}, "a whole number")}
 
 
 class RequestError(Error):
-    """A request that is refused: an HTTP status, and why, in at most 1000 bytes."""
+    """A refused request: an HTTP status and a message of at most 1000 bytes."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(brief(message))
@@ -36,7 +37,7 @@ class RequestError(Error):
 
 
 def brief(message: str) -> str:
-    """At most 1000 bytes of a message that may repeat a request of any length."""
+    """Cuts a message, which may quote a part of the request, to at most 1000 bytes."""
     data = message.encode(errors="backslashreplace")
     if len(data) <= _MAX_BYTES:
         return data.decode()
@@ -45,23 +46,25 @@ def brief(message: str) -> str:
 
 @dataclass
 class Call:
-    """A request as arrays; `rows` is the size of their first dimension."""
+    """A parsed request."""
 
     signature: str
     inputs: dict[str, np.ndarray]
-    rows: int
-    by_rows: bool  # given as instances, so answered with predictions
+    rows: int  # the size of the first dimension of all inputs
+    by_rows: bool  # the request has `instances`, so the answer needs `predictions`
 
 
 def read(body: bytes, signatures: Mapping[str, Any], max_rows: int) -> Call:
-    """The Call that is in the bytes of a request's body.
+    """Parses the body of a request and returns it as a Call.
 
     Args:
-        signatures: of a SavedModel.
+        body: JSON.
+        signatures: `SavedModel.signatures`.
+        max_rows: the largest number of rows that is accepted.
 
     Raises:
-        RequestError: 400, naming what is wrong and what must be there; 413 for more
-            rows than `max_rows`.
+        RequestError: 400 if the request is invalid, with a message that names what is
+            wrong and what is expected; 413 if it has more rows than `max_rows`.
     """
     request = parse(body)
     signature = request.get("signature_name")
@@ -83,10 +86,10 @@ def read(body: bytes, signatures: Mapping[str, Any], max_rows: int) -> Call:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body's bytes.
+    """Parses the body of a request and returns its JSON object.
 
     Raises:
-        RequestError: 400.
+        RequestError: 400 if it is not a JSON object.
     """
 
     def refuse(constant: str) -> NoReturn:
@@ -96,7 +99,7 @@ def parse(body: bytes) -> dict[str, Any]:
         request = json.loads(body, parse_constant=refuse)
     except RecursionError:
         _refuse("the request is nested too deep for any input")
-    except ValueError as error:  # bad UTF-8 too
+    except ValueError as error:  # includes invalid UTF-8
         _refuse(f"the request is not JSON: {error}")
     if not isinstance(request, dict):
         _refuse("the request must be a JSON object with instances or inputs")
@@ -150,7 +153,11 @@ def _count(inputs: Mapping[str, np.ndarray], max_rows: int) -> int:
 
 
 def _array(key: str, value: Any, dtype: str, shape: Shape) -> np.ndarray:
-    """The input as an array of the signature's dtype, and of a shape that it allows."""
+    """Converts the JSON value of an input to an array of the given dtype.
+
+    Raises:
+        RequestError: 400 if the value does not have the dtype and the shape.
+    """
     sizes: list[int] = []
     level = [value]
     while (kinds := set(map(type, level))) == {list} and len(sizes) < _MAX_RANK:
@@ -176,7 +183,7 @@ def _array(key: str, value: Any, dtype: str, shape: Shape) -> np.ndarray:
             _refuse(f"{key} holds {_short(item)}: must be {wanted}, {dtype}")
         with np.errstate(over="ignore"):
             array = np.array(level, dtype).reshape(sizes)
-    except (TypeError, KeyError):  # a dtype that NumPy lacks
+    except (TypeError, KeyError):  # a dtype that JSON cannot hold
         _refuse(f"{key} is {dtype}, which this server does not read from JSON")
     except (ValueError, OverflowError) as error:
         _refuse(f"{key} does not fit into {dtype}: {error}")
@@ -198,12 +205,12 @@ def _bytes(key: str, item: Any) -> bytes:
     if isinstance(item, str):
         try:
             return item.encode()
-        except UnicodeEncodeError:  # JSON may escape half a character
+        except UnicodeEncodeError:  # JSON allows escapes of single surrogates
             _refuse(f"{key} holds a string that is not Unicode; bytes must be base64")
     if not isinstance(item, dict) or not _is_b64(item):
         _refuse(f'{key} holds {_short(item)}: must be {{"b64": "..."}} or a string')
     text = "".join(item["b64"].split())
-    if "=" not in text:  # nor does TensorFlow Serving ask for it
+    if "=" not in text:  # TensorFlow Serving accepts base64 without padding too
         text += "=" * (-len(text) % 4)
     try:
         return base64.b64decode(text, validate=True)

@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST paths: status, metadata and :predict of one model."""
+"""The REST API of TensorFlow Serving: status, metadata and :predict of one model."""
 
 import asyncio
 import concurrent.futures
@@ -17,38 +17,43 @@ from keras_resnet.serve.admission import Admission
 from keras_resnet.serve.requests import Call, RequestError
 from keras_resnet.serve.versions import Version, Versions
 
-PICTURES = "image_bytes"  # the input that holds JPEG and PNG files
+PICTURES = "image_bytes"  # the input for JPEG and PNG files
 _PATH = re.compile(
     r"/v1/models/(?P<name>[^/:]+)(/versions/(?P<version>[0-9]{1,4000}))?"
     r"(?P<verb>/metadata|:[a-z]+)?"
 )
-_CLOSED = 499  # nginx's code of a client that went away
+_CLOSED = 499  # nginx's status for a client that closed the connection
 
 
 class Rest:
-    """Answers under /v1; everything that a caller did wrong is a RequestError."""
+    """Answers requests to paths under /v1; errors of callers are RequestErrors."""
 
     def __init__(self, versions: Versions) -> None:
         self._versions, self._settings = versions, versions.settings
         self._metrics = versions.metrics
         self._admission = Admission(self._settings, self._metrics.queue)
-        # one thread: JSON holds the GIL anyway, and lists of numbers take much memory
+        # one thread, because JSON holds the GIL, and its lists of numbers need memory
         self._codec = concurrent.futures.ThreadPoolExecutor(1, "json")
-        self._limits: set[asyncio.Timeout] = set()  # of the requests under way
+        self._limits: set[asyncio.Timeout] = set()  # of the current requests
         self._is_ending = False
 
     def close(self) -> None:
         self._codec.shutdown()
 
     def end(self) -> None:
-        """Answers all that is under way, and what still comes, with a 503."""
+        """Answers all current and future requests with a 503."""
         self._is_ending = True
         for limit in self._limits:
             if not limit.expired():
                 limit.reschedule(0)
 
     async def answer(self, request: Request) -> Response:
-        """The response to a request for a path under /v1."""
+        """Returns the response to a request.
+
+        Raises:
+            RequestError: the request is invalid or cannot be answered.
+            HTTPException: 405 for a method that the path does not have.
+        """
         found = _PATH.fullmatch(request.scope["path"])
         if not found:
             raise RequestError(
@@ -57,7 +62,7 @@ class Rest:
             )
         if found["name"] != self._settings.name:
             wanted = self._settings.name
-            raise RequestError(404, f"no model {found['name']!r}: this is {wanted!r}")
+            raise RequestError(404, f"no model {found['name']!r}: must be {wanted!r}")
         verb = found["verb"] or ""
         if verb not in ("", "/metadata", ":predict"):
             raise RequestError(400, f"{verb} is not served: use :predict")
@@ -79,7 +84,7 @@ class Rest:
         return self._status(number)
 
     def _version(self, number: int | None) -> Version:
-        """The Version of this number, or the newest."""
+        """Returns the current version, which must have this number if it is given."""
         current = self._versions.current
         if number is not None and (not current or current.number != number):
             served = f": {current.number} is served" if current else ""
@@ -132,9 +137,9 @@ class Rest:
                 return await self._run(version, body, labels, until)
         except TimeoutError:
             if self._is_ending:
-                message = "the server was stopped: ask again, or another"
+                message = "the server was stopped: try again later"
                 raise RequestError(503, message) from None
-            message = f"no answer within {seconds:g} s: ask for less at a time"
+            message = f"no answer within {seconds:g} s: send fewer rows at a time"
             raise RequestError(504, message) from None
         finally:
             self._limits.discard(limit)
@@ -154,7 +159,7 @@ class Rest:
         except SavedModelError as error:
             if self._is_ending or time.monotonic() > until:
                 raise TimeoutError from error
-            message = str(error).partition("\n")[0]  # the rest names nodes of the graph
+            message = str(error).partition("\n")[0]  # the rest is about graph nodes
             raise RequestError(400, f"{call.signature}: {message}") from error
         if "ok" in outputs and outputs["ok"].dtype == bool:
             self._metrics.refused.labels("unreadable").inc((~outputs["ok"]).sum())
@@ -163,7 +168,7 @@ class Rest:
         )
 
     def _read(self, version: Version, body: bytes) -> tuple[Call, np.ndarray]:
-        """(the Call, the pixels of each row's pictures)."""
+        """Returns (the Call, the number of pixels in the images of each row)."""
         limits = self._settings
         call = requests.read(body, version.model.signatures, limits.max_rows)
         pixels = np.zeros(call.rows, np.int64)
@@ -171,8 +176,8 @@ class Rest:
         if pictures is not None and pictures.dtype == object:
             for index, data in enumerate(pictures.flat):
                 size = header.pixels(data)
-                # no other format gets to a decoder, and no picture that is too large:
-                # the graph answers that the row is not ok
+                # images that are too large or of other formats must not be decoded;
+                # for empty bytes, the graph answers that the row is not ok
                 if size is None or size > limits.max_pixels:
                     pictures.flat[index] = b""
                 else:

@@ -1,4 +1,4 @@
-"""Runs the server on a port until it is told to stop."""
+"""Runs the server on a port until SIGTERM or SIGINT."""
 
 import asyncio
 import contextlib
@@ -22,17 +22,25 @@ from keras_resnet.serve.production import ENVIRONMENT
 from keras_resnet.serve.settings import Settings
 from keras_resnet.serve.versions import Versions
 
-_ARENAS = 2  # of memory that the C library's threads share
-_M_ARENA_MAX = -8  # as malloc.h numbers it
+_ARENAS = 2  # of glibc's malloc
+_M_ARENA_MAX = -8  # from malloc.h
 _TRIM_SECONDS = 5.0
-_FILES = 128  # that a server has open beside its connections, at most
-_REFUSED, _LEFT = 0.8, 0.9  # of drain_seconds; the rest is for the interpreter
+_FILES = 128  # file descriptors that a server needs besides its connections, at most
+# parts of drain_seconds, after which requests are refused and the process exits; the
+# rest is for the shutdown of the interpreter
+_REFUSED, _LEFT = 0.8, 0.9
 
 log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which stops within `seconds` in any case."""
+    """uvicorn's server, with a limit on the time to stop.
+
+    Args:
+        config: uvicorn's configuration.
+        seconds: the time limit.
+        end: a function that ends and refuses all requests.
+    """
 
     def __init__(
         self, config: uvicorn.Config, seconds: float, end: Callable[[], object]
@@ -41,7 +49,7 @@ class _Server(uvicorn.Server):
         self._seconds, self._end = seconds, end
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # a decoder that never returns, which nothing else ends, ends with the process
+        # a run that never returns can be ended only by the end of the process
         last = threading.Timer(_LEFT * self._seconds, _leave)
         last.daemon = True
         last.start()
@@ -49,14 +57,14 @@ class _Server(uvicorn.Server):
         ending = loop.call_later(_REFUSED * self._seconds, self._end)
         await super().shutdown(sockets)
         ending.cancel()
-        if self.force_exit:  # by a second Ctrl-C: nobody waits for what runs
+        if self.force_exit:  # a second Ctrl-C
             self._end()
         else:
             last.cancel()
 
 
 def _leave() -> NoReturn:
-    log.error("the requests under way did not end in time")
+    log.error("some requests did not end in time; stopped without them")
     os._exit(0)
 
 
@@ -67,13 +75,12 @@ def run(
     port: int,
     announce: Callable[[str, int], object],
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then ends the requests under way and returns.
+    """Serves until SIGTERM or SIGINT, then waits for current requests and returns.
 
-    Args:
-        announce: is called with the URL and the version once requests are answered.
+    See `keras_resnet.serve.run` for the arguments.
 
     Raises:
-        ServeError: the port is taken, or no version loads.
+        ServeError: the port is not available, or no version can be loaded.
     """
     listening = _listen(host, port)
     os.environ.update(ENVIRONMENT | os.environ)
@@ -114,8 +121,8 @@ async def _serve(
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     server = _Server(config, settings.drain_seconds, app.state.end)
-    # before anything is loaded; and uvicorn, which raises the signals again at its end,
-    # then finds these handlers and not Python's own, by which the process would die
+    # before loading, so that signals work meanwhile; uvicorn raises the signals again
+    # when it has stopped, and Python's own handlers would then kill the process
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     trimming = asyncio.create_task(_trim())
@@ -129,12 +136,12 @@ async def _serve(
 
 
 async def _trim() -> None:
-    """Gives freed memory back to the system now and then.
+    """Returns freed memory to the operating system periodically.
 
-    Pictures of all sizes leave holes in each of glibc's arenas, of which it makes eight
-    a core, and the process would grow for hours before it levelled off.
+    Images of different sizes fragment the arenas of glibc's malloc, which by default
+    has eight per core, so that the memory of the process would grow for hours.
     """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    with contextlib.suppress(OSError, AttributeError):  # the C library is not glibc
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_M_ARENA_MAX, _ARENAS)
         while True:
@@ -145,8 +152,8 @@ async def _trim() -> None:
 def _reason(folder: str | os.PathLike[str], versions: Versions) -> str:
     for entry in versions.statuses():
         message = entry["status"]["error_message"]
-        return f"{folder}: version {entry['version']} does not load: {message}"
-    return f"{folder}: has no version any more"
+        return f"{folder}: version {entry['version']} cannot be loaded: {message}"
+    return f"{folder}: all versions were deleted; export one again"
 
 
 def _url(listening: socket.socket) -> str:
@@ -155,7 +162,7 @@ def _url(listening: socket.socket) -> str:
 
 
 def _host_names(listening: socket.socket, settings: Settings) -> set[str]:
-    """The names that requests to this socket may have for it, beside addresses."""
+    """Returns the names that are accepted in the Host header, besides IP addresses."""
     host, names = listening.getsockname()[0], {"localhost", *settings.hosts}
     if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
         names.add(socket.gethostname())
@@ -163,7 +170,7 @@ def _host_names(listening: socket.socket, settings: Settings) -> set[str]:
 
 
 def _within_limits(settings: Settings) -> Settings:
-    """Settings with no more connections than this process may open files."""
+    """Raises the limit on open files to fit max_connections, or lowers the latter."""
     try:
         import resource
     except ModuleNotFoundError:  # on Windows, which has no such limit

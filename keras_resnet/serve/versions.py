@@ -1,8 +1,8 @@
-"""Polls a model folder, and keeps its newest version loaded.
+"""Polls a model folder and keeps its newest version loaded.
 
-A new version is loaded, and warmed up, before the old one is dropped; the old one is
-closed when the last request that uses it has ended. One that does not load has its
-error in `statuses`, and is tried again only when its files change.
+A new version is loaded and warmed up before it replaces the old one, which is closed
+when the last request to it has ended. If a version cannot be loaded, its error is in
+`statuses`, and it is tried again only when its files change.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.settings import Settings
 
 log = logging.getLogger(__name__)
-_REMEMBERED = 16  # versions that have ended
+_REMEMBERED = 16  # closed versions that `statuses` still lists
 
 
 class Version:
-    """A loaded version of the model, which is to be used within `use`."""
+    """A loaded version of a model, which must be used only inside of `use`."""
 
     def __init__(self, number: int, model: Any, batcher: Batcher) -> None:
         self.number, self.model, self.batcher = number, model, batcher
@@ -37,7 +37,7 @@ class Version:
 
     @contextlib.contextmanager
     def use(self) -> Iterator["Version"]:
-        """Within this the version is not closed."""
+        """Returns a context manager inside of which the version is not closed."""
         self._users += 1
         self._unused.clear()
         try:
@@ -48,28 +48,30 @@ class Version:
                 self._unused.set()
 
     def end(self) -> None:
-        """Ends what runs; nothing is answered any more."""
-        if not self._is_closing:  # else the model may be freed meanwhile
+        """Ends the current runs; the version cannot run again."""
+        if not self._is_closing:  # another thread may be freeing the model
             self.model.end()
 
     async def close(self) -> None:
-        """Frees the model when nobody uses it any more; nobody may begin to."""
+        """Waits until the version is not used, and frees it; no new use may start."""
         await self._unused.wait()
-        # batches whose callers have gone still run, and would crash without it
+        # batches still run after their callers have gone, and need the model
         await self.batcher.drain()
         self._is_closing = True
         await asyncio.to_thread(self.model.close)
 
 
 class Versions:
-    """The newest version of `folder` that loads.
+    """Keeps the newest version in a model folder loaded.
 
     Args:
-        load: makes a model of a version's folder.
+        folder: the model folder.
+        settings: the settings of the server.
+        load: a function from the folder of a version to a model.
 
     Attributes:
-        current: a Version, or None.
-        metrics: of the server.
+        current: the Version that is served, or None.
+        metrics: the Metrics of the server.
     """
 
     def __init__(
@@ -94,20 +96,20 @@ class Versions:
         )
 
     def statuses(self) -> list[dict[str, Any]]:
-        """model_version_status: the newest first, as TensorFlow Serving lists them."""
+        """Returns model_version_status, with the newest version first."""
         return [
             answers.status(number, *self._states[number])
             for number in sorted(self._states, reverse=True)
         ]
 
     async def start(self) -> None:
-        """Polls the folder, now and then every `poll` seconds."""
+        """Polls the folder once, and from then on every `settings.poll` seconds."""
         await self.poll()
         if self.settings.poll:
             self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        """Stops polling, and closes what is loaded when its requests have ended."""
+        """Stops polling, and closes all versions when their requests have ended."""
         if self._watching:
             self._watching.cancel()
             await asyncio.wait([self._watching])
@@ -117,7 +119,7 @@ class Versions:
         self._pool.executor.shutdown()
 
     def end(self) -> None:
-        """Ends what runs in the versions that are open; they answer nothing more."""
+        """Ends the current runs of all open versions, which cannot run again."""
         for version in self._open:
             version.end()
 
@@ -126,11 +128,11 @@ class Versions:
             await asyncio.sleep(self.settings.poll)
             try:
                 await self.poll()
-            except Exception:  # a disk that fails now may answer the next time
-                log.exception("%s: could not look for versions", self.folder)
+            except Exception:  # the next attempt may succeed
+                log.exception("%s: could not be searched for versions", self.folder)
 
     async def poll(self) -> None:
-        """Looks for versions once."""
+        """Searches the folder once, and loads the newest version that can be loaded."""
         found = await asyncio.to_thread(version_folders, self.folder)
         self._forget(found.keys())
         for number in sorted(found, reverse=True):
@@ -141,7 +143,7 @@ class Versions:
         self._show(None)  # the folder of the loaded version is gone
 
     def _forget(self, found: Collection[int]) -> None:
-        """Forgets versions whose folders are gone: failures, and the oldest states."""
+        """Forgets failures and the oldest states of versions whose folders are gone."""
         for number in self._failed.keys() - {*found}:
             del self._failed[number]
         ended = [n for n, state in self._states.items() if state[0] == "END"]
@@ -156,10 +158,10 @@ class Versions:
         try:
             model = await asyncio.to_thread(load_and_run, self._load, path)
         except (SavedModelError, OSError) as error:
-            # perhaps it is still being copied: then its files change
+            # it may still be being copied, and is tried again when its files change
             self._failed[number] = files
             self._states[number] = ("END", f"{error}")
-            log.error("version %s does not load: %s", number, error)
+            log.error("version %s cannot be loaded: %s", number, error)
             return False
         self._failed.pop(number, None)
         version = Version(number, model, Batcher(model, self._pool))
@@ -168,7 +170,7 @@ class Versions:
         return True
 
     def _show(self, version: Version | None) -> None:
-        """Serves this version from now on, and closes the one before once idle."""
+        """Sets the current version, and closes the previous one when it is idle."""
         before, self.current = self.current, version
         self.metrics.version.set(version.number if version else 0)
         if version:
@@ -183,7 +185,7 @@ class Versions:
         try:
             await version.close()
         except SavedModelError as error:
-            log.error("version %s does not close: %s", version.number, error)
+            log.error("version %s cannot be closed: %s", version.number, error)
         self._open.discard(version)
         if self._states.get(version.number, ("",))[0] == "UNLOADING":
             self._states[version.number] = ("END", None)
