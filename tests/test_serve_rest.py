@@ -126,7 +126,8 @@ def test_metrics_count_requests_rows_and_batches(shared):
         ("requests_total", {"signature": "serving_bytes", "code": "200"}, 3),
         ("requests_total", {"signature": "none", "code": "400"}, 1),
         ("rows_refused_total", {"reason": "unreadable"}, 3),
-        ("batch_rows_sum", {}, 6),
+        ("rows_refused_total", {"reason": "pixels"}, 3),
+        ("batch_rows_sum", {}, 9),
         ("batch_rows_count", {}, 3),
         ("request_seconds_count", {"signature": "serving_bytes"}, 3),
     )
@@ -138,7 +139,8 @@ def test_metrics_count_requests_rows_and_batches(shared):
 
     before = samples()
     for _ in range(3):
-        assert ask_bytes(shared, picture(), b"none").status_code == 200
+        large = picture(2, (200, 100))
+        assert ask_bytes(shared, picture(), b"none", large).status_code == 200
     ask(shared, {"instances": [1]})
     grown = [after - was for was, after in zip(before, samples())]
     assert grown == [count for _, _, count in counted]

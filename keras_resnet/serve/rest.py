@@ -148,7 +148,7 @@ class Rest:
         self, version: Version, body: bytes, labels: dict[str, str], until: float
     ) -> bytes:
         loop = asyncio.get_running_loop()
-        call, pixels = await loop.run_in_executor(
+        call, pixels, oversized = await loop.run_in_executor(
             self._codec, self._read, version, body
         )
         labels["signature"] = call.signature
@@ -162,16 +162,18 @@ class Rest:
             message = str(error).partition("\n")[0]  # the rest is about graph nodes
             raise RequestError(400, f"{call.signature}: {message}") from error
         if "ok" in outputs and outputs["ok"].dtype == bool:
-            self._metrics.refused.labels("unreadable").inc((~outputs["ok"]).sum())
+            unreadable = (~outputs["ok"]).sum() - oversized
+            self._metrics.refused.labels("unreadable").inc(unreadable)
         return await loop.run_in_executor(
             self._codec, answers.write, outputs, call.by_rows
         )
 
-    def _read(self, version: Version, body: bytes) -> tuple[Call, np.ndarray]:
-        """Returns (the Call, the number of pixels in the images of each row)."""
+    def _read(self, version: Version, body: bytes) -> tuple[Call, np.ndarray, int]:
+        """Returns (the Call, the pixels of each row, how many images are too large)."""
         limits = self._settings
         call = requests.read(body, version.model.signatures, limits.max_rows)
         pixels = np.zeros(call.rows, np.int64)
+        oversized = 0
         pictures = call.inputs.get(PICTURES)
         if pictures is not None and pictures.dtype == object:
             for index, data in enumerate(pictures.flat):
@@ -182,12 +184,12 @@ class Rest:
                     pictures.flat[index] = b""
                 else:
                     pixels[index * call.rows // pictures.size] += size
-                if size is not None and size > limits.max_pixels:
-                    self._metrics.refused.labels("pixels").inc()
+                oversized += size is not None and size > limits.max_pixels
+        self._metrics.refused.labels("pixels").inc(oversized)
         if pixels.sum() > limits.max_request_pixels:
             raise RequestError(
                 413,
                 f"the pictures have {pixels.sum()} pixels: must be at most "
                 f"{limits.max_request_pixels} a request",
             )
-        return call, pixels
+        return call, pixels, oversized
