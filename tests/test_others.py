@@ -98,7 +98,7 @@ def test_stopped_run_resumes_to_the_very_same_weights(folder, tmp_path):
     )
     whole, run = tmp_path / "whole", tmp_path / "run"
     expected = train.fit(recipe, folder, whole)
-    stop(folder, run, (1, 1), recipe=recipe)
+    stop(folder, run, ("batch begin", 1, 1), recipe=recipe)
     again = train.fit(recipe, folder, run)
     for ours, theirs in zip(again.get_weights(), expected.get_weights()):
         np.testing.assert_array_equal(ours, theirs)
