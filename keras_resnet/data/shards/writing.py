@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -29,7 +28,7 @@ from keras_resnet.data.transforms.decode import (
 )
 from keras_resnet.data.transforms.upright import amend
 from keras_resnet.errors import DataError
-from keras_resnet.files import sync
+from keras_resnet.files import sha256, sync
 
 WORK = ".work"  # the folder of summaries and unfinished files, next to the shards
 _QUALITY = 92  # of JPEGs
@@ -119,13 +118,11 @@ def write_shard(
             raise DataError(
                 f"{folder / shard.file}: cannot be written ({first_sentence(error)})"
             ) from error
-        with open(file, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
         entry = {
             "file": shard.file,
             "records": len(sizes),
             "bytes": file.stat().st_size,
-            "sha256": digest,
+            "sha256": sha256(file),
             "offsets": index_records(file),
         }
         summary = {"stamp": shard.stamp, "sizes": sizes, "shard": entry}
