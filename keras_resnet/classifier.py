@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -195,15 +194,11 @@ def _check(net: Any) -> None:
         refuse(f"takes {net.input_shape}; must take images [N, H, W, 3], channels last")
     if len(net.output_shape) != 2:
         refuse(f"gives {net.output_shape}; must give [N, classes]: add a classifier")
-    for layer in _every_layer(net):
+    for layer in net._flatten_layers(include_self=False):
         if isinstance(layer, layers.Lambda):
             refuse(f"has the Lambda layer {layer.name!r}, whose code no file holds")
         if getattr(layer, "data_format", None) == "channels_first":
             refuse(f"{layer.name!r} is channels_first; must be channels_last")
-
-
-def _every_layer(net: Any) -> Iterator[Any]:
-    yield from net._flatten_layers(include_self=False)
 
 
 def _features(net: Any) -> Any:

@@ -16,9 +16,9 @@ from keras_resnet.layers import BatchNormalization
 from keras_resnet.model import assemble, rebuild
 from keras_resnet.opening import net_fields, open_model, read_model_info
 from keras_resnet.recipe import Recipe
+from keras_resnet.train import others
 from keras_resnet.train.distillation import distill
 from keras_resnet.train.objective import loss, metrics, optimizer, parts
-from keras_resnet.train.others import build_net, is_other
 from keras_resnet.train.trainable import Trainable
 from keras_resnet.variants import configure
 from keras_resnet.weights import load_weights, locate, read_info
@@ -79,21 +79,24 @@ def build(
         WeightsError: the weights cannot be found, or do not fit the model.
     """
     names = tuple(class_names)
-    if not is_other(recipe):
+    is_other = others.is_other(recipe)
+    if is_other:
+        others.check(recipe)
+    else:
         _check_together(recipe, _config(recipe))
     rule, criterion = optimizer(recipe, steps), loss(recipe, len(names))
     if recipe.teacher:
         _check_teacher(recipe, names)
     info = file = None
-    if recipe.weights and not began and not is_other(recipe):
+    if recipe.weights and not began:
         file = _locate(recipe)
         info = read_info(file)
     recipe = _with_protocol(recipe, began or info)
     keras.utils.set_random_seed(recipe.seed)
     net: Any
-    if is_other(recipe):
+    if is_other:
         policy = began.dtype_policy if began else precision_policy(recipe)
-        net = build_net(recipe, len(names), policy, model, preprocessing)
+        net = others.build_net(recipe, len(names), policy, model, preprocessing)
         net.info = net.info.replace(class_names=names, protocol=recipe.protocol)
     else:
         net = assemble(began) if began else _net(recipe, names, file, info)
@@ -122,7 +125,7 @@ def resolve(recipe: Recipe) -> Recipe:
     Raises:
         WeightsError: the weights cannot be found or read.
     """
-    if recipe.names_protocol or not recipe.weights or is_other(recipe):
+    if recipe.names_protocol or not recipe.weights or others.is_other(recipe):
         return recipe
     return _with_protocol(recipe, read_info(_locate(recipe)))
 

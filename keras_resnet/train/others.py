@@ -56,7 +56,6 @@ def build_net(
     Raises:
         RecipeError, ModelError: naming what is wrong and what to do.
     """
-    _check(recipe)
     known = None
     if model is None:
         model, known = _named(recipe)
@@ -88,8 +87,12 @@ def _built(builder: Builder, classes: int, recipe: Recipe) -> Any:
         ) from error
 
 
-def _check(recipe: Recipe) -> None:
-    """Refuses fields that only nets of this package can have, and notes others."""
+def check(recipe: Recipe) -> None:
+    """Refuses fields that only nets of this package can have, and notes others.
+
+    Raises:
+        RecipeError: naming the field and what to do.
+    """
     refused = {
         "weights": "load them where the model is built",
         "stage_rates": "it has no stages of known names",
