@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -174,15 +175,16 @@ def test_interrupted_is_a_keyboard_interrupt():
 
 
 def test_looking_who_trains_refuses_no_one(tmp_path):
-    stop = threading.Event()
+    stop, seen = threading.Event(), queue.SimpleQueue()
 
     def look():
         while not stop.is_set():
-            process.holder(tmp_path)
+            seen.put(process.holder(tmp_path))
 
     looking = threading.Thread(target=look)
     with process.locked(tmp_path):
         looking.start()
+        assert seen.get(timeout=60)
     try:
         for _ in range(50):
             with process.locked(tmp_path):
