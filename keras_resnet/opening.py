@@ -157,7 +157,8 @@ def _open_classifier(path: Path) -> Any:
 
     Keras builds what such a file names, so that others' files are refused.
     """
-    from keras_resnet import classifier  # registers its layers
+    # both register layers
+    from keras_resnet import baselines, classifier  # noqa: F401
 
     written = layout.finished(path.parent) or {}
     if written.get("sha256", {}).get(path.name) != sha256(path):

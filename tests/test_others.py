@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -281,6 +283,14 @@ def test_auxiliary_heads_of_googlenet_are_trained_and_resumed(folder, tmp_path):
     # biases start at zero, and only a loss of the head moves them
     assert all(np.any(head.fc2.bias) for head in heads)
     assert evaluate.run(open_model(tmp_path / "run"), folder)["examples"] == 12
+    # where nobody has imported the baselines
+    opens = (
+        "import sys; from keras_resnet.opening import open_model as o; o(sys.argv[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", opens, tmp_path / "run"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_tricks_of_our_nets_are_noted(folder, tmp_path, capsys):
