@@ -14,6 +14,23 @@ else:
         return variable.value
 
 
+def on_every_device(condition: Any) -> Any:
+    """Whether a boolean tensor is true on all devices that share a training step.
+
+    Of use on TensorFlow, where each device computes its own; elsewhere it is returned
+    as it is.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return condition
+    import tensorflow as tf
+
+    replica = tf.distribute.get_replica_context()
+    if replica is None or replica.num_replicas_in_sync == 1:
+        return condition
+    failures = tf.cast(tf.logical_not(condition), tf.float32)
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, failures) == 0
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that TensorFlow, JAX or Python ran out of memory.
 
@@ -31,5 +48,6 @@ __all__ = [
     "keras",
     "layers",
     "native",
+    "on_every_device",
     "ops",
 ]

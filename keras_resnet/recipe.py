@@ -100,6 +100,14 @@ class Recipe:
         False,
         "Normalize with the moving statistics in training, and do not update them.",
     )
+    batch_statistics: str = _field(
+        "optimisation",
+        "auto",
+        "On several devices, normalize by the statistics of each device's images "
+        "(per-device, on TensorFlow alone) or of the whole batch (synchronized); auto "
+        "does what the backend is made for.",
+        choices=("auto", "per-device", "synchronized"),
+    )
     train_size: int = _field(
         "augmentation", 224, "Side of training images, in pixels (2.1).", low=1
     )

@@ -108,6 +108,12 @@ def _rows(recipes: Sequence[Recipe]) -> list[list[str]]:
     show_default=True,
     help="Checkpoints to keep, in addition to the best epoch's.",
 )
+@click.option(
+    "--devices",
+    metavar="all|N",
+    help="Devices of this machine that share each batch. [default: all GPUs, or one "
+    "CPU device]",
+)
 @json_option
 @recipe_options
 def train(
@@ -118,6 +124,7 @@ def train(
     checkpoint_steps: int,
     checkpoint_seconds: float,
     keep: int,
+    devices: str | None,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -151,6 +158,7 @@ def train(
             checkpoint_steps=checkpoint_steps,
             checkpoint_seconds=checkpoint_seconds,
             keep=keep,
+            devices=devices,
         )
     metrics = measure(model, source, "val", as_json, Path(run))
     where = plain(f"all results are in {run}")

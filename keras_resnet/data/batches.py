@@ -143,6 +143,7 @@ def eval_batches(
     split: str = "val",
     batch_size: int | None = None,
     load: Callable[[tf.Tensor, Any], tf.Tensor] = load_eval,
+    filled: bool = False,
 ) -> tf.data.Dataset:
     """One pass over a split, each image exactly once; the last batch may be smaller.
 
@@ -152,9 +153,11 @@ def eval_batches(
         split: "val" or "train".
         batch_size: the batch size; None takes that of the recipe.
         load: a function (image file or pixels, protocol) -> the model's input.
+        filled: fill the last batch up with zeros, and yield weights in addition.
 
     Yields:
-        (images, labels): uint8 [B, S, S, 3], float32 one-hot [B, K].
+        (images, labels): uint8 [B, S, S, 3], float32 one-hot [B, K]; and weights
+        float32 [B] if `filled`, 0 for what is no image.
 
     Raises:
         DataError: the source does not have this split.
@@ -165,6 +168,18 @@ def eval_batches(
     batch_size = batch_size or recipe.batch_size
     examples = source.split(split)
     batches = -(-examples.size // batch_size)
+
+    def fill(*batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        count = tf.shape(batch[0])[0]
+        whole = [
+            tf.ensure_shape(
+                tf.pad(x, [[0, batch_size - count], *[[0, 0]] * (x.shape.rank - 1)]),
+                [batch_size, *x.shape[1:]],
+            )
+            for x in batch
+        ]
+        return *whole, tf.cast(tf.range(batch_size) < count, tf.float32)
+
     return (
         examples.ordered()
         .map(
@@ -172,6 +187,7 @@ def eval_batches(
             PARALLEL,
         )
         .batch(batch_size)
+        .apply(lambda ds: ds.map(fill, BATCHES) if filled else ds)
         # Keras's fit needs the number of batches; any other number raises an error
         .apply(tf.data.experimental.assert_cardinality(batches))
         .prefetch(BATCHES)

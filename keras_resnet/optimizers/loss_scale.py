@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_resnet.backend import keras, ops
+from keras_resnet.backend import keras, on_every_device
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -18,16 +18,7 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
     """
 
     def check_finite(self, grads: Any) -> Any:
-        finite = super().check_finite(grads)
-        if keras.backend.backend() != "tensorflow":
-            return finite
-        import tensorflow as tf
-
-        replica = tf.distribute.get_replica_context()
-        if replica is None or replica.num_replicas_in_sync == 1:
-            return finite
-        overflows = ops.cast(ops.logical_not(finite), "float32")
-        return replica.all_reduce(tf.distribute.ReduceOp.SUM, overflows) == 0
+        return on_every_device(super().check_finite(grads))
 
 
 def attach_loss_scale(optimizer: Any, model: keras.Model) -> Any:

@@ -107,9 +107,8 @@ def build(
     trainable.compile(
         optimizer=rule,
         loss=criterion,
-        metrics=metrics(),
-        # on a CPU, XLA would replace oneDNN's faster convolutions
-        jit_compile="auto" if on_gpu() else keras.backend.backend() != "tensorflow",
+        weighted_metrics=metrics(),
+        jit_compile=_compiles(),
     )
     trainable.optimizer.build(trainable.trainable_variables)
     if averages:
@@ -199,6 +198,17 @@ def audit(model: Trainable) -> list[dict[str, Any]]:
         for variable in model.net.weights
         if not variable.path.rpartition("/")[2].startswith("moving_")
     ]
+
+
+def _compiles() -> bool | str:
+    """Returns Keras's `jit_compile`: whether XLA compiles the training step."""
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    # on a CPU, XLA would replace oneDNN's faster convolutions; devices that share a
+    # batch wait for each other within the step
+    return "auto" if on_gpu() and not tf.distribute.has_strategy() else False
 
 
 def on_gpu() -> bool:

@@ -138,7 +138,7 @@ class Distiller(Trainable):
         if not training:
             return loss
         # the student's regularization losses, which `hard` must not scale
-        penalty = sum(self.losses, start=0.0)
+        penalty = sum(map(self._share, self.losses), start=0.0)
         answers = self._answers(x, y_pred.dtype)
         soft = self.soft_loss(
             ops.softmax(answers / self.temperature),
@@ -147,6 +147,11 @@ class Distiller(Trainable):
         )
         soft = ops.cast(soft, loss.dtype) * self.temperature**2
         return self.hard * loss + (1 - self.hard) * penalty + self.soft * soft
+
+    def _share(self, penalty: Any) -> Any:
+        """Returns this device's part of a loss, as Keras divides the others."""
+        divide = getattr(self, "_aggregate_additional_loss", ops.convert_to_tensor)
+        return divide(penalty)
 
     def _answers(self, images: Any, dtype: Any) -> Any:
         """Returns the teacher's logits [B, K], without gradient."""

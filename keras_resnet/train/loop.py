@@ -24,6 +24,7 @@ def train_epochs(
     saver: Saver,
     checkpoint: Checkpoint | None,
     more: Sequence[Any],
+    devices: int = 1,
 ) -> None:
     """Trains the rest of a run: first the rest of an epoch, then whole epochs.
 
@@ -33,6 +34,7 @@ def train_epochs(
         saver: the callback that writes checkpoints.
         checkpoint: the Checkpoint to resume from, or None.
         more: callbacks in addition to the run's own.
+        devices: the number of devices, by which batches are divided.
     """
     model, recipe, steps = setup.model, setup.recipe, setup.steps
     start, metrics = Place(0), dict[str, np.ndarray]()
@@ -49,7 +51,10 @@ def train_epochs(
     if recipe.schedule == "plateau":
         plateau = [Plateau(schedule(recipe, steps), recipe.patience, history)]
     size = recipe.eval_batch_size or recipe.batch_size // parts
-    validation = pictures.eval_batches(source, recipe, batch_size=size)
+    size = -(-size // devices) * devices
+    validation = pictures.eval_batches(
+        source, recipe, batch_size=size, filled=devices > 1
+    )
 
     def measure_average() -> dict[str, float]:
         if recipe.monitor != "val_ema_top1":

@@ -8,8 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.backend import keras, ops
+from keras_resnet.backend import keras, on_every_device, ops
 from keras_resnet.optimizers import attach_loss_scale
+
+
+class _MeanLoss(keras.metrics.Mean):
+    """The mean loss of images, where `images` may say how many a batch has.
+
+    Keras counts what fills a batch up, of weight zero, as images.
+    """
+
+    images: Any = None
+
+    def update_state(self, values: Any, sample_weight: Any = None) -> None:
+        images, self.images = self.images, None
+        super().update_state(values, sample_weight if images is None else images)
 
 
 class Trainable(keras.Model):
@@ -77,6 +90,13 @@ class Trainable(keras.Model):
         if auto_scale_loss:
             optimizer = attach_loss_scale(optimizer, self.net)
         super().compile(optimizer, *args, auto_scale_loss=False, **kwargs)
+        if hasattr(self, "_loss_tracker"):  # not on Keras 2
+            # as an attribute, it would also count among the user's metrics
+            self.__dict__["_loss_tracker"] = _MeanLoss(name="loss")
+
+    @property
+    def _counts_images(self) -> bool:
+        return isinstance(getattr(self, "_loss_tracker", None), _MeanLoss)
 
     def compute_loss(
         self,
@@ -87,6 +107,12 @@ class Trainable(keras.Model):
         training: bool = True,
     ) -> Any:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not training and sample_weight is not None and self._counts_images:
+            # of the images alone, not of the zeros that fill a batch
+            images = ops.cast(ops.sum(sample_weight), loss.dtype)
+            self._loss_tracker.images = images
+            size = ops.cast(ops.shape(sample_weight)[0], loss.dtype)
+            loss = loss * size / ops.maximum(images, 1)
         if training:
             outputs = getattr(self.net, "auxiliary_outputs", None)
             if outputs is not None:
@@ -95,7 +121,9 @@ class Trainable(keras.Model):
                 )
             streak = ops.convert_to_tensor(self.bad_steps) + 1
             self.bad_steps.assign(
-                ops.where(ops.isfinite(loss), ops.zeros_like(streak), streak)
+                ops.where(
+                    on_every_device(ops.isfinite(loss)), ops.zeros_like(streak), streak
+                )
             )
         return loss
 

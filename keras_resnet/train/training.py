@@ -29,6 +29,7 @@ from keras_resnet.runs.checkpoints import newest, places
 from keras_resnet.runs.process import Interrupted, locked, stoppable
 from keras_resnet.runs.saver import Saver, Saving
 from keras_resnet.train.build import Setup, build, describe_precision, precision_policy
+from keras_resnet.train.devices import choose
 from keras_resnet.train.finish import write_models
 from keras_resnet.train.loop import train_epochs
 
@@ -46,6 +47,7 @@ def fit(
     keep: int = 2,
     model: Any = None,
     preprocessing: Any = None,
+    devices: int | str | None = None,
 ) -> Any:
     """Trains a recipe on data into a run directory; the same call again resumes it.
 
@@ -93,6 +95,9 @@ def fit(
         preprocessing: what `model` expects of its pixels: "included" for RGB in
             [0, 255]; "caffe", "tf" or "torch" as in `keras.applications`; (mean, std)
             of RGB in [0, 1]; or a Keras layer. It becomes a part of the trained model.
+        devices: the devices of this machine that share each batch: None for all GPUs,
+            or one CPU device if there is none; "all" for all GPUs or CPU devices; or
+            how many of these. A run may be resumed on other devices.
 
     Returns:
         The trained model, with a softmax, class names and evaluation protocol.
@@ -136,6 +141,7 @@ def fit(
     if is_finished(recipe, source, run):
         _report_early_end(run)
         return open_model(run)
+    chosen = choose(devices, recipe)
     onednn.recommend()
     with contextlib.ExitStack() as held:
         held.enter_context(_explained_memory_errors(recipe))
@@ -152,10 +158,13 @@ def fit(
             net = checkpoint.facts.get("net")  # older versions did not store it
             began = ModelInfo.from_json(net) if net else None
         steps = pictures.steps_per_epoch(source, recipe)
+        held.enter_context(chosen.scope())
         setup = build(
             build_recipe, source.class_names, steps, began, model, preprocessing
         )
         facts = _facts(recipe, source, setup)
+        if len(chosen.names) > 1:
+            print(f"{run}: {chosen}", file=sys.stderr)
         if checkpoint and (others := _other_versions(checkpoint.facts, facts)):
             print(
                 f"{run}: {checkpoint.place} was written by {others}; resuming from "
@@ -182,8 +191,8 @@ def fit(
         every = [*callbacks, *([] if progress is None else [progress])]
         history = checkpoint.facts["history"] if checkpoint else []
         saver = Saver(run, setup.recipe, setup.steps, history, facts, stop, saving)
-        with contextlib.closing(saver):
-            train_epochs(setup, source, saver, checkpoint, every)
+        with contextlib.closing(saver), chosen.synchronizing(setup.model.net):
+            train_epochs(setup, source, saver, checkpoint, every, len(chosen.names))
         write_models(setup.model, recipe, run, history)
         _report_early_end(run)
     return open_model(run)
