@@ -12,6 +12,7 @@ from keras_resnet.recipe import Recipe
 from keras_resnet.recipes import RECIPES
 
 MODELS = Path(__file__).parents[1] / "models"
+DOCS = Path(__file__).parents[1] / "docs"
 DIGITS = MODELS / "resnet18d-digits"
 
 
@@ -47,14 +48,42 @@ def test_released_recipe_is_readable_and_of_the_demo():
     assert recipe == RECIPES["demo"].replace(name="resnet18d-digits", epochs=60)
 
 
-def test_ablation_table_is_of_its_results():
-    results = json.loads((MODELS / "ablation" / "results.json").read_text())
-    table = (MODELS / "ablation" / "README.md").read_text()
-    rows = [name for name in results if not name.startswith("teacher")]
-    assert len(rows) == 12
-    for name in rows:
-        tops = results[name]["top1"]
-        assert len(tops) == 5
+@pytest.mark.parametrize(
+    ("net", "rows", "seeds"),
+    [("resnet18", 12, 5), ("mobilenet", 6, 3), ("inception_v3", 6, 3)],
+)
+def test_ablation_table_is_of_its_results(net, rows, seeds):
+    folder = MODELS / "ablation"
+    results = json.loads((folder / "results.json").read_text())
+    places = {name: place for place, name in enumerate(results)}
+    sections = (folder / "README.md").read_text().split("\n## ")[1:]
+    table = sections[places[net]]
+    assert results[net]["how"]["command"] in table
+    trained = results[net]["rows"]
+    names = [name for name in trained if not name.startswith("teacher")]
+    assert len(names) == rows
+    for name in names:
+        tops = trained[name]["top1"]
+        assert len(tops) == seeds
         line = next(line for line in table.splitlines() if f"| {name} |" in line)
-        assert f"| {100 * sum(tops) / 5:.2f} ± " in line
-        Recipe.from_dict(results[name]["recipe"])
+        assert f"| {100 * sum(tops) / seeds:.2f} ± " in line
+        Recipe.from_dict(trained[name]["recipe"])
+
+
+def test_lineage_page_is_of_its_results():
+    results = json.loads((DOCS / "lineage.json").read_text())
+    page = (DOCS / "lineage.md").read_text()
+    assert results["how"]["command"] in page
+    assert results["how"]["commit"] in page
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if not row[-1].startswith(("top-1", "---"))]
+    assert len(rows) == len(results["nets"]) == 12
+    for row, net in zip(rows, results["nets"].values(), strict=True):
+        top1 = 100 * sum(net["top1"]) / len(net["top1"])
+        assert row[-1].startswith(f"{top1:.1f}")
+        if "parameters" in net:
+            assert row[2] == f"{net['parameters']:,}"
+            assert row[3] == f"{net['multiply_adds'] / 1e6:.1f}"
+        else:
+            errors = [100 * seed[-1] for seed in net["train_error"]]
+            assert row[1].startswith(f"{sum(errors) / len(errors):.1f}")
