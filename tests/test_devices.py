@@ -39,6 +39,7 @@ def run_on(devices, backend, kind, out, **spec):
 
 
 # Keras's batch normalization on JAX rounds to float32 somewhere on several devices
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "tolerance"), [("tensorflow", 1e-10), ("jax", 1e-6)]
 )
