@@ -123,11 +123,12 @@ def alexnet(classes: int) -> keras.Model:
     )
 
 
-def googlenet(classes: int) -> keras.Model:
+def googlenet(classes: int, auxiliary: bool = True) -> keras.Model:
     from keras_resnet import baselines
 
+    shape = (SIDE, SIDE, 3)
     return baselines.GoogLeNet(
-        None, classes, None, input_shape=(SIDE,) * 2 + (3,), alpha=ALPHA
+        None, classes, None, input_shape=shape, alpha=ALPHA, auxiliary=auxiliary
     )
 
 
@@ -206,18 +207,9 @@ def _counted(name: str, net: Net, classes: int) -> tuple[int, int]:
 
     import tensorflow as tf
 
-    from keras_resnet import baselines
-
     path, _, function = net.model.rpartition(":")
     if name == "googlenet":  # without what is for training alone
-        model = baselines.GoogLeNet(
-            None,
-            classes,
-            None,
-            input_shape=(SIDE,) * 2 + (3,),
-            alpha=ALPHA,
-            auxiliary=False,
-        )
+        model = googlenet(classes, auxiliary=False)
     else:
         model = runpy.run_path(path)[function](classes)
     shape = tf.TensorSpec((1, SIDE, SIDE, 3), tf.float32)

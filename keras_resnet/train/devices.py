@@ -57,7 +57,8 @@ class Devices:
         The layers are as before afterwards, and so are saved models.
         """
         layers = []
-        if len(self.names) > 1 and self.statistics == "synchronized":
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        if len(self.names) > 1 and self.statistics == "synchronized" and on_tensorflow:
             layers = [
                 layer
                 for layer in net._flatten_layers()
@@ -65,7 +66,7 @@ class Devices:
                 and not layer.synchronized
             ]
         for layer in layers:
-            layer.synchronized = keras.backend.backend() == "tensorflow"
+            layer.synchronized = True
         try:
             yield
         finally:
