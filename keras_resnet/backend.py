@@ -14,6 +14,11 @@ else:
         return variable.value
 
 
+def number(value: Any) -> float:
+    """The value of a scalar tensor or variable, which several devices may hold."""
+    return float(ops.convert_to_numpy(value))
+
+
 def on_every_device(condition: Any) -> Any:
     """Whether a boolean tensor is true on all devices that share a training step.
 
@@ -48,6 +53,7 @@ __all__ = [
     "keras",
     "layers",
     "native",
+    "number",
     "on_every_device",
     "ops",
 ]

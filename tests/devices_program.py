@@ -40,7 +40,7 @@ from keras_resnet.train.trainable import Trainable  # noqa: E402
 
 SYNCHRONIZED = RECIPE.replace(
     batch_statistics="synchronized",
-    overrides={"width": 8, "depths": [1, 1], "fused_batch_norm": False},
+    overrides={"width": 8, "depths": [1, 1]},
     **SPEC.get("recipe", {}),
 )
 

@@ -59,7 +59,12 @@ def test_run_goes_on_with_other_devices(backend, tmp_path):
     def extended(run, counts):
         for epochs, count in enumerate(counts, start=1):
             # a longer cosine would be another recipe
-            fields = {"epochs": epochs, "schedule": "steps", "boundaries": [9]}
+            fields = {
+                "epochs": epochs,
+                "warmup_epochs": 0.0,
+                "schedule": "steps",
+                "boundaries": [9],
+            }
             weights, said = run_on(
                 count,
                 backend,

@@ -109,9 +109,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return None if variable is None else ops.cast(variable, x.dtype)
 
         if batch_statistics:
-            mean, variance = ops.moments(
-                x, axes=self._reduced(x), synchronized=self.synchronized
-            )
+            mean, variance = self._moments(x)
             self._update_moving(mean, variance * self._bessel(x))
         else:
             mean, variance = cast(self.moving_mean), cast(self.moving_variance)
@@ -125,6 +123,26 @@ class BatchNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
         )
         return ops.cast(outputs, self.compute_dtype)
+
+    def _moments(self, x: Any) -> tuple[Any, Any]:
+        axes = self._reduced(x)
+        if not self.synchronized or keras.backend.backend() != "tensorflow":
+            return ops.moments(x, axes=axes, synchronized=self.synchronized)
+        import tensorflow as tf
+
+        replica = tf.distribute.get_replica_context()
+
+        def average(values: Any) -> Any:
+            own = ops.mean(values, axes, keepdims=True)
+            alone = replica is None or replica.num_replicas_in_sync == 1
+            return (
+                own if alone else replica.all_reduce(tf.distribute.ReduceOp.MEAN, own)
+            )
+
+        # Keras subtracts the square of the mean, which costs float32 its digits
+        mean = average(x)
+        variance = average(ops.square(x - mean))
+        return ops.squeeze(mean, axes), ops.squeeze(variance, axes)
 
     def _bessel(self, x: Any) -> Any:
         """n / (n - 1) for n values a channel; 1 for a single one, as in the kernel."""

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from keras_resnet.backend import keras
+from keras_resnet.backend import keras, number
 from keras_resnet.errors import RunError
 from keras_resnet.recipe import Recipe
 from keras_resnet.runs import checkpoints
@@ -116,7 +116,7 @@ class Saver(keras.callbacks.Callback):
             self._leave(Place(self.epoch, self.steps))
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        rate = float(self.model.optimizer.learning_rate)
+        rate = number(self.model.optimizer.learning_rate)
         self.history.append({"epoch": epoch + 1, "rate": rate, **_floats(logs or {})})
         self.logs = None
         if is_stalled(self.history, self.monitor, self.patience):
@@ -337,13 +337,13 @@ def pace(optimizer: Any) -> str:
     """Returns text about the learning rate and loss scale, for error messages."""
     scale = loss_scale(optimizer)
     scale_text = "none" if scale is None else f"{scale:.3g}"
-    return f"rate {float(optimizer.learning_rate):.3g}, loss scale {scale_text}"
+    return f"rate {number(optimizer.learning_rate):.3g}, loss scale {scale_text}"
 
 
 def loss_scale(optimizer: Any) -> float | None:
     """Returns the optimizer's loss scale, or None if the loss is not scaled."""
     scale = getattr(optimizer, "dynamic_scale", None)
-    return None if scale is None else float(scale)
+    return None if scale is None else number(scale)
 
 
 def _state(model: Any) -> dict[str, Any]:

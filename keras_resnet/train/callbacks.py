@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_resnet.backend import keras
+from keras_resnet.backend import keras, number
 from keras_resnet.errors import RunError
 from keras_resnet.runs import layout
 from keras_resnet.runs.saver import loss_scale, pace
@@ -43,7 +43,7 @@ class Events(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         scalars = {**logs, "rate": self.model.optimizer.learning_rate}
         values = [
-            tf.compat.v1.Summary.Value(tag=_tag(name), simple_value=float(value))
+            tf.compat.v1.Summary.Value(tag=_tag(name), simple_value=number(value))
             for name, value in scalars.items()
         ]
         self._write(summary=tf.compat.v1.Summary(value=values), step=epoch + 1)
@@ -133,7 +133,7 @@ class Watch(keras.callbacks.Callback):
         if (batch + 1) % _CHECK_EVERY and batch + 1 < self.params["steps"]:
             return
         optimizer = self.model.optimizer
-        streak = int(self.model.bad_steps)
+        streak = int(number(self.model.bad_steps))
         scale = loss_scale(optimizer)
         if streak < STREAK and (
             scale is None or scale > optimizer.initial_scale / 2**STREAK

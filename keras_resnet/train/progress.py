@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from keras_resnet.backend import keras
+from keras_resnet.backend import keras, number
 from keras_resnet.drawing import drawable
 from keras_resnet.recipe import Recipe
 from keras_resnet.train.build import describe_precision, on_gpu
@@ -68,7 +68,7 @@ class TrainingBar(keras.callbacks.Callback):
         seconds = time.monotonic() - self.updated
         on_terminal = self.bar.console.is_terminal
         if seconds > (_SECONDS if on_terminal else _LINE_SECONDS):
-            rate = float(self.model.optimizer.learning_rate)
+            rate = number(self.model.optimizer.learning_rate)
             facts = (
                 f"rate {rate:.2g}, {self.seen / seconds:,.0f} pictures/s, {_memory()}"
             )
