@@ -109,7 +109,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return None if variable is None else ops.cast(variable, x.dtype)
 
         if batch_statistics:
-            mean, variance = self._moments(x)
+            mean, variance = self._batch_moments(x)
             self._update_moving(mean, variance * self._bessel(x))
         else:
             mean, variance = cast(self.moving_mean), cast(self.moving_variance)
@@ -124,7 +124,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         return ops.cast(outputs, self.compute_dtype)
 
-    def _moments(self, x: Any) -> tuple[Any, Any]:
+    def _batch_moments(self, x: Any) -> tuple[Any, Any]:
         axes = self._reduced(x)
         if not self.synchronized or keras.backend.backend() != "tensorflow":
             return ops.moments(x, axes=axes, synchronized=self.synchronized)
