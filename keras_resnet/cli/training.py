@@ -114,6 +114,14 @@ def _rows(recipes: Sequence[Recipe]) -> list[list[str]]:
     help="Devices of this machine that share each batch. [default: all GPUs, or one "
     "CPU device]",
 )
+@click.option(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="The address of process 0, if several processes train together without a "
+    "launcher that tells them.",
+)
+@click.option("--processes", type=click.IntRange(1), help="How many processes.")
+@click.option("--process", type=click.IntRange(0), help="Which of them this is, from 0.")
 @json_option
 @recipe_options
 def train(
@@ -125,6 +133,9 @@ def train(
     checkpoint_seconds: float,
     keep: int,
     devices: str | None,
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -133,33 +144,45 @@ def train(
     A run that was stopped or killed, or ran out of disk space, resumes from its last
     checkpoint, and ends with the same result. Ctrl-C, SIGTERM and SIGUSR1 stop it with
     a checkpoint and exit code 75.
-    """
-    from keras_resnet import train as training
-    from keras_resnet.train.build import build
 
-    chosen = chosen_recipe(recipe, fields, run)
-    # only once, since this reads every file
-    source, skipped = datasets.without_bad(data, chosen.max_bad_examples)
-    if audit:
-        steps = datasets.steps_per_epoch(source, chosen)
-        setup = build(chosen, source.class_names, steps)
-        return _print_audit(setup.model, as_json)
-    if skipped and not as_json:
-        note = f"{len(skipped)} bad images are left out; {run}/data.json lists them"
-        out.print(plain(note))
-    if training.is_finished(chosen, source, run) and not as_json:
-        out.print(plain(f"{run} is already trained"))
-    with training_bar(chosen, as_json) as bar:
-        model = training.fit(
-            chosen,
-            source,
-            run,
-            bar,
-            checkpoint_steps=checkpoint_steps,
-            checkpoint_seconds=checkpoint_seconds,
-            keep=keep,
-            devices=devices,
-        )
+    On several machines, the same command under srun, mpirun or Kubeflow's JAX runtime,
+    or with --coordinator, --processes and --process, trains one run with all of them.
+    """
+    from keras_resnet.train.processes import find_job, joined
+
+    job = find_job(coordinator, processes, process)
+    is_first = job is None or job.index == 0
+    with joined(job):
+        # these import Keras, which must wait for `joined`
+        from keras_resnet import train as training
+        from keras_resnet.train.build import build
+
+        chosen = chosen_recipe(recipe, fields, run)
+        # only once, since this reads every file
+        source, skipped = datasets.without_bad(data, chosen.max_bad_examples)
+        if audit:
+            steps = datasets.steps_per_epoch(source, chosen)
+            setup = build(chosen, source.class_names, steps)
+            return _print_audit(setup.model, as_json)
+        quiet = as_json or not is_first
+        if skipped and not quiet:
+            note = f"{len(skipped)} bad images are left out; {run}/data.json lists them"
+            out.print(plain(note))
+        if training.is_finished(chosen, source, run) and not quiet:
+            out.print(plain(f"{run} is already trained"))
+        with training_bar(chosen, quiet) as bar:
+            model = training.fit(
+                chosen,
+                source,
+                run,
+                bar,
+                checkpoint_steps=checkpoint_steps,
+                checkpoint_seconds=checkpoint_seconds,
+                keep=keep,
+                devices=devices,
+            )
+    if not is_first:
+        return
     metrics = measure(model, source, "val", as_json, Path(run))
     where = plain(f"all results are in {run}")
     print_result(metrics, as_json, *metrics_tables(metrics), where)

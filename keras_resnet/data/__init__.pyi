@@ -1,5 +1,6 @@
 import keras_resnet.errors
 
+from .batches import Slice as Slice
 from .batches import eval_batches as eval_batches
 from .batches import steps_per_epoch as steps_per_epoch
 from .batches import train_batches as train_batches

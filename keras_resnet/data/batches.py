@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.sources import SourceLike, open_source
@@ -22,6 +23,7 @@ BATCHES = 2  # batches prepared ahead of the one in use
 _ORDER, _CROP, _PICTURE, _COLOUR, _MIX, _CHOICE = range(6)
 
 Pair = tuple[tf.Tensor, tf.Tensor]  # images, labels
+Slice = tuple[int, int]  # which slice of each batch, of how many
 
 
 def steps_per_epoch(source: SourceLike, recipe: Any) -> int:
@@ -36,7 +38,11 @@ def steps_per_epoch(source: SourceLike, recipe: Any) -> int:
 
 
 def train_batches(
-    source: SourceLike, recipe: Any, epoch: int = 0, step: int = 0
+    source: SourceLike,
+    recipe: Any,
+    epoch: int = 0,
+    step: int = 0,
+    slice_: Slice | None = None,
 ) -> tf.data.Dataset:
     """An endless stream of full batches, determined by the seed and the position.
 
@@ -48,15 +54,21 @@ def train_batches(
             in an epoch; with `repeats=n` it occurs n times in a row, and the epoch has
             1/n as many different images.
         step: the batch of that epoch to start with; earlier batches are not read.
+        slice_: (index, count), to read only this slice of each batch: the slices of
+            all `count` processes make up the batch of (0, 1), with the same draws.
+            There the images that mixup or CutMix combines are neighbours; by default
+            they are mirrored, image i with image B - 1 - i.
 
     Yields:
         (images, labels): images [B, S, S, 3] in [0, 255], uint8, or float32 if mixup
         may blend them; labels float32 [B, K], one-hot or mixed.
 
     Raises:
-        DataError: there is no training split, or it has fewer images than a batch.
+        DataError: there is no training split, or it has fewer images than a batch, or
+            the batch cannot be divided so.
     """
     source = open_source(source)
+    places = None if slice_ is None else _places(recipe, *slice_)
     split, classes = source.split("train"), len(source.class_names)
     steps = steps_per_epoch(source, recipe)
     size, first = recipe.batch_size, epoch * steps + step
@@ -73,7 +85,7 @@ def train_batches(
     def draw(index: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, ...]:
         crops = draw_crops(recipe, size, [_stream(recipe, _CROP), index])
         positions = index * size + tf.range(size, dtype=tf.int64)
-        return numbers, positions, crops
+        return tuple(_taken(x, places) for x in (numbers, positions, crops))
 
     def load(number: tf.Tensor, position: tf.Tensor, crop: tf.Tensor) -> Pair:
         picture, label = read(number)
@@ -88,12 +100,38 @@ def train_batches(
         .map(draw)
         .unbatch()
         .map(load, PARALLEL)
-        .batch(size, drop_remainder=True)  # a static shape, so that XLA compiles once
+        # a static shape, so that XLA compiles once
+        .batch(size if places is None else len(places), drop_remainder=True)
         .enumerate(start=first)
-        .map(lambda index, batch: _finish(batch, recipe, index), BATCHES)
+        .map(lambda index, batch: _finish(batch, recipe, index, places), BATCHES)
         .prefetch(BATCHES)
         .with_options(_untuned())
     )
+
+
+def _places(recipe: Any, index: int, count: int) -> np.ndarray:
+    """The places in the whole batch of the images of a slice, in the slice's order.
+
+    Each of the `accumulate` parts of the batch is divided by itself, and what is mixed
+    stays together.
+    """
+    size, parts = recipe.batch_size, recipe.accumulate
+    mixes = bool(recipe.mixup or recipe.cutmix)
+    unit = parts * count * (2 if mixes and count > 1 else 1)
+    if size % unit:
+        pairs = ", of whose images two are mixed" if mixes else ""
+        raise DataError(
+            f"batch_size={size}: cannot be divided among {count} processes{pairs}, "
+            f"with accumulate={parts}; choose a multiple of {unit}, or fewer processes"
+        )
+    places = np.arange(size)
+    if mixes and size % 2 == 0:
+        places = np.stack([places[: size // 2], places[: size // 2 - 1 : -1]], axis=1)
+    return places.reshape(parts, count, -1)[:, index].ravel()
+
+
+def _taken(values: tf.Tensor, places: np.ndarray | None) -> tf.Tensor:
+    return values if places is None else tf.gather(values, places)
 
 
 def _untuned() -> tf.data.Options:
@@ -108,20 +146,23 @@ def _untuned() -> tf.data.Options:
     return options
 
 
-def _finish(batch: Pair, recipe: Any, index: tf.Tensor) -> Pair:
+def _finish(
+    batch: Pair, recipe: Any, index: tf.Tensor, places: np.ndarray | None = None
+) -> Pair:
     """Augments a batch: flips and color distortion, then mixup or CutMix."""
     images, labels = batch
+    paired = places is not None and recipe.batch_size % 2 == 0
     seed = tf.stack([_stream(recipe, _COLOUR), index])
     shape = [recipe.batch_size, DRAWS]
     draws = tf.random.stateless_uniform(shape, seed, alg="philox")
-    images = distort(images, draws, recipe)
+    images = distort(images, _taken(draws, places), recipe)
     seed = tf.stack([_stream(recipe, _MIX), index])
 
     def blended() -> Pair:
-        return mixup(images, labels, recipe.mixup, seed)
+        return mixup(images, labels, recipe.mixup, seed, paired)
 
     def pasted() -> Pair:
-        mixed, shares = cutmix(images, labels, recipe.cutmix, seed)
+        mixed, shares = cutmix(images, labels, recipe.cutmix, seed, paired)
         return tf.cast(mixed, tf.float32 if recipe.mixup else tf.uint8), shares
 
     if recipe.mixup and recipe.cutmix:  # each has a probability of one half
@@ -143,7 +184,7 @@ def eval_batches(
     split: str = "val",
     batch_size: int | None = None,
     load: Callable[[tf.Tensor, Any], tf.Tensor] = load_eval,
-    filled: bool = False,
+    slice_: Slice | None = None,
 ) -> tf.data.Dataset:
     """One pass over a split, each image exactly once; the last batch may be smaller.
 
@@ -153,11 +194,12 @@ def eval_batches(
         split: "val" or "train".
         batch_size: the batch size; None takes that of the recipe.
         load: a function (image file or pixels, protocol) -> the model's input.
-        filled: fill the last batch up with zeros, and yield weights in addition.
+        slice_: (index, count), to read only this slice of each batch. The last batch
+            is then filled up with images of weight zero, and weights are yielded too.
 
     Yields:
         (images, labels): uint8 [B, S, S, 3], float32 one-hot [B, K]; and weights
-        float32 [B] if `filled`, 0 for what is no image.
+        float32 [B] with `slice_`, 0 for what fills a batch up.
 
     Raises:
         DataError: the source does not have this split.
@@ -167,18 +209,19 @@ def eval_batches(
     protocol = getattr(recipe, "protocol", recipe)
     batch_size = batch_size or recipe.batch_size
     examples = source.split(split)
-    batches = -(-examples.size // batch_size)
+    batches, weights = -(-examples.size // batch_size), None
+    if slice_ is not None:
+        index, count = slice_
+        places = np.arange(batches * batch_size).reshape(batches, count, -1)[:, index]
+        batch_size = places.shape[1]
+        weights = (places < examples.size).astype(np.float32)
+        examples = examples.take(np.minimum(places, examples.size - 1).ravel())
 
-    def fill(*batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        count = tf.shape(batch[0])[0]
-        whole = [
-            tf.ensure_shape(
-                tf.pad(x, [[0, batch_size - count], *[[0, 0]] * (x.shape.rank - 1)]),
-                [batch_size, *x.shape[1:]],
-            )
-            for x in batch
-        ]
-        return *whole, tf.cast(tf.range(batch_size) < count, tf.float32)
+    def weighted(batches: tf.data.Dataset) -> tf.data.Dataset:
+        if weights is None:
+            return batches
+        given = tf.data.Dataset.from_tensor_slices(weights)
+        return tf.data.Dataset.zip(batches, given).map(lambda two, one: (*two, one))
 
     return (
         examples.ordered()
@@ -186,8 +229,8 @@ def eval_batches(
             lambda data, label: (load(data, protocol), tf.one_hot(label, classes)),
             PARALLEL,
         )
-        .batch(batch_size)
-        .apply(lambda ds: ds.map(fill, BATCHES) if filled else ds)
+        .batch(batch_size, drop_remainder=weights is not None)
+        .apply(weighted)
         # Keras's fit needs the number of batches; any other number raises an error
         .apply(tf.data.experimental.assert_cardinality(batches))
         .prefetch(BATCHES)

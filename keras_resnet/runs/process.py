@@ -32,26 +32,37 @@ class Stop:
 
     signal: int | None = None
 
+    def ask(self, number: int) -> bool:
+        """Asks to stop; returns whether another signal shall end the process."""
+        self.signal = number
+        return True
+
+    def look(self) -> None:
+        """Called after each batch; `signal` changes only here if processes share it."""
+
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[Stop]:
+def stoppable(stop: Stop | None = None) -> Iterator[Stop]:
     """Turns the first SIGTERM, SIGINT or SIGUSR1 into a request to stop the run.
 
     A second signal ends the process. SLURM can send SIGUSR1 before the time limit
     (`--signal=USR1@120`).
 
+    Args:
+        stop: the Stop to ask; by default a new one.
+
     Yields:
-        A Stop. Outside the main thread, no signal handlers are installed.
+        The Stop. Outside the main thread, no signal handlers are installed.
     """
-    stop = Stop()
+    stop = stop or Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def ask(number: int, frame: object) -> None:
-        stop.signal = number
-        for handled in numbers:
-            signal.signal(handled, signal.SIG_DFL)
+        if stop.ask(number):
+            for handled in numbers:
+                signal.signal(handled, signal.SIG_DFL)
 
     names = ("SIGTERM", "SIGINT", "SIGUSR1")  # Windows lacks the last
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

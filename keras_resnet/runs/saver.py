@@ -72,6 +72,7 @@ class Saver(keras.callbacks.Callback):
         facts: JSON-serializable metadata for every checkpoint.
         stop: the Stop that `process.stoppable` yields.
         saving: when to write checkpoints, and how many to keep.
+        writes: whether to write files; False in all but one of several processes.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Saver(keras.callbacks.Callback):
         facts: Mapping[str, Any],
         stop: Stop,
         saving: Saving,
+        writes: bool = True,
     ) -> None:
         super().__init__()
+        self.writes = writes
         self.run, self.history, self.facts = run, history, facts
         self.monitor, self.patience = recipe.monitor, recipe.early_stopping
         self.steps, self.parts = steps, recipe.accumulate
@@ -106,12 +109,14 @@ class Saver(keras.callbacks.Callback):
             return
         if done == self.steps:
             self.logs = _floats(self.model.get_metrics_result())
+        self.stop.look()
         if self.stop.signal:
             self._leave(Place(self.epoch, done))
         if done < self.steps and self._is_due(done) and not self._writing:
             self._save(Place(self.epoch, done))
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
+        self.stop.look()
         if self.stop.signal and self.logs is not None:
             self._leave(Place(self.epoch, self.steps))
 
@@ -158,6 +163,8 @@ class Saver(keras.callbacks.Callback):
         )
 
     def _save(self, place: Place) -> None:
+        if not self.writes:
+            return
         # on JAX, `fit` updates the variables only when a callback reads `self.model`
         arrays = {
             name: np.array(keras.ops.convert_to_numpy(variable))  # a copy
@@ -214,6 +221,7 @@ class StopEvaluating(keras.callbacks.Callback):
         self.saver = saver
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
+        self.saver.stop.look()
         if self.saver.stop.signal and self.saver.logs is not None:
             self.model.stop_evaluating = True
 

@@ -1,4 +1,4 @@
-"""The devices of one machine that a run trains on, each on a part of every batch.
+"""The devices that a run trains on, each on a part of every batch.
 
 Keras's own data parallelism does the work: `keras.distribution.DataParallel` on JAX,
 `tf.distribute.MirroredStrategy` on TensorFlow.
@@ -14,6 +14,7 @@ from typing import Any
 from keras_resnet.backend import keras
 from keras_resnet.errors import RecipeError
 from keras_resnet.recipe import Recipe
+from keras_resnet.train import processes
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Devices:
     """What a run trains on; made by `choose`.
 
     Attributes:
-        names: of the devices, such as "gpu:0".
+        names: of the devices, such as "gpu:0"; with several processes, of all.
         statistics: "per-device" or "synchronized", of batch normalization.
     """
 
@@ -40,7 +41,10 @@ class Devices:
         if len(self.names) == 1:
             yield
         elif keras.backend.backend() == "jax":
-            parallel = keras.distribution.DataParallel(devices=list(self.names))
+            parallel = keras.distribution.DataParallel(
+                devices=list(self.names),
+                auto_shard_dataset=False,  # each process reads its slice
+            )
             with parallel.scope():
                 yield
         else:
@@ -79,7 +83,8 @@ def choose(devices: int | str | None, recipe: Recipe) -> Devices:
 
     Args:
         devices: None for all GPUs, or one CPU without any; "all" for all GPUs, or all
-            CPU devices without any; or how many of these.
+            CPU devices without any; or how many of these. With several processes, of
+            each process.
         recipe: a Recipe, whose batches must divide by the number of devices.
 
     Raises:
@@ -96,6 +101,7 @@ def choose(devices: int | str | None, recipe: Recipe) -> Devices:
                 f"of devices here: {', '.join(names)}"
             )
         names = names[:count]
+    names = [name for each in processes.gathered(names) for name in each]
     part = recipe.batch_size // recipe.accumulate
     if part % len(names):
         raise RecipeError(
@@ -118,10 +124,13 @@ def choose(devices: int | str | None, recipe: Recipe) -> Devices:
 
 def _names(kind: str) -> list[str]:
     if keras.backend.backend() == "jax":
+        import jax
+
         try:
-            return keras.distribution.list_devices(kind.lower())
+            found = jax.local_devices(backend=kind.lower())
         except RuntimeError:  # JAX knows no such devices
             return []
+        return [f"{device.platform}:{device.id}" for device in found]
     import tensorflow as tf
 
     found = tf.config.list_logical_devices(kind)

@@ -24,6 +24,7 @@ def train_epochs(
     saver: Saver,
     checkpoint: Checkpoint | None,
     more: Sequence[Any],
+    slice_: pictures.Slice = (0, 1),
     devices: int = 1,
 ) -> None:
     """Trains the rest of a run: first the rest of an epoch, then whole epochs.
@@ -34,7 +35,8 @@ def train_epochs(
         saver: the callback that writes checkpoints.
         checkpoint: the Checkpoint to resume from, or None.
         more: callbacks in addition to the run's own.
-        devices: the number of devices, by which batches are divided.
+        slice_: which slice of each batch this process reads, and of how many.
+        devices: the number of devices of all processes, by which batches are divided.
     """
     model, recipe, steps = setup.model, setup.recipe, setup.steps
     start, metrics = Place(0), dict[str, np.ndarray]()
@@ -44,7 +46,7 @@ def train_epochs(
         # after a whole epoch the metrics start again from zero
         metrics = checkpoint.arrays if start.batch else {}
     history, parts = saver.history, recipe.accumulate
-    if history:
+    if history and saver.writes:
         # the run may have been killed between the checkpoint and this file
         write_history(saver.run, history)
     plateau = []
@@ -53,7 +55,7 @@ def train_epochs(
     size = recipe.eval_batch_size or recipe.batch_size // parts
     size = -(-size // devices) * devices
     validation = pictures.eval_batches(
-        source, recipe, batch_size=size, filled=devices > 1
+        source, recipe, batch_size=size, slice_=slice_ if devices > 1 else None
     )
 
     def measure_average() -> dict[str, float]:
@@ -75,7 +77,7 @@ def train_epochs(
             Watch(saver.run),
             *plateau,
             saver,
-            Events(saver.run),
+            *([Events(saver.run)] if saver.writes else []),
             *more,
         ],
         model,
@@ -93,7 +95,9 @@ def train_epochs(
     ]
 
     def train_to(epoch: int) -> None:
-        batches = pictures.train_batches(source, recipe, start.epoch, start.batch)
+        batches = pictures.train_batches(
+            source, recipe, start.epoch, start.batch, slice_
+        )
         model.fit(
             _in_parts(batches, parts),
             initial_epoch=start.epoch,

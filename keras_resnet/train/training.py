@@ -25,9 +25,17 @@ from keras_resnet.info import ModelInfo
 from keras_resnet.opening import open_model
 from keras_resnet.recipe import Recipe
 from keras_resnet.runs import layout
-from keras_resnet.runs.checkpoints import newest, places
-from keras_resnet.runs.process import Interrupted, locked, stoppable
+from keras_resnet.runs.checkpoints import (
+    Checkpoint,
+    Place,
+    newest,
+    path_of,
+    places,
+    read,
+)
+from keras_resnet.runs.process import Interrupted, Stop, locked, stoppable
 from keras_resnet.runs.saver import Saver, Saving
+from keras_resnet.train import processes
 from keras_resnet.train.build import Setup, build, describe_precision, precision_policy
 from keras_resnet.train.devices import choose
 from keras_resnet.train.finish import write_models
@@ -97,7 +105,11 @@ def fit(
             of RGB in [0, 1]; or a Keras layer. It becomes a part of the trained model.
         devices: the devices of this machine that share each batch: None for all GPUs,
             or one CPU device if there is none; "all" for all GPUs or CPU devices; or
-            how many of these. A run may be resumed on other devices.
+            how many of these. A run may be resumed on other devices. After
+            `keras.distribution.initialize()`, those of each process: all processes call
+            this with the same arguments on the same file system, each reads its slice
+            of every batch, and process 0 writes the run. Any number of processes reach
+            the same weights, but for the order of sums, and may resume the run.
 
     Returns:
         The trained model, with a softmax, class names and evaluation protocol.
@@ -138,19 +150,21 @@ def fit(
             "data: is one pair of arrays, so that training and validation images would "
             'be the same; pass {"train": (images, labels), "val": (images, labels)}'
         )
-    if is_finished(recipe, source, run):
-        _report_early_end(run)
-        return open_model(run)
-    chosen = choose(devices, recipe)
-    onednn.recommend()
     with contextlib.ExitStack() as held:
+        held.enter_context(processes.explained(run))
         held.enter_context(_explained_memory_errors(recipe))
-        stop = held.enter_context(stoppable())
-        if run.is_dir():
+        writes, slice_ = processes.index() == 0, (processes.index(), processes.count())
+        processes.check_shared(run)
+        if is_finished(recipe, source, run):
+            _report_early_end(run)
+            return open_model(run)
+        chosen = choose(devices, recipe)
+        onednn.recommend()
+        stop = processes.SharedStop() if processes.count() > 1 else Stop()
+        held.enter_context(stoppable(stop))
+        if run.is_dir() and writes:
             held.enter_context(locked(run))
-        checkpoint, rejected = newest(run)
-        for reason in rejected:
-            print(f"{reason}; left out", file=sys.stderr)
+        checkpoint = _checkpoint(run)
         build_recipe, began = recipe, None
         if checkpoint:
             # a run keeps its first dtype policy, even on another kind of machine
@@ -158,12 +172,14 @@ def fit(
             net = checkpoint.facts.get("net")  # older versions did not store it
             began = ModelInfo.from_json(net) if net else None
         steps = pictures.steps_per_epoch(source, recipe)
-        held.enter_context(chosen.scope())
+        scope = held.enter_context(contextlib.ExitStack())
+        scope.enter_context(chosen.scope())
         setup = build(
             build_recipe, source.class_names, steps, began, model, preprocessing
         )
         facts = _facts(recipe, source, setup)
-        if len(chosen.names) > 1:
+        processes.check_same({**facts, "statistics": chosen.statistics})
+        if len(chosen.names) > 1 and writes:
             print(f"{run}: {chosen}", file=sys.stderr)
         if checkpoint and (others := _other_versions(checkpoint.facts, facts)):
             print(
@@ -171,7 +187,7 @@ def fit(
                 "it may give slightly different results than an uninterrupted run",
                 file=sys.stderr,
             )
-        if not run.is_dir():
+        if not run.is_dir() and writes:
             run.mkdir(parents=True)
             held.enter_context(locked(run))
             if places(run):
@@ -181,21 +197,44 @@ def fit(
                 )
         # if a finished run is extended, its models stay until the new ones are written,
         # and finished.json must still say how long they were trained
-        if before := layout.finished(run):
+        if writes and (before := layout.finished(run)):
             write_whole(run / layout.FINISHED, json.dumps(before))
         # recipe.json last, as it marks a complete run directory
         for name, content in reversed(_identity(recipe, source).items()):
-            write_whole(run / name, json.dumps(content, indent=1))
-        if progress is None:
+            if writes:
+                write_whole(run / name, json.dumps(content, indent=1))
+        if progress is None and writes:
             print(describe_precision(setup.recipe))
         every = [*callbacks, *([] if progress is None else [progress])]
         history = checkpoint.facts["history"] if checkpoint else []
-        saver = Saver(run, setup.recipe, setup.steps, history, facts, stop, saving)
+        saver = Saver(
+            run, setup.recipe, setup.steps, history, facts, stop, saving, writes
+        )
         with contextlib.closing(saver), chosen.synchronizing(setup.model.net):
-            train_epochs(setup, source, saver, checkpoint, every, len(chosen.names))
-        write_models(setup.model, recipe, run, history)
+            train_epochs(
+                setup, source, saver, checkpoint, every, slice_, len(chosen.names)
+            )
+        if slice_[1] > 1:
+            scope.close()  # process 0 builds models by itself
+        if writes:
+            write_models(setup.model, recipe, run, history)
+        processes.meet("models")
         _report_early_end(run)
     return open_model(run)
+
+
+def _checkpoint(run: Path) -> Checkpoint | None:
+    """The newest intact checkpoint of a run, which all processes read."""
+    if processes.index() == 0:
+        checkpoint, rejected = newest(run)
+        for reason in rejected:
+            print(f"{reason}; left out", file=sys.stderr)
+    else:
+        checkpoint = None
+    place = processes.gathered(checkpoint and checkpoint.place)[0]
+    if place and processes.index():
+        checkpoint = read(path_of(run, Place(*place)))
+    return checkpoint
 
 
 def is_finished(recipe: Recipe, data: Any, run: str | os.PathLike[str]) -> bool:

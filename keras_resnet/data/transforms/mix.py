@@ -11,7 +11,11 @@ Seed: TypeAlias = tf.Tensor | Sequence[int]
 
 
 def mixup(
-    images: tf.Tensor, labels: tf.Tensor, alpha: float, seed: Seed
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    alpha: float,
+    seed: Seed,
+    adjacent: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Blends each image with the one at the mirrored place in the batch.
 
@@ -23,6 +27,8 @@ def mixup(
         labels: [B, K] of a floating type, one-hot or already mixed.
         alpha: the parameter of the Beta distribution, above 0; 0.2 in arXiv 1812.01187.
         seed: a pair of integers, which determine the share.
+        adjacent: whether the other image is the neighbour in a batch of pairs, image 1
+            for image 0 and image 0 for image 1, instead of the mirrored one.
 
     Returns:
         (images, labels): images in their own type if it is floating, else in float32;
@@ -34,11 +40,16 @@ def mixup(
     images, labels = _checked(images, labels, alpha, "mixup")
     share = draw_beta(alpha, seed)
     kind = images.dtype if images.dtype.is_floating else tf.float32
-    return _blend(images, share, kind), _blend(labels, share, labels.dtype)
+    blended = _blend(images, share, kind, adjacent)
+    return blended, _blend(labels, share, labels.dtype, adjacent)
 
 
 def cutmix(
-    images: tf.Tensor, labels: tf.Tensor, alpha: float, seed: Seed
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    alpha: float,
+    seed: Seed,
+    adjacent: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Pastes into each image a box from the one at the mirrored place in the batch.
 
@@ -68,8 +79,8 @@ def cutmix(
     inside = (rows[:, None] & columns)[None, ..., None]
     box, area = tf.reduce_prod(high - low), tf.reduce_prod(sides)
     kept = 1 - tf.cast(box, tf.float32) / tf.cast(area, tf.float32)
-    pasted = tf.where(inside, tf.reverse(images, [0]), images)
-    return pasted, _blend(labels, kept, labels.dtype)
+    pasted = tf.where(inside, _partners(images, adjacent), images)
+    return pasted, _blend(labels, kept, labels.dtype, adjacent)
 
 
 def draw_beta(alpha: float, seed: Seed) -> tf.Tensor:
@@ -81,9 +92,19 @@ def draw_beta(alpha: float, seed: Seed) -> tf.Tensor:
 
 
 @tf.function(jit_compile=True)  # XLA fuses it into one pass over the images
-def _blend(values: tf.Tensor, share: tf.Tensor, kind: tf.DType) -> tf.Tensor:
+def _blend(
+    values: tf.Tensor, share: tf.Tensor, kind: tf.DType, adjacent: bool
+) -> tf.Tensor:
     values = tf.cast(values, tf.float32)
-    return tf.cast(share * values + (1 - share) * tf.reverse(values, [0]), kind)
+    others = _partners(values, adjacent)
+    return tf.cast(share * values + (1 - share) * others, kind)
+
+
+def _partners(values: tf.Tensor, adjacent: bool) -> tf.Tensor:
+    if not adjacent:
+        return tf.reverse(values, [0])
+    pairs = tf.reshape(values, [-1, 2, *values.shape[1:]])
+    return tf.reshape(tf.reverse(pairs, [1]), tf.shape(values))
 
 
 def _pair(seed: Seed) -> tf.Tensor:
