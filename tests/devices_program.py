@@ -5,7 +5,8 @@
 SPEC is JSON: `devices`, how many; `kind`; and `out`, an .npz of what came of it. Of the
 kind "steps" that is the weights after six steps in float64, "fit" a run in `run` with
 `recipe`, fields of its recipe, "overflow" a step of which one device's gradient is
-infinite.
+infinite. With `process`, [HOST:PORT, how many processes, which of them] it is one of
+several processes, of which the first writes `out`.
 """
 
 import json
@@ -29,6 +30,11 @@ if keras.backend.backend() == "jax":
 
     jax.config.update("jax_num_cpu_devices", COUNT)
 
+ADDRESS, PROCESSES, PROCESS = SPEC.get("process", (None, 1, 0))
+if ADDRESS:
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    keras.distribution.initialize(ADDRESS, PROCESSES, PROCESS)
+
 from resume_program import RECIPE, pictures  # noqa: E402
 
 from keras_resnet import create, train  # noqa: E402
@@ -50,6 +56,7 @@ def steps():
     keras.backend.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     devices = choose(COUNT, SYNCHRONIZED)
+    slice_ = (PROCESS, PROCESSES)
     source = open_source(pictures())
     with devices.scope():
         keras.utils.set_random_seed(0)
@@ -69,12 +76,12 @@ def steps():
         with devices.synchronizing(net):
             history = model.fit(
                 # in float32 XLA would round differently for each number of devices
-                batches.train_batches(source, SYNCHRONIZED).map(_double),
+                batches.train_batches(source, SYNCHRONIZED, slice_=slice_).map(_double),
                 steps_per_epoch=6,
                 shuffle=False,
                 verbose=0,
             ).history
-            val = eval_batches(source, SYNCHRONIZED, filled=COUNT > 1)
+            val = eval_batches(source, SYNCHRONIZED, slice_=slice_)
             val = val.map(_double)
             measured = model.evaluate(val, return_dict=True, verbose=0)
         arrays = {
@@ -127,6 +134,6 @@ def _copies(variable):
     return strategy.experimental_local_results(variable.value)
 
 
-np.savez(
-    SPEC["out"], **{"steps": steps, "fit": fit, "overflow": overflow}[SPEC["kind"]]()
-)
+arrays = {"steps": steps, "fit": fit, "overflow": overflow}[SPEC["kind"]]()
+if not PROCESS:
+    np.savez(SPEC["out"], **arrays)

@@ -121,7 +121,9 @@ def _rows(recipes: Sequence[Recipe]) -> list[list[str]]:
     "launcher that tells them.",
 )
 @click.option("--processes", type=click.IntRange(1), help="How many processes.")
-@click.option("--process", type=click.IntRange(0), help="Which of them this is, from 0.")
+@click.option(
+    "--process", type=click.IntRange(0), help="Which of them this is, from 0."
+)
 @json_option
 @recipe_options
 def train(

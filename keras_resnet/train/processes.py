@@ -209,7 +209,7 @@ def _fork(name: str) -> None:
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         # some launchers, and a terminal's Ctrl-C, signal parent and child at once
-        again = first and time.monotonic() - first[0] > 1
+        again = bool(first) and time.monotonic() - first[0] > 1
         first.append(time.monotonic())
         os.kill(child, signal.SIGKILL if again else number)
 
@@ -303,7 +303,8 @@ def meet(name: str, seconds: float = CONNECT) -> None:
     if count() > 1:
         from jax._src import distributed  # its public barriers have no time limit
 
-        distributed.global_state.client.wait_at_barrier(name, int(1000 * seconds))
+        client: Any = distributed.global_state.client
+        client.wait_at_barrier(name, int(1000 * seconds))
 
 
 class SharedStop(Stop):
@@ -336,15 +337,30 @@ class SharedStop(Stop):
 
 
 def check_same(facts: Mapping[str, Any]) -> None:
-    """Raises a RunError in all processes if their facts differ, such as versions."""
-    rows = gathered(facts)
-    for place, row in enumerate(rows):
-        for key in facts:
-            if row[key] != rows[0][key]:
-                raise RunError(
-                    f"{key}: {row[key]} in process {place}, {rows[0][key]} in process "
-                    "0; all processes of a run must have the same"
-                )
+    """Raises a RunError in all processes if their facts differ.
+
+    Args:
+        facts: {what: JSON, perhaps a dict}, such as {"versions": {"keras": "3.15.1"}}.
+    """
+    first, *rows = gathered(facts)
+    for place, row in enumerate(rows, start=1):
+        if differing := _differing(first, row):
+            name, here, there = differing
+            raise RunError(
+                f"{name}: {there} in process {place}, {here} in process 0; all "
+                "processes of a run must have the same"
+            )
+
+
+def _differing(first: Any, second: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """(name, value, value) of the first difference of two JSON values, or None."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in first.keys() | second.keys():
+            found = _differing(first.get(key), second.get(key), f"{name} {key}".strip())
+            if found:
+                return found
+        return None
+    return None if first == second else (name, first, second)
 
 
 def check_shared(run: Path) -> None:

@@ -171,6 +171,14 @@ def fit(
             build_recipe = recipe.replace(precision=checkpoint.facts["precision"])
             net = checkpoint.facts.get("net")  # older versions did not store it
             began = ModelInfo.from_json(net) if net else None
+        processes.check_same(
+            {
+                "recipe": recipe.to_dict(),
+                "data_hash": source.fingerprint,
+                "precision": precision_policy(build_recipe),
+                "versions": _versions(),
+            }
+        )
         steps = pictures.steps_per_epoch(source, recipe)
         scope = held.enter_context(contextlib.ExitStack())
         scope.enter_context(chosen.scope())
@@ -178,7 +186,6 @@ def fit(
             build_recipe, source.class_names, steps, began, model, preprocessing
         )
         facts = _facts(recipe, source, setup)
-        processes.check_same({**facts, "statistics": chosen.statistics})
         if len(chosen.names) > 1 and writes:
             print(f"{run}: {chosen}", file=sys.stderr)
         if checkpoint and (others := _other_versions(checkpoint.facts, facts)):
@@ -306,21 +313,25 @@ def _identity(recipe: Recipe, source: Any) -> dict[str, dict[str, Any]]:
 
 def _facts(recipe: Recipe, source: Any, setup: Setup) -> dict[str, Any]:
     """Returns the metadata of every checkpoint: recipe, data, network and versions."""
-    from keras_resnet import __version__
-
     return {
         "recipe": recipe.to_dict(),
         "data_hash": source.fingerprint,
         "precision": precision_policy(setup.recipe),
         "net": dataclasses.asdict(setup.model.net.info),
-        "versions": {
-            "keras_resnet": __version__,
-            "keras": keras.__version__,
-            "backend": keras.backend.backend(),
-            "tensorflow": tf.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    from keras_resnet import __version__
+
+    return {
+        "keras_resnet": __version__,
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
     }
 
 
