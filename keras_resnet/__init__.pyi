@@ -8,6 +8,7 @@ from . import export as export
 from . import layers as layers
 from . import optimizers as optimizers
 from . import recipe as recipe
+from . import scale as scale
 from . import train as train
 from . import weights as weights
 from .config import VARIANTS as VARIANTS
@@ -16,6 +17,7 @@ from .config import list_models as list_models
 from .errors import DataError as DataError
 from .errors import Error as Error
 from .errors import ModelError as ModelError
+from .errors import RayError as RayError
 from .errors import RecipeError as RecipeError
 from .errors import RunError as RunError
 from .errors import WeightsError as WeightsError
@@ -23,6 +25,7 @@ from .info import ModelInfo as ModelInfo
 from .info import Protocol as Protocol
 from .opening import open_model as open_model
 from .recipes import RECIPES as RECIPES
+from .scale import Predictor as Predictor
 from .variants import backbone as backbone
 from .variants import create as create
 from .weights import LoadReport as LoadReport

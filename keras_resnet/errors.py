@@ -44,5 +44,9 @@ class ServeError(Error):
     """An exported model that cannot be served as requested."""
 
 
+class RayError(Error, RuntimeError):
+    """Ray is not installed, its cluster does not answer, or its workers failed."""
+
+
 class DemoError(Error, RuntimeError):
     """A demonstration that cannot run, or whose result is not good enough."""

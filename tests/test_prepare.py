@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from keras_resnet import cli, data
 from keras_resnet.data.records import read_record
-from keras_resnet.errors import DataError
+from keras_resnet.errors import DataError, RayError
 
 SMALL = 20_000  # bytes of a shard: the fixture's folder makes four and two
 
@@ -463,36 +463,11 @@ def test_full_disk_is_one_clear_line(folder, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_missing_beam_is_one_clear_line(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "apache_beam", None)
-    words = r"beam='--runner=DirectRunner': .*pip install keras-resnet-d\[beam\]"
-    with pytest.raises(DataError, match=words):
-        data.prepare(folder, tmp_path / "records", beam="--runner=DirectRunner")
+def test_missing_ray_is_one_clear_line(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RayError, match=r"ray='local': .*install keras-resnet-d\[ray\]"):
+        data.prepare(folder, tmp_path / "records", ray="local")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_beam_writes_the_same_bytes(folder, prepared, tmp_path):
-    pytest.importorskip("apache_beam")
-    destination = tmp_path / "records"
-    here = []
-    data.prepare(
-        folder,
-        destination,
-        beam="--runner=DirectRunner",
-        progress=lambda pictures, total: here.append(total) or pictures,
-        shard_bytes=SMALL,
-    )
-    assert here == [0]  # the workers wrote all of them
-    assert tree(destination) == tree(prepared[0])
-
-
-@pytest.mark.slow
-def test_bad_picture_on_beam_is_named(own_folder, tmp_path):
-    pytest.importorskip("apache_beam")
-    victim = own_folder / "train" / "blue" / "002.jpg"
-    victim.write_bytes(victim.read_bytes()[:300])
-    with pytest.raises(DataError, match=r"blue/002.jpg: cannot be read"):
-        data.prepare(own_folder, tmp_path / "records", resize=256, beam="")
 
 
 def test_command_line(photos, shrunk, tmp_path, monkeypatch, capsys):

@@ -188,9 +188,33 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     "--top", type=click.IntRange(1), default=5, help="Number of classes to show."
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line per class.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write Parquet files to this folder instead, a row for each image; repeat the "
+    "command to resume. Needs pip install keras-resnet-d[ray].",
+)
+@click.option(
+    "--features", is_flag=True, help="With --out: write features, not classes."
+)
+@click.option(
+    "--ray",
+    metavar="[ADDRESS]",
+    is_flag=False,
+    flag_value="local",
+    help="With --out: compute on a Ray cluster, such as auto; without an address, with "
+    "Ray on this machine.",
+)
 @json_option
 def predict(
-    model: str, picture: tuple[str, ...], top: int, as_csv: bool, as_json: bool
+    model: str,
+    picture: tuple[str, ...],
+    top: int,
+    as_csv: bool,
+    out: Path | None,
+    features: bool,
+    ray: str | None,
+    as_json: bool,
 ) -> None:
     """Classify images, or all images in folders, with MODEL.
 
@@ -200,6 +224,13 @@ def predict(
     """
     if as_csv and as_json:
         raise click.UsageError("--csv with --json: give only one of them")
+    if out:
+        if as_csv:
+            raise click.UsageError("--csv with --out: give only one of them")
+        return _predict_to_tables(model, picture, out, top, features, ray, as_json)
+    if features or ray is not None:
+        name = "--features" if features else "--ray"
+        raise click.UsageError(f"{name}: needs --out, the folder of Parquet files")
     from keras_resnet import evaluate as evaluation
     from keras_resnet.export import open_any
 
@@ -214,6 +245,31 @@ def predict(
     show = _print_csv if as_csv else _print_json if as_json else _print_predictions
     show(counted(evaluation.predict_each(open_any(model), picture, top)))
     if bad:
+        complain(f"{bad} of {count} files cannot be classified; their rows say why")
+        raise click.exceptions.Exit(1)
+
+
+def _predict_to_tables(
+    model: str,
+    pictures: tuple[str, ...],
+    folder: Path,
+    top: int,
+    features: bool,
+    ray: str | None,
+    as_json: bool,
+) -> None:
+    from keras_resnet.scale import predict_to_tables
+
+    def bar(blocks: Iterable[int], total: int) -> Iterable[int]:
+        if as_json:
+            return blocks
+        return track(blocks, "predicting", total=total, console=err)
+
+    result = predict_to_tables(model, pictures, folder, top, features, ray, bar)
+    table = make_table(None, "predicted", "", rows=result.items())
+    print_result(result, as_json, table)
+    if result["bad"]:
+        bad, count = result["bad"], result["pictures"]
         complain(f"{bad} of {count} files cannot be classified; their rows say why")
         raise click.exceptions.Exit(1)
 

@@ -50,9 +50,12 @@ _LISTED = 20  # bad images that `validate` prints
     help="Color over which images with alpha are composited, such as white.",
 )
 @click.option(
-    "--beam",
-    metavar="OPTIONS",
-    help="Write the shards with Apache Beam, with these pipeline options.",
+    "--ray",
+    metavar="[ADDRESS]",
+    is_flag=False,
+    flag_value="local",
+    help="Write the shards with the workers of a Ray cluster, such as auto; without an "
+    "address, with Ray on this machine.",
 )
 @json_option
 def prepare(
@@ -63,15 +66,14 @@ def prepare(
     resize: int,
     upright: bool,
     background: str,
-    beam: str | None,
+    ray: str | None,
     as_json: bool,
 ) -> None:
     """Write SOURCE as TFRecord shards in DESTINATION; repeat the command to resume.
 
     SOURCE is a folder with classes in train/ and val/, a folder of classes with --val,
-    a folder of TFRecords, or tfds:NAME. The workers of a Beam runner on several
-    machines, such as --beam "--runner=FlinkRunner", need SOURCE and DESTINATION at the
-    same paths.
+    a folder of TFRecords, or tfds:NAME. The workers of a Ray cluster need SOURCE and
+    DESTINATION at the same paths.
     """
     quiet = as_json or not err.is_terminal
     with Progress(console=err, transient=True, disable=quiet) as bar:
@@ -85,7 +87,7 @@ def prepare(
             val,
             seed,
             resize,
-            beam,
+            ray,
             show,
             upright=upright,
             background=background,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,30 +54,51 @@ def predict_each(
     A file that is missing or is not an image yields {"file": path, "problem": reason}.
     """
     note_random_weights(model)
-    names, paths = class_names(model), list(_list_pictures(files))
+    names, paths = class_names(model), list(list_pictures(files))
     size = min(batch_size, len(paths))
+    for start in range(0, len(paths), size or 1):
+        batch = paths[start : start + size]
+        for path, output in zip(batch, outputs(model, batch, size)):
+            if isinstance(output, str):
+                yield {"file": path, "problem": output}
+                continue
+            order = likeliest(output, top)
+            yield {
+                "file": path,
+                "classes": [names[i] for i in order],
+                "probabilities": [float(output[i]) for i in order],
+            }
+
+
+def likeliest(probabilities: np.ndarray, top: int) -> np.ndarray:
+    """The indices of the `top` largest probabilities, the largest first."""
+    return np.argsort(-probabilities, kind="stable")[:top]
+
+
+def outputs(
+    model: Any,
+    pictures: Sequence[str | bytes],
+    batch_size: int,
+    compute: Callable[[Any, np.ndarray, int], np.ndarray] = predict_probabilities,
+) -> list[np.ndarray | str]:
+    """What a model gives for each picture, or the reason why it cannot be read.
+
+    Args:
+        model: a classifier with an evaluation protocol.
+        pictures: paths, or the bytes of image files; at most `batch_size` of them.
+        batch_size: of the model's inputs; fewer pictures are filled up.
+        compute: (model, images, batch size) -> a row for each image.
+    """
     with ThreadPoolExecutor(PARALLEL) as pool:
-        for start in range(0, len(paths), size or 1):
-            batch = paths[start : start + size]
-            loaded = list(pool.map(lambda path: _try_load(path, model), batch))
-            images = [image for image in loaded if not isinstance(image, str)]
-            outputs: Iterator[np.ndarray] = iter(())
-            if images:
-                outputs = iter(predict_probabilities(model, np.stack(images), size))
-            for path, image in zip(batch, loaded):
-                if isinstance(image, str):
-                    yield {"file": path, "problem": image}
-                    continue
-                probabilities = next(outputs)
-                order = np.argsort(-probabilities, kind="stable")[:top]
-                yield {
-                    "file": path,
-                    "classes": [names[i] for i in order],
-                    "probabilities": [float(probabilities[i]) for i in order],
-                }
+        loaded = list(pool.map(lambda picture: _try_load(picture, model), pictures))
+    images = [image for image in loaded if not isinstance(image, str)]
+    rows: Iterator[np.ndarray] = iter(())
+    if images:
+        rows = iter(compute(model, np.stack(images), batch_size))
+    return [image if isinstance(image, str) else next(rows) for image in loaded]
 
 
-def _list_pictures(files: Paths) -> Iterator[str]:
+def list_pictures(files: Paths) -> Iterator[str]:
     """Yields the files, with each folder replaced by all files in it, sorted."""
     for file in files:
         if not os.path.isdir(file):
@@ -93,12 +114,15 @@ def _list_pictures(files: Paths) -> Iterator[str]:
         yield from sorted(found, key=lambda path: path.split(os.sep))
 
 
-def _try_load(path: str, model: Any) -> np.ndarray | str:
+def _try_load(picture: str | bytes, model: Any) -> np.ndarray | str:
     """Returns the image as the model takes it, or the reason why it cannot be read."""
+    protocol = model.info.protocol
     try:
-        return load_picture(path, model.info.protocol)
+        if isinstance(picture, bytes):
+            return _decoded(picture, protocol)
+        return load_picture(picture, protocol)
     except DataError as error:
-        return str(error).removeprefix(f"{path}: ")
+        return str(error).removeprefix(f"{picture!s}: ")
 
 
 def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray:
@@ -113,12 +137,22 @@ def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray
     if Path(path).exists() and not Path(path).is_file():  # a pipe would block
         raise DataError(f"{path}: not a file")
     try:
-        return load_eval(tf.io.read_file(os.fsencode(path)), protocol).numpy()
+        return _decoded(tf.io.read_file(os.fsencode(path)), protocol)
     except tf.errors.NotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except tf.errors.OpError as error:
         reason = first_sentence(error)
         raise DataError(f"{path}: not a readable picture: {reason}") from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _decoded(data: tf.Tensor | bytes, protocol: Protocol) -> np.ndarray:
+    try:
+        return load_eval(data, protocol).numpy()
+    except tf.errors.OpError as error:
+        reason = first_sentence(error)
+        raise DataError(f"not a readable picture: {reason}") from error
 
 
 def class_names(model: Any) -> tuple[str, ...]:

@@ -168,10 +168,7 @@ def joined(job: Job | None) -> Iterator[None]:
 
     if job.coordinator and job.index:
         _await(job.coordinator)
-    # programs with collective operations must run in the same order everywhere
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    # `stoppable` handles SIGTERM
-    jax.config.update("jax_enable_preemption_service", False)
+    set_up_jax()
     try:
         # not keras.distribution.initialize, which does the same without time limits
         jax.distributed.initialize(
@@ -197,6 +194,15 @@ def joined(job: Job | None) -> Iterator[None]:
         # before JAX's own, which waits for the other processes
         atexit.register(_leave, 75 if stopped else 1)
         raise
+
+
+def set_up_jax() -> None:
+    """Sets what training on several processes needs, before JAX computes anything."""
+    jax = _jax()
+    # programs with collective operations must run in the same order everywhere
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    # `stoppable` handles SIGTERM
+    jax.config.update("jax_enable_preemption_service", False)
 
 
 def _fork(name: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from keras_resnet.data.checks.report import describe_sizes
 from keras_resnet.data.folders import folder_source, list_classes
 from keras_resnet.data.manifest import MANIFEST
-from keras_resnet.data.shards.beam import open_pipeline, write_on_beam
+from keras_resnet.data.shards.on_ray import write_on_ray
 from keras_resnet.data.shards.plan import Plan, make_plan
 from keras_resnet.data.shards.writing import (
     WORK,
@@ -31,6 +31,7 @@ from keras_resnet.data.transforms.upright import parse_colour
 from keras_resnet.errors import DataError
 from keras_resnet.files import atomic_write, sync
 from keras_resnet.files import lock as take_lock
+from keras_resnet.ray import connected
 
 _LOCK = ".plan"  # contains the plan's identity; locked by the process that writes
 
@@ -41,7 +42,7 @@ def prepare(
     val: float = 0.0,
     seed: int = 0,
     resize: int = 0,
-    beam: str | None = None,
+    ray: str | None = None,
     progress: Callable[[Iterable, int], Iterable] = lambda pictures, total: pictures,
     shard_bytes: int = 128 * 2**20,
     upright: bool = False,
@@ -65,10 +66,9 @@ def prepare(
             Pillow's bicubic filter. They are stored as RGB JPEGs of quality 92 with
             4:2:0 chroma subsampling. All images are decoded, and thereby checked.
             0: no resizing.
-        beam: options of an Apache Beam pipeline whose workers write the shards, such as
-            "--runner=FlinkRunner --parallelism=64"; "" takes Beam's defaults; None does
-            not use Beam. The workers need this package, and the source and destination
-            at the same paths.
+        ray: the address of a Ray cluster whose workers write the shards, such as
+            "auto"; "local" starts Ray on this machine; None does not use Ray. The
+            workers need this package, and the source and destination at the same paths.
         progress: a function (images, their number) -> an iterable of the same images,
             such as a progress bar.
         shard_bytes: the approximate size of a shard in bytes.
@@ -82,6 +82,7 @@ def prepare(
     Raises:
         DataError: the source, an image or an argument cannot be used, the destination
             exists, or another process is writing it.
+        RayError: Ray is not installed, or does not answer.
     """
     destination = Path(destination)
     _check_new(destination)
@@ -90,13 +91,15 @@ def prepare(
             raise DataError(f"{name}={value}: must be 0 or more")
     if background:
         parse_colour(background)
-    pipeline = None if beam is None else open_pipeline(beam)
-    opened = _hold_out(source, val, seed) if val else open_source(source)
-    _check_good(opened)
-    plan = make_plan(opened, seed, resize, shard_bytes, upright, background)
-    with _partial_folder(destination, plan) as folder:
-        if pipeline:
-            write_on_beam(pipeline, folder, plan)
+    with contextlib.ExitStack() as held:
+        if ray is not None:
+            held.enter_context(connected(ray))
+        opened = _hold_out(source, val, seed) if val else open_source(source)
+        _check_good(opened)
+        plan = make_plan(opened, seed, resize, shard_bytes, upright, background)
+        folder = held.enter_context(_partial_folder(destination, plan))
+        if ray is not None:
+            write_on_ray(folder, plan)
         todo = [shard for shard in plan.shards if not is_written(folder, shard)]
         total = sum(len(shard.numbers) for shard in todo)
         pictures = iter(progress(stored_pictures(plan, todo), total))
