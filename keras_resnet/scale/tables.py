@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.errors import DataError, RayError
+from keras_resnet.errors import DataError, Error, RayError
 from keras_resnet.evaluate.prediction import Paths, list_pictures
 from keras_resnet.files import atomic_write, write_whole
 from keras_resnet.ray import connected, last_line, missing
@@ -168,6 +168,8 @@ def _on_ray(work: _Work, blocks: Mapping[int, Sequence[str]]) -> Iterator[int]:
     )
     try:
         for row in written.iter_rows():
+            if row["problem"]:
+                raise RayError(f"ray: a worker failed: {row['problem']}")
             yield row["block"]
     except ray.exceptions.RayError as error:
         raise RayError(f"ray: a worker failed: {last_line(error)}") from error
@@ -180,9 +182,13 @@ class _Worker:
         self.work = work
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        for block, paths in zip(batch["block"], batch["paths"]):
-            self.work(int(block), list(paths))
-        return {"block": batch["block"]}
+        problem = ""
+        try:
+            for block, paths in zip(batch["block"], batch["paths"]):
+                self.work(int(block), list(paths))
+        except Error as error:  # which Ray would try again, and bury in its own text
+            problem = str(error)
+        return {"block": batch["block"], "problem": np.array([problem], object)}
 
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
