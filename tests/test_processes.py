@@ -203,28 +203,22 @@ def test_signal_to_one_process_stops_all_with_a_checkpoint(victim, folder, tmp_p
 
 @pytest.mark.slow
 def test_killed_processes_lose_nothing(folder, tmp_path):
-    fields = {"epochs": 12}
+    fields = {"epochs": 150, "ema": 0.0}
     undisturbed = trained(2, folder, tmp_path / "undisturbed", **fields)
-    run, drawn, kills = tmp_path / "run", random.Random(0), 0
-    while kills < 10:
+    run, drawn = tmp_path / "run", random.Random(0)
+    for _ in range(10):
         with Job(2, folder, run, "--checkpoint-steps", "1", **fields) as job:
-            job.wait_for(len(list(run.glob("checkpoints/epoch*"))) and 1)
-            time.sleep(drawn.uniform(0, 12))
+            time.sleep(drawn.uniform(0, 20))  # before, while and after they connect
             victim = drawn.randrange(2)
             number = drawn.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-            with contextlib.suppress(ProcessLookupError):
-                job.commands[victim].send_signal(number)
-            codes = [code for code, _ in job.ended()]
-            kills += 1
-            if codes == [0, 0]:  # too late
-                break
-            allowed = (75, -signal.SIGKILL)
-            assert codes[victim] in allowed, codes
-            assert codes[1 - victim] == 75, codes
-    assert kills > 3
-    if codes != [0, 0]:
-        trained(2, folder, run, "--checkpoint-steps", "1", **fields)
-    for first, second in zip(undisturbed[0], weights_of(run)[0], strict=True):
+            job.commands[victim].send_signal(number)
+            ends = job.ended()
+        assert ends[victim][0] in (75, -signal.SIGKILL), ends
+        code, said = ends[1 - victim]
+        assert code == 75 or (code == 1 and "does not answer" in said), ends
+    assert any(run.glob("checkpoints/epoch*"))
+    resumed = trained(2, folder, run, "--checkpoint-steps", "1", **fields)
+    for first, second in zip(undisturbed[0], resumed[0], strict=True):
         np.testing.assert_array_equal(first, second)
 
 

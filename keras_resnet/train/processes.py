@@ -28,7 +28,8 @@ from keras_resnet.errors import RunError
 from keras_resnet.files import PARTIAL
 from keras_resnet.runs.process import Interrupted, Stop
 
-CONNECT = 300  # seconds for all processes to come; images may be listed for minutes
+CONNECT = 120  # seconds for all processes to start
+_WRITE = 600  # seconds that the others wait for process 0 to write
 _HEARTBEAT = 60  # seconds after which a silent process counts as dead
 _MESSAGE = 1 << 16  # bytes of what a process tells the others
 _LEAVE = 5.0  # seconds that a process with an error waits for the others' errors
@@ -186,13 +187,13 @@ def joined(job: Job | None) -> Iterator[None]:
         meet("end")
         jax.distributed.shutdown()
     except BaseException as error:
-        lost = isinstance(error, PeerLost)
-        stopped = isinstance(error, Interrupted)
-        if not lost:  # others may have come to the same end, or may not
+        if not isinstance(error, PeerLost):
+            # a request to stop comes to all; of another error that is not known
+            seconds = _WRITE if isinstance(error, Interrupted) else _LEAVE
             with contextlib.suppress(Exception):
-                meet("end", CONNECT if stopped else _LEAVE)
+                meet("end", seconds)
         # before JAX's own, which waits for the other processes
-        atexit.register(_leave, 75 if stopped else 1)
+        atexit.register(_leave, 75 if isinstance(error, KeyboardInterrupt) else 1)
         raise
 
 
@@ -300,7 +301,7 @@ def gathered(value: Any) -> list[Any]:
     return [json.loads(row.tobytes().rstrip(b"\0")) for row in np.asarray(rows)]
 
 
-def meet(name: str, seconds: float = CONNECT) -> None:
+def meet(name: str, seconds: float = _WRITE) -> None:
     """Waits until all processes have called this with the same name.
 
     Raises:
