@@ -13,6 +13,7 @@ from keras_resnet import train
 from keras_resnet.errors import RecipeError
 from keras_resnet.recipe import Recipe
 from keras_resnet.train.devices import choose
+from keras_resnet.train.training import _other_statistics
 
 PROGRAM = Path(__file__).parent / "devices_program.py"
 BACKENDS = ("tensorflow", "jax")
@@ -38,19 +39,16 @@ def run_on(devices, backend, kind, out, **spec):
         return dict(arrays), done.stderr
 
 
-# Keras's batch normalization on JAX rounds to float32 somewhere on several devices
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize(
-    ("backend", "tolerance"), [("tensorflow", 1e-10), ("jax", 1e-6)]
-)
-def test_several_devices_take_the_steps_of_one(count, backend, tolerance, tmp_path):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_several_devices_take_the_steps_of_one(count, backend, tmp_path):
     one, _ = run_on(1, backend, "steps", tmp_path / "1.npz")
     several, _ = run_on(count, backend, "steps", tmp_path / "several.npz")
     assert one.keys() == several.keys()
     assert {"loss", "top1", "val_loss", "val_top1"} <= one.keys()
     for name, array in one.items():
-        np.testing.assert_allclose(several[name], array, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(several[name], array, atol=1e-10, err_msg=name)
 
 
 @pytest.mark.slow
@@ -97,6 +95,19 @@ def test_overflow_on_the_second_device_skips_the_step_on_both(backend, tmp_path)
     assert [float(value.item()) for value in kernels] == [1.0, 1.0]
     assert [float(value.item()) for value in biases] == [0.0, 0.0]
     assert [float(value.item()) for value in scales] == [2.0, 2.0]
+
+
+def test_other_statistics_are_said():
+    def said(before, now):
+        written = {"devices": before} if before else {}
+        return _other_statistics(written, {"devices": now})
+
+    assert said([1, "per-device"], [1, "per-device"]) == ""
+    assert said([1, "synchronized"], [4, "synchronized"]) == ""
+    assert said(None, [4, "per-device"]) == ""
+    text = "was trained on 1 device(s) with batch statistics per-device, here they are "
+    assert said([1, "per-device"], [4, "per-device"]).startswith(f"{text}per-device on")
+    assert said([1, "per-device"], [4, "synchronized"]).startswith(f"{text}synchroniz")
 
 
 @pytest.mark.parametrize("devices", [0, 3000, -1, "some", True, 1.5])

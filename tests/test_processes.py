@@ -21,7 +21,7 @@ from keras_resnet.errors import DataError, RunError
 from keras_resnet.opening import open_model
 from keras_resnet.train import processes
 
-SECONDS = 240  # that any job here may take
+SECONDS = 400  # that any job here may take
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +183,7 @@ def test_steps_in_float64(count, tmp_path):
     one, several = steps(1), steps(count)
     assert {"loss", "top1", "val_loss", "val_top1"} <= one.keys()
     for name, array in one.items():
-        # as in test_devices
-        np.testing.assert_allclose(several[name], array, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(several[name], array, atol=1e-10, err_msg=name)
 
 
 @pytest.mark.slow
@@ -203,12 +202,12 @@ def test_signal_to_one_process_stops_all_with_a_checkpoint(victim, folder, tmp_p
 
 @pytest.mark.slow
 def test_killed_processes_lose_nothing(folder, tmp_path):
-    fields = {"epochs": 150, "ema": 0.0}
+    fields = {"epochs": 60, "ema": 0.0}
     undisturbed = trained(2, folder, tmp_path / "undisturbed", **fields)
     run, drawn = tmp_path / "run", random.Random(0)
     for _ in range(10):
         with Job(2, folder, run, "--checkpoint-steps", "1", **fields) as job:
-            time.sleep(drawn.uniform(0, 20))  # before, while and after they connect
+            time.sleep(drawn.uniform(0, 14))  # before, while and after they connect
             victim = drawn.randrange(2)
             number = drawn.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
             job.commands[victim].send_signal(number)

@@ -103,7 +103,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
     def _call_composed(self, inputs: Any, batch_statistics: bool) -> Any:
-        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        kind = keras.backend.standardize_dtype(inputs.dtype)
+        # not Keras's result_type, which is float32 for float64 on JAX
+        x = ops.cast(inputs, kind if kind == "float64" else "float32")
 
         def cast(variable: Any) -> Any:
             return None if variable is None else ops.cast(variable, x.dtype)

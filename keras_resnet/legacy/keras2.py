@@ -49,11 +49,6 @@ def _moments(x: Any, axes: Any, synchronized: bool = False) -> Any:
     return tf.nn.moments(x, axes)
 
 
-def _result_type(*dtypes: Any) -> Any:
-    wide = any(tf.as_dtype(dtype) == tf.float64 for dtype in dtypes)
-    return "float64" if wide else "float32"
-
-
 ops = SimpleNamespace(
     abs=tf.abs,
     add=tf.add,
@@ -318,7 +313,6 @@ keras = _ModuleProxy(
         keras2.backend,
         backend=lambda: "tensorflow",
         standardize_dtype=lambda dtype: tf.as_dtype(dtype).name,
-        result_type=_result_type,
     ),
     config=SimpleNamespace(
         dtype_policy=keras2.mixed_precision.global_policy,

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ _WRITE = 600  # seconds that the others wait for process 0 to write
 _HEARTBEAT = 60  # seconds after which a silent process counts as dead
 _MESSAGE = 1 << 16  # bytes of what a process tells the others
 _LEAVE = 5.0  # seconds that a process with an error waits for the others' errors
+
+_met: Counter[str] = Counter()
 
 # {launcher: the environment variables with its coordinator, number of processes, index}
 _VARIABLES = {
@@ -310,8 +313,9 @@ def meet(name: str, seconds: float = _WRITE) -> None:
     if count() > 1:
         from jax._src import distributed  # its public barriers have no time limit
 
+        _met[name] += 1  # a barrier can be used once
         client: Any = distributed.global_state.client
-        client.wait_at_barrier(name, int(1000 * seconds))
+        client.wait_at_barrier(f"{name} {_met[name]}", int(1000 * seconds))
 
 
 class SharedStop(Stop):

@@ -186,6 +186,7 @@ def fit(
             build_recipe, source.class_names, steps, began, model, preprocessing
         )
         facts = _facts(recipe, source, setup)
+        facts["devices"] = [len(chosen.names), chosen.statistics]
         if len(chosen.names) > 1 and writes:
             print(f"{run}: {chosen}", file=sys.stderr)
         if checkpoint and (others := _other_versions(checkpoint.facts, facts)):
@@ -194,6 +195,8 @@ def fit(
                 "it may give slightly different results than an uninterrupted run",
                 file=sys.stderr,
             )
+        if checkpoint and (text := _other_statistics(checkpoint.facts, facts)):
+            print(f"{run}: {checkpoint.place} {text}", file=sys.stderr)
         if not run.is_dir() and writes:
             run.mkdir(parents=True)
             held.enter_context(locked(run))
@@ -342,6 +345,18 @@ def _other_versions(written: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         f"{name} {before.get(name)} (here {version})"
         for name, version in now.items()
         if before.get(name) != version
+    )
+
+
+def _other_statistics(written: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Returns text about batch statistics of other parts of a batch, or ''."""
+    before, now = written.get("devices", here["devices"]), here["devices"]
+    if before == now or "per-device" not in (before[1], now[1]):
+        return ""
+    (few, kind), (many, other) = before, now
+    return (
+        f"was trained on {few} device(s) with batch statistics {kind}, here they are "
+        f"{other} on {many}; the run goes on as another one would"
     )
 
 
