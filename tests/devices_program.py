@@ -56,7 +56,7 @@ def steps():
     keras.backend.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     devices = choose(COUNT, SYNCHRONIZED)
-    slice_ = (PROCESS, PROCESSES)
+    slice_of = (PROCESS, PROCESSES)
     source = open_source(pictures())
     with devices.scope():
         keras.utils.set_random_seed(0)
@@ -76,12 +76,14 @@ def steps():
         with devices.synchronizing(net):
             history = model.fit(
                 # in float32 XLA would round differently for each number of devices
-                batches.train_batches(source, SYNCHRONIZED, slice_=slice_).map(_double),
+                batches.train_batches(source, SYNCHRONIZED, slice_of=slice_of).map(
+                    _double
+                ),
                 steps_per_epoch=6,
                 shuffle=False,
                 verbose=0,
             ).history
-            val = eval_batches(source, SYNCHRONIZED, slice_=slice_)
+            val = eval_batches(source, SYNCHRONIZED, slice_of=slice_of)
             val = val.map(_double)
             measured = model.evaluate(val, return_dict=True, verbose=0)
         arrays = {

@@ -200,7 +200,7 @@ def test_validation_takes_as_many_pictures_as_fit(
     class Asked(Exception):
         pass
 
-    def batches(source, recipe, batch_size=None, slice_=None):
+    def batches(source, recipe, batch_size=None, slice_of=None):
         raise Asked(batch_size)
 
     monkeypatch.setattr(loop.pictures, "eval_batches", batches)

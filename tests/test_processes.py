@@ -122,6 +122,7 @@ def assert_same(one, several, tolerance):
     for first, second in zip(one[0], several[0], strict=True):
         np.testing.assert_allclose(second, first, atol=tolerance)
     for row, other in zip(one[1], several[1], strict=True):
+        assert row["val_top5"] == 1  # of three classes
         assert row == pytest.approx(other, rel=1e-4)
 
 
@@ -252,14 +253,14 @@ def test_slices_make_up_the_batch(fields, counts):
 def test_a_batch_of_slices_has_the_pictures_of_the_plain_one():
     recipe, source = RECIPE.replace(mixup=0.0, colour=0.0), open_source(pictures())
     plain, whole = (
-        next(train_batches(source, recipe, slice_=slice_).as_numpy_iterator())
-        for slice_ in (None, (0, 1))
+        next(train_batches(source, recipe, slice_of=slice_of).as_numpy_iterator())
+        for slice_of in (None, (0, 1))
     )
     np.testing.assert_array_equal(plain[0], whole[0])
     mixed = RECIPE.replace(mixup=0.2)
     plain, whole = (
-        next(train_batches(source, mixed, slice_=slice_).as_numpy_iterator())
-        for slice_ in (None, (0, 1))
+        next(train_batches(source, mixed, slice_of=slice_of).as_numpy_iterator())
+        for slice_of in (None, (0, 1))
     )
     order = [0, 7, 1, 6, 2, 5, 3, 4]  # who are mixed are neighbours
     for kind in (0, 1):
@@ -275,7 +276,7 @@ def test_every_picture_is_evaluated_once(size):
         slices = [
             list(
                 eval_batches(
-                    source, RECIPE, batch_size=size, slice_=(index, count)
+                    source, RECIPE, batch_size=size, slice_of=(index, count)
                 ).as_numpy_iterator()
             )
             for index in range(count)
@@ -304,7 +305,7 @@ def test_every_picture_is_evaluated_once(size):
 )
 def test_batch_that_cannot_be_divided(fields, count):
     with pytest.raises(DataError, match=r"batch_size=\d.*cannot be divided among"):
-        train_batches(pictures(), RECIPE.replace(**fields), slice_=(0, count))
+        train_batches(pictures(), RECIPE.replace(**fields), slice_of=(0, count))
 
 
 JAX = {

@@ -42,7 +42,7 @@ def train_batches(
     recipe: Any,
     epoch: int = 0,
     step: int = 0,
-    slice_: Slice | None = None,
+    slice_of: Slice | None = None,
 ) -> tf.data.Dataset:
     """An endless stream of full batches, determined by the seed and the position.
 
@@ -54,7 +54,7 @@ def train_batches(
             in an epoch; with `repeats=n` it occurs n times in a row, and the epoch has
             1/n as many different images.
         step: the batch of that epoch to start with; earlier batches are not read.
-        slice_: (index, count), to read only this slice of each batch: the slices of
+        slice_of: (index, count), to read only this slice of each batch: the slices of
             all `count` processes make up the batch of (0, 1), with the same draws.
             There the images that mixup or CutMix combines are neighbours; by default
             they are mirrored, image i with image B - 1 - i.
@@ -68,7 +68,7 @@ def train_batches(
             the batch cannot be divided so.
     """
     source = open_source(source)
-    places = None if slice_ is None else _places(recipe, *slice_)
+    places = None if slice_of is None else _places(recipe, *slice_of)
     split, classes = source.split("train"), len(source.class_names)
     steps = steps_per_epoch(source, recipe)
     size, first = recipe.batch_size, epoch * steps + step
@@ -184,7 +184,7 @@ def eval_batches(
     split: str = "val",
     batch_size: int | None = None,
     load: Callable[[tf.Tensor, Any], tf.Tensor] = load_eval,
-    slice_: Slice | None = None,
+    slice_of: Slice | None = None,
 ) -> tf.data.Dataset:
     """One pass over a split, each image exactly once; the last batch may be smaller.
 
@@ -194,12 +194,12 @@ def eval_batches(
         split: "val" or "train".
         batch_size: the batch size; None takes that of the recipe.
         load: a function (image file or pixels, protocol) -> the model's input.
-        slice_: (index, count), to read only this slice of each batch. The last batch
+        slice_of: (index, count), to read only this slice of each batch. The last batch
             is then filled up with images of weight zero, and weights are yielded too.
 
     Yields:
         (images, labels): uint8 [B, S, S, 3], float32 one-hot [B, K]; and weights
-        float32 [B] with `slice_`, 0 for what fills a batch up.
+        float32 [B] with `slice_of`, 0 for what fills a batch up.
 
     Raises:
         DataError: the source does not have this split.
@@ -210,8 +210,8 @@ def eval_batches(
     batch_size = batch_size or recipe.batch_size
     examples = source.split(split)
     batches, weights = -(-examples.size // batch_size), None
-    if slice_ is not None:
-        index, count = slice_
+    if slice_of is not None:
+        index, count = slice_of
         places = np.arange(batches * batch_size).reshape(batches, count, -1)[:, index]
         batch_size = places.shape[1]
         weights = (places < examples.size).astype(np.float32)

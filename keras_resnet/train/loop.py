@@ -24,7 +24,7 @@ def train_epochs(
     saver: Saver,
     checkpoint: Checkpoint | None,
     more: Sequence[Any],
-    slice_: pictures.Slice = (0, 1),
+    slice_of: pictures.Slice = (0, 1),
     devices: int = 1,
 ) -> None:
     """Trains the rest of a run: first the rest of an epoch, then whole epochs.
@@ -35,7 +35,7 @@ def train_epochs(
         saver: the callback that writes checkpoints.
         checkpoint: the Checkpoint to resume from, or None.
         more: callbacks in addition to the run's own.
-        slice_: which slice of each batch this process reads, and of how many.
+        slice_of: which slice of each batch this process reads, and of how many.
         devices: the number of devices of all processes, by which batches are divided.
     """
     model, recipe, steps = setup.model, setup.recipe, setup.steps
@@ -55,7 +55,7 @@ def train_epochs(
     size = recipe.eval_batch_size or recipe.batch_size // parts
     size = -(-size // devices) * devices
     validation = pictures.eval_batches(
-        source, recipe, batch_size=size, slice_=slice_ if devices > 1 else None
+        source, recipe, batch_size=size, slice_of=slice_of if devices > 1 else None
     )
 
     def measure_average() -> dict[str, float]:
@@ -96,7 +96,7 @@ def train_epochs(
 
     def train_to(epoch: int) -> None:
         batches = pictures.train_batches(
-            source, recipe, start.epoch, start.batch, slice_
+            source, recipe, start.epoch, start.batch, slice_of
         )
         model.fit(
             _in_parts(batches, parts),

@@ -153,7 +153,10 @@ def fit(
     with contextlib.ExitStack() as held:
         held.enter_context(processes.explained(run))
         held.enter_context(_explained_memory_errors(recipe))
-        writes, slice_ = processes.index() == 0, (processes.index(), processes.count())
+        writes, slice_of = (
+            processes.index() == 0,
+            (processes.index(), processes.count()),
+        )
         processes.check_shared(run)
         if is_finished(recipe, source, run):
             _report_early_end(run)
@@ -222,9 +225,9 @@ def fit(
         )
         with contextlib.closing(saver), chosen.synchronizing(setup.model.net):
             train_epochs(
-                setup, source, saver, checkpoint, every, slice_, len(chosen.names)
+                setup, source, saver, checkpoint, every, slice_of, len(chosen.names)
             )
-        if slice_[1] > 1:
+        if slice_of[1] > 1:
             scope.close()  # process 0 builds models by itself
         if writes:
             write_models(setup.model, recipe, run, history)
