@@ -21,6 +21,7 @@ from .errors import RayError as RayError
 from .errors import RecipeError as RecipeError
 from .errors import RunError as RunError
 from .errors import WeightsError as WeightsError
+from .evaluate import Features as Features
 from .info import ModelInfo as ModelInfo
 from .info import Protocol as Protocol
 from .opening import open_model as open_model

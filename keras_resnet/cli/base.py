@@ -18,6 +18,7 @@ import keras_resnet
 _MODULES = {
     "convert": "models",
     "demo": "training",
+    "embed": "models",
     "evaluate": "models",
     "export": "models",
     "list": "catalogue",

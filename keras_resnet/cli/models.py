@@ -76,6 +76,12 @@ def _pixels(
     help="Average whole images and their mirror images over these short sides in "
     'pixels, such as 224,256,384, or "paper".',
 )
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="Measure instead how well k nearest neighbours and a linear classifier tell "
+    "the classes of DATA, which may be others, by the features of MODEL.",
+)
 @json_option
 def evaluate(
     model: str,
@@ -85,6 +91,7 @@ def evaluate(
     ten_crop: bool,
     size: int | None,
     scales: tuple[int, ...],
+    probe: bool,
     as_json: bool,
 ) -> None:
     """Measure top-1, top-5, loss and calibration of MODEL on each image of DATA.
@@ -94,6 +101,10 @@ def evaluate(
     if scales and (ten_crop or size):
         other = "--ten-crop" if ten_crop else "--size"
         raise click.UsageError(f"{other} with --scales: give only one of them")
+    if probe:
+        if scales or ten_crop or size or split != "val":
+            raise click.UsageError("--probe: takes none of the other measures' options")
+        return _probe(model, data, max_bad_examples, as_json)
     from keras_resnet.export import open_any
 
     source, _ = datasets.without_bad(data, max_bad_examples, (split,))
@@ -105,6 +116,60 @@ def evaluate(
     run = Path(model) if is_default and _is_run_of(model, source) else None
     metrics = measure(net, source, split, as_json, run, **views)
     print_result(metrics, as_json, *metrics_tables(metrics))
+
+
+def _probe(model: str, data: Path, max_bad_examples: int, as_json: bool) -> None:
+    from keras_resnet import evaluate as evaluation
+
+    source, _ = datasets.without_bad(data, max_bad_examples)
+    result = evaluation.probe(
+        evaluation.Features(model), source, progress=_bar("embedding", as_json)
+    )
+    rows = [
+        (f"{result['neighbours']} nearest neighbours", f"{result['knn']:.2%}"),
+        ("linear classifier", f"{result['linear']:.2%}"),
+        ("images", result["examples"]),
+    ]
+    print_result(result, as_json, make_table(None, "features", "top-1", rows=rows))
+
+
+@group.command()
+@click.argument("model")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write: .npz or .parquet, with path, label and vector of each image.",
+)
+@click.option("--split", type=click.Choice(["val", "train"]), default="val")
+@click.option("--normalize", is_flag=True, help="Divide each vector by its L2 norm.")
+@json_option
+def embed(
+    model: str, data: Path, out: Path, split: str, normalize: bool, as_json: bool
+) -> None:
+    """Write the features that MODEL computes of the images of DATA, in their order.
+
+    MODEL is a run directory, a .keras file or variant:weights.
+    """
+    if out.suffix not in (".npz", ".parquet"):
+        raise click.BadParameter(
+            f"{str(out)!r}: must end in .npz or .parquet", param_hint="--out"
+        )
+    from keras_resnet import evaluate as evaluation
+
+    features = evaluation.Features(model, normalize)
+    rows = evaluation.embed(features, data, split, _bar("embedding", as_json))
+    evaluation.write_vectors(out, rows)
+    result = {"path": str(out), "images": len(rows.paths), "size": features.size}
+    print_result(result, as_json, make_table(None, "embedded", "", rows=result.items()))
+
+
+def _bar(what: str, as_json: bool) -> Any:
+    """A function that shows the progress of an iteration over batches."""
+    if as_json:
+        return iter
+    return lambda batches: track(batches, what, total=len(batches), console=err)
 
 
 def _is_run_of(model: str, source: datasets.Source) -> bool:
@@ -135,11 +200,7 @@ def measure(
     from keras_resnet.evaluate.measures import to_json
     from keras_resnet.opening import open_model
 
-    def bar(batches: Any) -> Any:
-        if as_json:
-            return batches
-        return track(batches, "evaluating", total=len(batches), console=err)
-
+    bar = _bar("evaluating", as_json)
     metrics = evaluation.run(model, data, split, progress=bar, **views)
     if run:
         if (run / layout.AVERAGE).is_file():

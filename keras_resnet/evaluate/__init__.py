@@ -1,6 +1,13 @@
 """Evaluation of a model on a data set, and predictions for single images."""
 
 from keras_resnet.evaluate.evaluation import run
+from keras_resnet.evaluate.features import (
+    Embedded,
+    Features,
+    embed,
+    probe,
+    write_vectors,
+)
 from keras_resnet.evaluate.figures import picture_grid
 from keras_resnet.evaluate.prediction import (
     class_names,
@@ -10,10 +17,15 @@ from keras_resnet.evaluate.prediction import (
 )
 
 __all__ = [
+    "Embedded",
+    "Features",
     "class_names",
+    "embed",
     "load_picture",
     "picture_grid",
     "predict",
     "predict_each",
+    "probe",
     "run",
+    "write_vectors",
 ]

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.backend import keras
-from keras_resnet.errors import DataError, ModelError
-from keras_resnet.evaluate import class_names
+from keras_resnet.errors import DataError
+from keras_resnet.evaluate import Features, class_names
 from keras_resnet.evaluate.prediction import likeliest, outputs
 from keras_resnet.evaluate.views import predict_probabilities
 from keras_resnet.export import open_any
@@ -80,7 +79,7 @@ class Predictor:
         column = "bytes" if "bytes" in batch else "path"
         pictures = [bytes(it) if column == "bytes" else str(it) for it in batch[column]]
         model = self._open()
-        compute = _features if self.features else predict_probabilities
+        compute = _embed if self.features else predict_probabilities
         rows: list[np.ndarray | str] = []
         for start in range(0, len(pictures), self.batch_size):
             part = pictures[start : start + self.batch_size]
@@ -110,28 +109,17 @@ class Predictor:
         return {"top_classes": classes, "top_probabilities": probabilities}
 
     def _vectors(self, model: Any, rows: list[Any]) -> dict[str, np.ndarray]:
-        size = _extractor(model).output_shape[-1]
+        size = _features(model).size
         blank = np.zeros(size, np.float32)
         vectors = [blank if isinstance(row, str) else row for row in rows]
         return {"features": np.array(vectors, np.float32).reshape(-1, size)}
 
 
 _opened = functools.lru_cache(maxsize=1)(open_any)
+_features = functools.lru_cache(maxsize=1)(Features)
 
 
-@functools.lru_cache(maxsize=1)
-def _extractor(model: Any) -> Any:
-    """The part of a model before its classifier."""
-    if not isinstance(model, keras.Model):
-        raise ModelError(
-            "features=True: needs a run directory or a .keras file; an exported model "
-            "gives probabilities alone"
-        )
-    return keras.Model(model.inputs, model.get_layer("head").input)
-
-
-def _features(model: Any, images: np.ndarray, batch_size: int) -> np.ndarray:
-    count = len(images)
-    padding = np.zeros((batch_size - count, *images.shape[1:]), images.dtype)
-    inputs = np.concatenate([images, padding])
-    return np.asarray(_extractor(model).predict_on_batch(inputs), np.float32)[:count]
+def _embed(model: Any, images: np.ndarray, batch_size: int) -> np.ndarray:
+    # in batches of one size, as predict_probabilities does
+    padding = np.zeros((batch_size - len(images), *images.shape[1:]), images.dtype)
+    return _features(model)(np.concatenate([images, padding]))[: len(images)]
