@@ -196,7 +196,10 @@ def test_evaluate_and_predict_work_on_a_run(call, place):
     measured = call("evaluate", "run", "photos", "--json", cwd=place)
     assert measured.err == ""
     saved = json.loads((place / "run" / "metrics.json").read_text())
-    assert json.loads(measured.out) == saved
+    answer = json.loads(measured.out)
+    # the run's records are in another order, and a sum may end in another digit
+    assert answer.pop("loss") == pytest.approx(saved.pop("loss"), rel=1e-12)
+    assert answer == saved
     table = call("evaluate", "run", "photos", cwd=place)
     assert re.search(r"images\W+12", table.out)
     done = call("predict", "run", "photos/val/red", "--top", 1, "--json", cwd=place)
