@@ -10,6 +10,7 @@ from . import optimizers as optimizers
 from . import recipe as recipe
 from . import scale as scale
 from . import train as train
+from . import transfer as transfer
 from . import weights as weights
 from .config import VARIANTS as VARIANTS
 from .config import ResNetConfig as ResNetConfig

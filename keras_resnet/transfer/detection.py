@@ -29,7 +29,7 @@ def detector(
     trained on RGB in [0, 255] and {"boxes": [N, B, 4], "labels": [N, B]}, where boxes
     are (left, top, right, bottom) in pixels and labels of -1 fill up; `predict` returns
     such boxes after non-maximum suppression. Compile it without metrics, for which
-    KerasHub has no place.
+    KerasHub has no place, and again after loading it, as it saves no optimizer.
 
     Args:
         backbone: such as `keras_resnet.backbone("resnet50d", weights="imagenet")`, of

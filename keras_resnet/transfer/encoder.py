@@ -22,10 +22,20 @@ class Encoder(keras.Model):
 
     Attributes:
         pyramid_outputs: {name: symbolic tensor}, which KerasHub's heads read.
+
+    Raises:
+        ModelError: the net is none of this package, or has no such map.
     """
 
     def __init__(self, net: Any, levels: Sequence[str], **kwargs: Any) -> None:
         maps = maps_by_stride(net)
+        for name in levels:
+            if name not in maps:
+                raise ModelError(
+                    f"backbone={net.name!r}: has no map {name}, of stride "
+                    f"{2 ** int(name[1:])}; its output_stride is "
+                    f"{net.info.config.output_stride}"
+                )
         outputs = {name: maps[name] for name in levels}
         super().__init__(inputs=net.inputs, outputs=outputs, **kwargs)
         self.net, self.levels, self.pyramid_outputs = net, list(levels), outputs

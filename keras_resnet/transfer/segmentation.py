@@ -133,9 +133,9 @@ def segmenter(
     body = hub.models.DeepLabV3Backbone(
         encoder, spatial_pyramid_pooling_key=last, dtype=policy, **options
     )
-    head = hub.models.DeepLabV3ImageSegmenter(body, classes, dtype=policy)
     images = keras.Input((None, None, 3), name="images")
     color = [255 * value for value in config.mean]
     x = PadToMultiple(output_stride, color, dtype="float32", name="pad")(images)
-    x = CropLike(dtype="float32", name="crop")([head(x), images])
+    x = layers.Conv2D(classes, 1, use_bias=False, dtype="float32", name="head")(body(x))
+    x = CropLike(dtype="float32", name="crop")([x, images])
     return keras.Model(images, x, name=f"{backbone.name}_segmenter")
