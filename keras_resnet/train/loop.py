@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
+from keras_resnet.backend import keras
 from keras_resnet.runs.checkpoints import Checkpoint, Place
 from keras_resnet.runs.history import is_stalled, write_history
 from keras_resnet.runs.saver import ResumableCallbacks, Saver, StopEvaluating, restore
@@ -95,9 +96,9 @@ def train_epochs(
     ]
 
     def train_to(epoch: int) -> None:
-        batches = pictures.train_batches(
-            source, recipe, start.epoch, start.batch, slice_of
-        )
+        # TensorFlow, which has one process, keeps the order of the published scripts
+        only = slice_of if keras.backend.backend() == "jax" else None
+        batches = pictures.train_batches(source, recipe, start.epoch, start.batch, only)
         model.fit(
             _in_parts(batches, parts),
             initial_epoch=start.epoch,
