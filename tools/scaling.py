@@ -1,7 +1,7 @@
 """The time of an epoch against the number of devices: a model of it, and its check.
 
     python tools/scaling.py predict [--rate 2500] [--input 20000] [--link 300] ...
-    python tools/scaling.py measure [--rounds 2]    about 8 minutes on two cores
+    python tools/scaling.py measure [--rounds 1]    about 8 minutes on two cores
 
 A step of n devices, each with its own part of the batch, takes
 
@@ -266,7 +266,7 @@ def main() -> None:
     )
     told.add_argument("--devices", type=int, nargs="+", default=[1, 8, 32])
     checked = commands.add_parser("measure")
-    checked.add_argument("--rounds", type=int, default=2)
+    checked.add_argument("--rounds", type=int, default=1)
     alone = commands.add_parser("side")
     alone.add_argument("address")
     alone.add_argument("count", type=int)
