@@ -452,6 +452,21 @@ def test_port_in_use_is_said(folder, tmp_path):
     assert address in said
 
 
+def test_error_of_a_lost_process_is_an_interruption(tmp_path, monkeypatch):
+    lost = ValueError(
+        "UNKNOWN: Gloo all-reduce failed: Connection closed by peer\nmore"
+    )
+    with pytest.raises(ValueError, match="Gloo"), processes.explained(tmp_path):
+        raise lost  # of one process it is not known
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(processes.PeerLost) as caught, processes.explained(tmp_path):
+        raise lost
+    assert isinstance(caught.value, KeyboardInterrupt)
+    assert "closed by peer); run the same commands again to resume" in str(caught.value)
+    with pytest.raises(ZeroDivisionError), processes.explained(tmp_path):
+        raise ZeroDivisionError
+
+
 def test_directory_that_is_not_shared_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(processes, "meet", lambda name: None)

@@ -45,7 +45,8 @@ def predict_to_tables(
 
     Args:
         model: what `Predictor` takes, by name; with Ray, at the same path everywhere.
-        files: paths of image files or folders; with Ray, the same everywhere.
+        files: paths of image files or folders; with Ray, the same everywhere, and
+            written as absolute paths.
         out: a folder; it may hold an earlier part of the same predictions.
         top: how many classes to write for each picture.
         features: write the input of the classifier instead of classes.
@@ -77,9 +78,11 @@ def _predict(
     paths = tuple(list_pictures(files))
     if not paths:
         raise DataError("files: no pictures are given")
-    name = os.fspath(model)
+    name = os.path.abspath(model) if os.path.exists(model) else os.fspath(model)
+    if ray is not None:  # workers may have another working directory
+        paths = tuple(map(os.path.abspath, paths))
     plan = {"model": name, "top": top, "features": features, "block": BLOCK}
-    plan |= {"pictures": len(paths), "paths": _digest(paths)}
+    plan |= {"pictures": len(paths), "paths": _digest(map(os.path.abspath, paths))}
     _claim(folder, plan)
     work = _Work(Predictor(name, top, features), folder.resolve())
     blocks = {

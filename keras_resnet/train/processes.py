@@ -407,7 +407,7 @@ def _is_in(name: str, folder: Path) -> bool:
     return False
 
 
-def is_peer_lost(error: BaseException) -> bool:
+def _is_peer_lost(error: BaseException) -> bool:
     """Whether an error means that another process is gone, by its message."""
     words = "Gloo", "NCCL", "coordination service", "CoordinationService"
     return count() > 1 and any(word in str(error) for word in words)
@@ -419,7 +419,7 @@ def explained(run: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_peer_lost(error):
+        if not _is_peer_lost(error):
             raise
         raise PeerLost(
             f"{run}: another process of this run is gone ({_line(error)}); run the "
