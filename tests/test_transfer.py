@@ -266,13 +266,13 @@ images, boxes, masks = scenes(2)
 net = backbone()
 net.load_weights({weights!r})
 model = transfer.detector(net, 3, SIDE)
-draw = np.random.default_rng(0)
+draw = np.random.default_rng(0)  # the backends draw differently
 model.set_weights([
-    w if w.ndim == 1 or w.ndim == 4 and w.shape[-1] > 0 and n < {count}
-    else draw.normal(0, 0.01, w.shape)
-    for n, w in enumerate(model.get_weights())
+    weight if weight.ndim == 1 or place < {count}
+    else draw.normal(0, 0.01, weight.shape)
+    for place, weight in enumerate(model.get_weights())
 ])
-model.compile(CoupledSGD(1e-3, momentum=0.9))
+model.compile(CoupledSGD(1e-4, momentum=0.9))
 history = model.fit(images, boxes, epochs=5, verbose=0, shuffle=False).history
 print(json.dumps(history["loss"]))
 """

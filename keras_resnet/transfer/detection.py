@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from keras_resnet.backend import keras
+import numpy as np
+
 from keras_resnet.transfer.encoder import Encoder, freeze, keras_hub
 
 PRIOR = 0.01  # the probability of a box at the start (arXiv 1708.02002 section 4.1)
@@ -83,5 +84,5 @@ def detector(
     heads = (model.box_head, 0.0), (model.classification_head, math.log(1 / PRIOR - 1))
     for head, value in heads:
         bias = head.prediction_layer.bias
-        bias.assign(-value * keras.ops.ones_like(bias))
+        bias.assign(np.full(bias.shape, -value))
     return model
