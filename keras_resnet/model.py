@@ -143,6 +143,15 @@ def _assemble(info: ModelInfo, name: str | None, images: Any) -> ResNet:
     return ResNet(inputs=inputs, outputs=x, name=name or info.variant, info=info)
 
 
+def layers_of(net: Any, part: str) -> list[Any]:
+    """The layers of a part of a net: "stem", "stage1", ... or "head"."""
+    return [
+        layer
+        for layer in net.layers
+        if layer.name == part or layer.name.startswith(f"{part}_")
+    ]
+
+
 def rebuild(model: Any, dtype_policy: str = "float32", **changes: Any) -> Any:
     """The same net and weights under another dtype policy, or with other `info`.
 

@@ -14,6 +14,7 @@ from keras_resnet.backend import keras
 from keras_resnet.data import blame_pictures, eval_batches, open_source
 from keras_resnet.data.sources import SourceLike
 from keras_resnet.errors import DataError, Error, ModelError
+from keras_resnet.evaluate.views import padded
 from keras_resnet.files import atomic_write
 from keras_resnet.opening import open_model
 
@@ -83,9 +84,8 @@ class Features:
         rows = [np.zeros((0, self.size), np.float32)]
         for start in range(0, len(images), self.batch_size):
             part = images[start : start + self.batch_size]
-            missing = min(self.batch_size, len(images)) - len(part)
-            padding = np.zeros((missing, *images.shape[1:]), images.dtype)
-            inputs = np.concatenate([part, padding])  # compiled once
+            # of one size, so that the net is compiled once
+            inputs = padded(part, min(self.batch_size, len(images)))
             outputs = self.model.predict_on_batch(inputs)
             rows.append(np.asarray(outputs, np.float32)[: len(part)])
         vectors = np.concatenate(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,13 +90,18 @@ def outputs(
         batch_size: of the model's inputs; fewer pictures are filled up.
         compute: (model, images, batch size) -> a row for each image.
     """
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        loaded = list(pool.map(lambda picture: _try_load(picture, model), pictures))
+    loaded = list(_pool().map(lambda picture: _try_load(picture, model), pictures))
     images = [image for image in loaded if not isinstance(image, str)]
     rows: Iterator[np.ndarray] = iter(())
     if images:
         rows = iter(compute(model, np.stack(images), batch_size))
     return [image if isinstance(image, str) else next(rows) for image in loaded]
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """The threads that load pictures, of all batches."""
+    return ThreadPoolExecutor(PARALLEL, "pictures")
 
 
 def list_pictures(files: Paths) -> Iterator[str]:

@@ -77,12 +77,18 @@ def predict_probabilities(
 
     With `batch_size`, a smaller batch is padded, so that its graph is compiled once.
     """
-    count = len(images)
-    if batch_size and count < batch_size:
-        padding = np.zeros((batch_size - count, *images.shape[1:]), images.dtype)
-        images = np.concatenate([images, padding])
-    outputs = np.asarray(model.predict_on_batch(images))[:count]
+    inputs = padded(images, batch_size or 0)
+    outputs = np.asarray(model.predict_on_batch(inputs))[: len(images)]
     return softmax(outputs) if model.info.gives_logits else outputs
+
+
+def padded(images: np.ndarray, count: int) -> np.ndarray:
+    """The images, followed by zeros if there are fewer than `count`."""
+    missing = count - len(images)
+    if missing <= 0:
+        return images
+    padding = np.zeros((missing, *images.shape[1:]), images.dtype)
+    return np.concatenate([images, padding])
 
 
 def load_ten_crops(data: tf.Tensor, protocol: Protocol) -> tf.Tensor:

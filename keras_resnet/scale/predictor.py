@@ -12,7 +12,7 @@ import numpy as np
 from keras_resnet.errors import DataError
 from keras_resnet.evaluate import Features, class_names
 from keras_resnet.evaluate.prediction import likeliest, outputs
-from keras_resnet.evaluate.views import predict_probabilities
+from keras_resnet.evaluate.views import padded, predict_probabilities
 from keras_resnet.export import open_any
 
 BATCH = 32  # pictures
@@ -121,5 +121,4 @@ _features = functools.lru_cache(maxsize=1)(Features)
 
 def _embed(model: Any, images: np.ndarray, batch_size: int) -> np.ndarray:
     # in batches of one size, as predict_probabilities does
-    padding = np.zeros((batch_size - len(images), *images.shape[1:]), images.dtype)
-    return _features(model)(np.concatenate([images, padding]))[: len(images)]
+    return _features(model)(padded(images, batch_size))[: len(images)]

@@ -13,7 +13,7 @@ from keras_resnet.config import VARIANTS, ResNetConfig
 from keras_resnet.errors import RecipeError, WeightsError
 from keras_resnet.info import ModelInfo, Protocol
 from keras_resnet.layers import BatchNormalization
-from keras_resnet.model import assemble, rebuild
+from keras_resnet.model import assemble, layers_of, rebuild
 from keras_resnet.opening import net_fields, open_model, read_model_info
 from keras_resnet.recipe import Recipe
 from keras_resnet.train import others
@@ -344,8 +344,8 @@ def _initialize(net: Any, kind: str) -> None:
 
 def _freeze(net: Any, recipe: Recipe) -> None:
     for part, rate in zip(parts(recipe.stage_rates), recipe.stage_rates):
-        for layer in net.layers:
-            if rate == 0 and (layer.name == part or layer.name.startswith(f"{part}_")):
+        if rate == 0:
+            for layer in layers_of(net, part):
                 layer.trainable = False  # also stops updating its moving statistics
     if recipe.freeze_statistics:
         for layer in net._flatten_layers():

@@ -259,8 +259,7 @@ def _await(coordinator: str) -> None:
             if time.monotonic() > deadline:
                 raise RunError(
                     f"coordinator={coordinator!r}: does not answer within {CONNECT} "
-                    f"seconds ({error}); it is the address of the process 0, which "
-                    "must run too"
+                    f"seconds ({error}); start process 0 there too"
                 ) from error
             time.sleep(0.2)
 

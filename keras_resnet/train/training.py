@@ -153,10 +153,8 @@ def fit(
     with contextlib.ExitStack() as held:
         held.enter_context(processes.explained(run))
         held.enter_context(_explained_memory_errors(recipe))
-        writes, slice_of = (
-            processes.index() == 0,
-            (processes.index(), processes.count()),
-        )
+        slice_of = processes.index(), processes.count()
+        writes = slice_of[0] == 0
         processes.check_shared(run)
         if is_finished(recipe, source, run):
             _report_early_end(run)

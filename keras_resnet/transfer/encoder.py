@@ -8,7 +8,7 @@ from typing import Any
 from keras_resnet.backend import keras
 from keras_resnet.errors import Error, ModelError
 from keras_resnet.layers import BatchNormalization
-from keras_resnet.model import ResNet
+from keras_resnet.model import ResNet, layers_of
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -81,11 +81,7 @@ def freeze(net: Any, parts: Sequence[str], statistics: bool) -> None:
         ModelError: the net has no such part.
     """
     for part in parts:
-        layers = [
-            layer
-            for layer in net.layers
-            if layer.name == part or layer.name.startswith(f"{part}_")
-        ]
+        layers = layers_of(net, part)
         if not layers:
             names = sorted({layer.name.partition("_")[0] for layer in net.layers})
             raise ModelError(
