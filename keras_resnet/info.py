@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from keras_resnet.config import ResNetConfig
+from keras_resnet.tasks import TASKS
 
 MAX_TEXT = 2**24  # bytes of JSON, 16 MiB; the names of 20,000 classes take 1 MiB
 _MAX_VALUES = 2**19  # in one JSON text; even short ones take memory when parsed
@@ -117,6 +118,8 @@ class ModelInfo:
         default=None, metadata=_checked(_is_none_or(_are_strings))
     )
     protocol: Protocol = field(default=Protocol(), metadata=_checked(_is_a(dict)))
+    # a model of another task than "classify" is one of `transfer`
+    task: str = field(default="classify", metadata=_checked(_is_one_of(*TASKS)))
 
     @property
     def gives_logits(self) -> bool:

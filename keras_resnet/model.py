@@ -21,7 +21,33 @@ from keras_resnet.optimizers import attach_loss_scale
 from keras_resnet.plan import BlockPlan, plan_blocks, plan_stem
 
 
-class Described(keras.Model):
+class ScalesLoss:
+    """A mixin of models: the loss is scaled if any layer computes in float16.
+
+    Keras asks the global policy's name, which a reloaded net need not have.
+    """
+
+    def _compile(
+        self, optimizer: Any, *args: Any, auto_scale_loss: bool = True, **kwargs: Any
+    ) -> None:
+        if auto_scale_loss:
+            optimizer = attach_loss_scale(optimizer, self)
+        keras.Model.compile(self, optimizer, *args, auto_scale_loss=False, **kwargs)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        config = keras.Model.get_compile_config(self)
+        # the saved optimizer is scaled already, or was meant not to be
+        return {**config, "auto_scale_loss": False} if config else config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        # Keras's refuses a model with a `compile` of its own
+        model: Any = self
+        model.compile(**keras.saving.deserialize_keras_object(config))
+        if model.built and model.optimizer is not None:
+            model.optimizer.build(model.trainable_variables)
+
+
+class Described(ScalesLoss, keras.Model):
     """A functional model that carries its ModelInfo as `info`."""
 
     def __init__(
@@ -42,31 +68,9 @@ class Described(keras.Model):
             outputs._info = self.info
         return outputs
 
-    def compile(
-        self,
-        optimizer: Any = "rmsprop",
-        *args: Any,
-        auto_scale_loss: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        """As Keras's; but the loss is scaled where any layer computes in float16.
-
-        Keras asks the global policy's name, which a reloaded net need not have.
-        """
-        if auto_scale_loss:
-            optimizer = attach_loss_scale(optimizer, self)
-        super().compile(optimizer, *args, auto_scale_loss=False, **kwargs)
-
-    def get_compile_config(self) -> dict[str, Any] | None:
-        config = super().get_compile_config()
-        # the saved optimizer is scaled already, or was meant not to be
-        return {**config, "auto_scale_loss": False} if config else config
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        # Keras's refuses a model with a `compile` of its own
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built and self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
+    def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
+        """As Keras's; but the loss is scaled where any layer computes in float16."""
+        self._compile(optimizer, *args, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")

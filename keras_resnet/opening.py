@@ -142,6 +142,8 @@ def _open_keras(path: Path) -> Any:
     if info.config is None:
         return _open_classifier(path)
     _check_size(path, info)
+    if info.task != "classify":
+        return _open_transfer(path, info)
     try:
         model = assemble(info)
     except (TypeError, ValueError) as error:
@@ -149,6 +151,18 @@ def _open_keras(path: Path) -> Any:
     load_weights(model, path)
     with zipfile.ZipFile(path) as file:
         freeze_as(model, json.loads(file.read("config.json"))["config"])
+    return model
+
+
+def _open_transfer(path: Path, info: ModelInfo) -> Any:
+    """A detector or segmenter; only tensors are taken from the file."""
+    from keras_resnet.transfer import assemble_transfer
+
+    try:
+        model = assemble_transfer(info)
+        model.load_weights(path)
+    except (TypeError, ValueError, OSError, KeyError) as error:
+        raise _not_a_model(path, error) from error
     return model
 
 

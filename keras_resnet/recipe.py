@@ -18,6 +18,11 @@ import yaml
 from keras_resnet.errors import RecipeError
 from keras_resnet.info import Protocol
 from keras_resnet.legacy import addons
+from keras_resnet.tasks import TASKS
+
+MONITORS = tuple(
+    prefix + task.measure for prefix in ("val_", "val_ema_") for task in TASKS.values()
+)
 
 
 def _field(group: str, default: Any, help: str, **limits: Any) -> Any:
@@ -50,6 +55,13 @@ class Recipe:
     """
 
     name: str = _field("run", "bag-of-tricks", "Name of the recipe, shown in titles.")
+    task: str = _field(
+        "run",
+        "classify",
+        "What to train for: classes of images, boxes of objects (detect), or the class "
+        "of each pixel (segment); the recipe transfer is for the last two.",
+        choices=tuple(TASKS),
+    )
     model: str = _field(
         "net",
         "resnet50d",
@@ -141,6 +153,13 @@ class Recipe:
         (),
         "Smallest and largest short side before the crop, in pixels (arXiv 1409.1556).",
         example="[256, 480]",
+    )
+    scale_jitter: tuple[float, ...] = _field(
+        "augmentation",
+        (),
+        "Smallest and largest factor of the size of images in detection and "
+        "segmentation (arXiv 2012.07177), relative to the size that fits; none: 1.",
+        example="[0.5, 2]",
     )
     flip: float = _field(
         "augmentation", 0.5, "Probability of a horizontal flip.", low=0, high=1
@@ -297,6 +316,13 @@ class Recipe:
         "Which variables decay: kernels, or all (biases, gammas and betas too).",
         choices=("kernels", "all"),
     )
+    clip_norm: float = _field(
+        "optimisation",
+        0.0,
+        "Largest norm of all gradients together; larger ones are scaled down. 0: no "
+        "limit.",
+        low=0,
+    )
     ema: float = _field(
         "optimisation",
         0.0,
@@ -372,8 +398,9 @@ class Recipe:
     monitor: str = _field(
         "evaluation",
         "val_top1",
-        "Metric that selects the best epoch; val_ema_top1 is of the moving average.",
-        choices=("val_top1", "val_ema_top1"),
+        "Metric that selects the best epoch, val_map for detection and val_mean_iou "
+        "for segmentation; val_ema_top1 and so on are of the moving average.",
+        choices=MONITORS,
     )
     early_stopping: int = _field(
         "run",
@@ -400,7 +427,11 @@ class Recipe:
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, _typed(f.name, getattr(self, f.name)))
             _check_limits(f.name, getattr(self, f.name), f.metadata)
+        if self.monitor == type(self).monitor:  # each task has its own
+            object.__setattr__(self, "monitor", f"val_{TASKS[self.task].measure}")
         _check_together(self)
+        if self.task != "classify":
+            _check_transfer(self)
 
     @property
     def protocol(self) -> Protocol:
@@ -425,6 +456,8 @@ class Recipe:
     def replace(self, **fields: Any) -> Recipe:
         """A copy with other values; a RecipeError for unknown fields or bad values."""
         _check_names(fields)
+        if "task" in fields:  # each task has a monitor of its own
+            fields = {"monitor": type(self).monitor, **fields}
         return dataclasses.replace(self, **fields)
 
     def to_dict(self) -> dict[str, Any]:
@@ -555,10 +588,24 @@ def _check_together(recipe: Recipe) -> None:
         raise RecipeError(
             f"teacher_size={recipe.teacher_size}: needs a teacher; give one"
         )
-    if recipe.monitor == "val_ema_top1" and not recipe.ema:
+    measure = TASKS[recipe.task].measure
+    if recipe.monitor.removeprefix("val_").removeprefix("ema_") != measure:
         raise RecipeError(
-            "monitor='val_ema_top1', ema=0.0: needs a moving average; give ema, such "
-            "as 0.9999"
+            f"monitor={recipe.monitor!r}, task={recipe.task!r}: must be val_{measure} "
+            f"or val_ema_{measure} for this task"
+        )
+    if recipe.monitor.startswith("val_ema_") and not recipe.ema:
+        raise RecipeError(
+            f"monitor={recipe.monitor!r}, ema=0.0: needs a moving average; give ema, "
+            "such as 0.9999"
+        )
+    if recipe.scale_jitter and not (
+        len(recipe.scale_jitter) == 2
+        and 0 < recipe.scale_jitter[0] <= recipe.scale_jitter[1] < math.inf
+    ):
+        raise RecipeError(
+            f"scale_jitter={recipe.scale_jitter}: must be empty, or the smallest and "
+            "the largest factor, above 0"
         )
     if recipe.binary_threshold and recipe.loss != "binary-cross-entropy":
         raise RecipeError(
@@ -570,6 +617,40 @@ def _check_together(recipe: Recipe) -> None:
             f"test_size={recipe.test_size}, crop_pct={recipe.crop_pct}, "
             f"interpolation={recipe.interpolation!r}: 0 and '' are taken from weights, "
             "and weights=''; give all three, such as 224, 0.875 and 'bicubic'"
+        )
+
+
+# what classification alone has
+_OF_LABELS = (
+    "mixup",
+    "cutmix",
+    "rand_augment",
+    "erasing",
+    "scales",
+    "label_smoothing",
+    "teacher",
+    "teacher_size",
+)
+
+
+def _check_transfer(recipe: Recipe) -> None:
+    """Raises a RecipeError for fields that detection and segmentation cannot have."""
+    wrong = [f"{name}={it!r}" for name in _OF_LABELS if (it := getattr(recipe, name))]
+    if recipe.loss != "cross-entropy":
+        wrong.append(f"loss={recipe.loss!r}")
+    if recipe.repeats != 1:
+        wrong.append(f"repeats={recipe.repeats}")
+    if recipe.optimizer.startswith("tfa."):
+        wrong.append(f"optimizer={recipe.optimizer!r}")
+    if wrong:
+        raise RecipeError(
+            f"{', '.join(wrong)}: for classification alone, not for "
+            f"task={recipe.task!r}; begin with the recipe transfer"
+        )
+    if recipe.train_size % 32 or recipe.test_size % 32:
+        raise RecipeError(
+            f"train_size={recipe.train_size}, test_size={recipe.test_size}: must be "
+            f"multiples of 32 for task={recipe.task!r}"
         )
 
 

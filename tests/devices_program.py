@@ -73,7 +73,7 @@ def steps():
         model.compile(
             CoupledSGD(0.1, weight_decay=1e-4),
             loss(recipe, 3),
-            weighted_metrics=metrics()[:1],  # the other is not of float64
+            weighted_metrics=metrics(recipe)[:1],  # the other is not of float64
         )
         with devices.synchronizing(net):
             history = model.fit(

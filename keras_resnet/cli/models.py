@@ -96,7 +96,9 @@ def evaluate(
 ) -> None:
     """Measure top-1, top-5, loss and calibration of MODEL on each image of DATA.
 
-    MODEL is a run directory, a .keras file, variant:weights, or an exported model.
+    Of a detector these are COCO's average precisions, of a segmenter the mean
+    intersection over union. MODEL is a run directory, a .keras file, variant:weights,
+    or an exported model.
     """
     if scales and (ten_crop or size):
         other = "--ten-crop" if ten_crop else "--size"
@@ -107,8 +109,8 @@ def evaluate(
         return _probe(model, data, max_bad_examples, as_json)
     from keras_resnet.export import open_any
 
-    source, _ = datasets.without_bad(data, max_bad_examples, (split,))
     net = open_any(model)
+    source, _ = datasets.without_bad(data, max_bad_examples, (split,), net.info.task)
     views: dict[str, Any] = {"views": "ten-crop" if ten_crop else "center"}
     views |= {"size": size, "scales": scales}
     is_default = split == "val" and not ten_crop and not scales
@@ -208,7 +210,10 @@ def measure(
             metrics["ema"] = measure(average, data, split, as_json)
         write_whole(run / layout.METRICS, to_json(metrics))
         with attempted(run / layout.GRID):
-            evaluation.picture_grid(model, data, run / layout.GRID)
+            if data.task == "classify":
+                evaluation.picture_grid(model, data, run / layout.GRID)
+            else:
+                evaluation.answer_grid(model, data, run / layout.GRID)
         with attempted(run / layout.CONFUSION):
             confusion_map(metrics, run / layout.CONFUSION)
     return metrics
@@ -225,6 +230,8 @@ def metrics_tables(metrics: Mapping[str, Any]) -> Iterator[Table | str]:
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
     from keras_resnet.evaluate.measures import worst_classes
 
+    if "top1" not in metrics:
+        return _transfer_table(metrics)
     several = len(metrics["per_class"]) > 1
     rows = [
         ("top-1", f"{metrics['top1']:.2%}"),
@@ -242,6 +249,37 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     return make_table(None, "measure", "value", rows=rows)
 
 
+def _transfer_table(metrics: Mapping[str, Any]) -> Table:
+    """The measures of a detector or segmenter, and of each class."""
+    rows = [
+        (label, _share(metrics[name]))
+        for name, label in _TRANSFER.items()
+        if name in metrics
+    ]
+    classes = metrics["per_class"].items()
+    rows += [(f"class {name}", _share(value)) for name, value in classes]
+    bad = metrics.get("bad_examples", ())
+    rows += [("left out", str(len(bad)))] * bool(bad)
+    rows.append(("images", str(metrics["examples"])))
+    return make_table(None, "measure", "value", rows=rows)
+
+
+_TRANSFER = {
+    "map": "mAP, IoU 0.5 to 0.95",
+    "map50": "mAP, IoU 0.5",
+    "map75": "mAP, IoU 0.75",
+    "map_small": "mAP of small boxes, to 32 x 32",
+    "map_medium": "mAP of medium boxes, to 96 x 96",
+    "map_large": "mAP of large boxes",
+    "mean_iou": "mean IoU",
+    "pixel_accuracy": "pixel accuracy",
+}
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
 @group.command()
 @click.argument("model")
 @click.argument("picture", nargs=-1, required=True)
@@ -253,7 +291,16 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
     "--out",
     type=click.Path(path_type=Path),
     help="Write Parquet files to this folder instead, a row for each image; repeat the "
-    "command to resume. Needs pip install keras-resnet-d[ray].",
+    "command to resume. Needs pip install keras-resnet-d[ray]. Of a detector or "
+    "segmenter: pictures with boxes or masks drawn on them, the masks, and "
+    "predictions.json.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Least confidence of a box.",
 )
 @click.option(
     "--features", is_flag=True, help="With --out: write features, not classes."
@@ -273,27 +320,37 @@ def predict(
     top: int,
     as_csv: bool,
     out: Path | None,
+    threshold: float,
     features: bool,
     ray: str | None,
     as_json: bool,
 ) -> None:
     """Classify images, or all images in folders, with MODEL.
 
-    MODEL is a run directory, a .keras file, variant:weights, or what `export` wrote:
-    its folder, a version in it, or a file. A file that cannot be classified gets a row
-    that says why, and makes the exit code 1.
+    A detector finds boxes, and --json prints COCO's results; a segmenter finds the
+    class of each pixel. MODEL is a run directory, a .keras file, variant:weights, or
+    what `export` wrote: its folder, a version in it, or a file. A file that cannot be
+    read gets a row that says why, and makes the exit code 1.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv with --json: give only one of them")
+    if out and as_csv:
+        raise click.UsageError("--csv with --out: give only one of them")
+    from keras_resnet.export import open_any, task_of
+
+    if (task := task_of(model)) != "classify":
+        if as_csv or features or ray is not None:
+            raise click.UsageError(
+                f"--csv, --features, --ray: of a classifier alone; {model} is for "
+                f"task={task!r}"
+            )
+        return _find(open_any(model), picture, out, threshold, as_json)
     if out:
-        if as_csv:
-            raise click.UsageError("--csv with --out: give only one of them")
         return _predict_to_tables(model, picture, out, top, features, ray, as_json)
     if features or ray is not None:
         name = "--features" if features else "--ray"
         raise click.UsageError(f"{name}: needs --out, the folder of Parquet files")
     from keras_resnet import evaluate as evaluation
-    from keras_resnet.export import open_any
 
     count, bad = 0, 0
 
@@ -308,6 +365,50 @@ def predict(
     if bad:
         complain(f"{bad} of {count} files cannot be classified; their rows say why")
         raise click.exceptions.Exit(1)
+
+
+def _find(
+    model: Any,
+    pictures: tuple[str, ...],
+    folder: Path | None,
+    threshold: float,
+    as_json: bool,
+) -> None:
+    """Prints or writes the boxes or masks of pictures."""
+    from keras_resnet import evaluate as evaluation
+
+    rows: list[dict[str, Any]] = []
+    count = 0
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    for count, (path, found) in enumerate(
+        evaluation.find_each(model, pictures), start=1
+    ):
+        found = evaluation.confident(found, threshold)
+        some = evaluation.as_rows(model, path, found, count)
+        if folder and not isinstance(found, str):
+            evaluation.write_marked(model, path, found, folder, count)
+        rows += some
+    if folder:
+        write_whole(folder / "predictions.json", json.dumps(rows, indent=1))
+    table = make_table(None, "image", "found", rows=map(_found_row, rows))
+    where = [plain(f"pictures and predictions.json are in {folder}")] * bool(folder)
+    print_result(rows, as_json, table, *where)
+    bad = sum("problem" in row for row in rows)
+    if bad:
+        complain(f"{bad} of {count} files cannot be read; their rows say why")
+        raise click.exceptions.Exit(1)
+
+
+def _found_row(row: Mapping[str, Any]) -> tuple[str, str]:
+    if "problem" in row:
+        return row["file_name"], row["problem"]
+    if "classes" in row:
+        shares = row["classes"].items()
+        return row["file_name"], ", ".join(f"{it} {share:.1%}" for it, share in shares)
+    left, top, width, height = row["bbox"]
+    place = f"{width:.0f} x {height:.0f} at ({left:.0f}, {top:.0f})"
+    return row["file_name"], f"{row['category']} {row['score']:.1%}, {place}"
 
 
 def _predict_to_tables(

@@ -24,6 +24,7 @@ from keras_resnet.cli.models import measure, metrics_table, metrics_tables
 from keras_resnet.cli.options import RecipeCommand, chosen_recipe, recipe_options
 from keras_resnet.recipe import FIELD_TYPES, Recipe
 from keras_resnet.recipes import RECIPES
+from keras_resnet.tasks import TASKS
 
 _COLUMN = 26  # characters, the width of a recipe's column
 
@@ -161,7 +162,9 @@ def train(
 
         chosen = chosen_recipe(recipe, fields, run)
         # only once, since this reads every file
-        source, skipped = datasets.without_bad(data, chosen.max_bad_examples)
+        source, skipped = datasets.without_bad(
+            data, chosen.max_bad_examples, task=chosen.task
+        )
         if audit:
             steps = datasets.steps_per_epoch(source, chosen)
             setup = build(chosen, source.class_names, steps)
@@ -243,8 +246,9 @@ def _status_tables(state: Mapping[str, Any]) -> Iterator[Table]:
         ("epochs done", f"{state['epoch']} of {state['epochs']}"),
         ("batches of the next epoch", state["batch"]),
     ]
-    if best and best["val_top1"] is not None:
-        rows.append(("best top-1", f"{best['val_top1']:.2%}, epoch {best['epoch']}"))
+    task = TASKS[state["task"]]
+    if best and (value := best[f"val_{task.measure}"]) is not None:
+        rows.append((f"best {task.label}", f"{value:.2%}, epoch {best['epoch']}"))
     yield make_table(plain(state["run"]), "run", "", rows=rows)
     yield make_table(
         None,
@@ -256,22 +260,24 @@ def _status_tables(state: Mapping[str, Any]) -> Iterator[Table]:
             for row in state["checkpoints"]
         ],
     )
+    columns = {
+        "rate": ("rate", ".3g"),
+        "loss": ("loss", ".4f"),
+        task.measure: (task.label, ".2%"),
+        "val_loss": ("val loss", ".4f"),
+        f"val_{task.measure}": (f"val {task.label}", ".2%"),
+    }
     yield make_table(
         None,
         "epoch",
-        "rate",
-        "loss",
-        "top-1",
-        "val loss",
-        "val top-1",
+        *(label for label, _ in columns.values()),
         rows=[
             (
                 row["epoch"],
-                f"{row['rate']:.3g}",
-                f"{row['loss']:.4f}",
-                f"{row['top1']:.2%}",
-                f"{row['val_loss']:.4f}" if "val_loss" in row else "-",
-                f"{row['val_top1']:.2%}" if "val_top1" in row else "-",
+                *(
+                    format(row[name], form) if name in row else "-"
+                    for name, (_, form) in columns.items()
+                ),
             )
             for row in state["history"]
         ],

@@ -12,6 +12,12 @@ import tensorflow as tf
 from keras_resnet.data.sources import SourceLike, open_source
 from keras_resnet.data.transforms.colour import DRAWS, distort
 from keras_resnet.data.transforms.crop import load_eval
+from keras_resnet.data.transforms.letterbox import (
+    eval_boxes,
+    eval_mask,
+    train_boxes,
+    train_mask,
+)
 from keras_resnet.data.transforms.mix import cutmix, mixup
 from keras_resnet.data.transforms.random_crop import draw_crops, load_train
 from keras_resnet.errors import DataError
@@ -22,7 +28,7 @@ BATCHES = 2  # batches prepared ahead of the one in use
 # one stream of random numbers for each purpose, so that no two share a seed
 _ORDER, _CROP, _PICTURE, _COLOUR, _MIX, _CHOICE = range(6)
 
-Pair = tuple[tf.Tensor, tf.Tensor]  # images, labels
+Pair = tuple[tf.Tensor, Any]  # images, and labels, boxes or masks
 Slice = tuple[int, int]  # which slice of each batch, of how many
 
 
@@ -61,7 +67,10 @@ def train_batches(
 
     Yields:
         (images, labels): images [B, S, S, 3] in [0, 255], uint8, or float32 if mixup
-        may blend them; labels float32 [B, K], one-hot or mixed.
+        may blend them; labels float32 [B, K], one-hot or mixed. For detection they are
+        {"boxes": float32 [B, M, 4], "labels": float32 [B, M]}, boxes as (left, top,
+        right, bottom) in pixels, with labels of -1 that fill up; for segmentation int32
+        [B, S, S], with 255 for pixels without a label.
 
     Raises:
         DataError: there is no training split, or it has fewer images than a batch, or
@@ -81,6 +90,9 @@ def train_batches(
             order = tf.repeat(distinct, recipe.repeats)
         return tf.data.Dataset.from_tensor_slices(order).batch(size).take(steps)
 
+    # boxes and masks are flipped with their images, before
+    colours = recipe if source.task == "classify" else recipe.replace(flip=0.0)
+
     # once for each batch, which costs less than once for each image
     def draw(index: tf.Tensor, numbers: tf.Tensor) -> tuple[tf.Tensor, ...]:
         crops = draw_crops(recipe, size, [_stream(recipe, _CROP), index])
@@ -90,6 +102,10 @@ def train_batches(
     def load(number: tf.Tensor, position: tf.Tensor, crop: tf.Tensor) -> Pair:
         picture, label = read(number)
         seed = tf.stack([_stream(recipe, _PICTURE), position])
+        if source.task == "detect":
+            return train_boxes(picture, label, recipe, seed)
+        if source.task == "segment":
+            return train_mask(picture, label, recipe, seed)
         return load_train(picture, recipe, crop, seed), tf.one_hot(label, classes)
 
     return (
@@ -103,7 +119,7 @@ def train_batches(
         # a static shape, so that XLA compiles once
         .batch(size if places is None else len(places), drop_remainder=True)
         .enumerate(start=first)
-        .map(lambda index, batch: _finish(batch, recipe, index, places), BATCHES)
+        .map(lambda index, batch: _finish(batch, colours, index, places), BATCHES)
         .prefetch(BATCHES)
         .with_options(_untuned())
     )
@@ -193,13 +209,15 @@ def eval_batches(
         recipe: a Recipe, or a Protocol (size, crop_pct, interpolation).
         split: "val" or "train".
         batch_size: the batch size; None takes that of the recipe.
-        load: a function (image file or pixels, protocol) -> the model's input.
+        load: a function (image file or pixels, protocol) -> the model's input; for
+            classification alone.
         slice_of: (index, count), to read only this slice of each batch. The last batch
             is then filled up with images of weight zero, and weights are yielded too.
 
     Yields:
-        (images, labels): uint8 [B, S, S, 3], float32 one-hot [B, K]; and weights
-        float32 [B] with `slice_of`, 0 for what fills a batch up.
+        (images, labels): uint8 [B, S, S, 3], float32 one-hot [B, K], or boxes or masks
+        as in `train_batches`; and weights float32 [B] with `slice_of`, 0 for what fills
+        a batch up.
 
     Raises:
         DataError: the source does not have this split.
@@ -217,6 +235,13 @@ def eval_batches(
         weights = (places < examples.size).astype(np.float32)
         examples = examples.take(np.minimum(places, examples.size - 1).ravel())
 
+    def loaded(data: tf.Tensor, label: Any) -> Pair:
+        if source.task == "detect":
+            return eval_boxes(data, label, protocol)
+        if source.task == "segment":
+            return eval_mask(data, label, protocol)
+        return load(data, protocol), tf.one_hot(label, classes)
+
     def weighted(batches: tf.data.Dataset) -> tf.data.Dataset:
         if weights is None:
             return batches
@@ -225,10 +250,7 @@ def eval_batches(
 
     return (
         examples.ordered()
-        .map(
-            lambda data, label: (load(data, protocol), tf.one_hot(label, classes)),
-            PARALLEL,
-        )
+        .map(loaded, PARALLEL)
         .batch(batch_size, drop_remainder=weights is not None)
         .apply(weighted)
         # Keras's fit needs the number of batches; any other number raises an error

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_resnet.data.annotated.opening import open_annotated
 from keras_resnet.data.folders import find_shards, open_folder
 from keras_resnet.data.manifest import MANIFEST, open_manifest
 from keras_resnet.data.records import Records, index_records, record_split
@@ -19,7 +20,9 @@ SourceLike = (
 )
 
 
-def open_source(source: SourceLike, preflight: bool = True) -> Source:
+def open_source(
+    source: SourceLike, preflight: bool = True, task: str | None = None
+) -> Source:
     """Opens a data set without decoding its images.
 
     Args:
@@ -38,6 +41,9 @@ def open_source(source: SourceLike, preflight: bool = True) -> Source:
             - a Source, which is returned.
         preflight: whether to check, in a folder without a manifest, that the first
             bytes of every file are those of an image.
+        task: "detect" or "segment", for which the source is a folder in one of the
+            layouts of `annotated.opening.open_annotated`; None: that of a Source, and
+            otherwise "classify".
 
     Returns:
         The Source.
@@ -47,7 +53,16 @@ def open_source(source: SourceLike, preflight: bool = True) -> Source:
             and the remedy.
     """
     if isinstance(source, Source):
+        if task not in (None, source.task):
+            raise DataError(
+                f"{source.path}: was opened for task={source.task!r}, not {task!r}; "
+                "open it anew"
+            )
         return source
+    if task not in (None, "classify"):
+        if not isinstance(source, str | os.PathLike):
+            raise DataError(f"task={task!r}: needs a folder of pictures, not arrays")
+        return open_annotated(source, task)
     if isinstance(source, (dict, tuple, list)):
         return _open_arrays(source)
     if str(source).startswith("tfds:"):

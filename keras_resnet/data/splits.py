@@ -31,6 +31,10 @@ class Source:
     bad: dict[str, dict[int, str]] = field(default_factory=dict)
     validated: bool = False  # every image has been decoded, so that `bad` is complete
     skipped: tuple[dict, ...] = ()  # the images that `without_bad` has left out
+    task: str = "classify"  # or "detect", "segment"
+    # {split: {what: how many}} of annotations, and lines about those that are left out
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def split(self, name: str) -> Split:
         """The split "train" or "val"; raises a DataError if the source lacks it."""

@@ -9,6 +9,13 @@ from keras_resnet.evaluate.features import (
     write_vectors,
 )
 from keras_resnet.evaluate.figures import picture_grid
+from keras_resnet.evaluate.finding import (
+    answer_grid,
+    as_rows,
+    confident,
+    find_each,
+    write_marked,
+)
 from keras_resnet.evaluate.prediction import (
     class_names,
     load_picture,
@@ -19,13 +26,18 @@ from keras_resnet.evaluate.prediction import (
 __all__ = [
     "Embedded",
     "Features",
+    "answer_grid",
+    "as_rows",
     "class_names",
+    "confident",
     "embed",
+    "find_each",
     "load_picture",
     "picture_grid",
     "predict",
     "predict_each",
     "probe",
     "run",
+    "write_marked",
     "write_vectors",
 ]

@@ -16,6 +16,7 @@ from keras_resnet.errors import DataError, ModelError
 from keras_resnet.evaluate.measures import Tally
 from keras_resnet.evaluate.views import check_views, open_views
 from keras_resnet.model import ResNet, rebuild
+from keras_resnet.transfer import measure
 
 
 def run(
@@ -29,7 +30,10 @@ def run(
     size: int | None = None,
     scales: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Evaluates a classifier under the evaluation protocol stored in the model.
+    """Evaluates a model under the evaluation protocol stored in it.
+
+    What follows is of a classifier. A detector or segmenter takes data of its task, and
+    the result is that of `transfer.measure`.
 
     Args:
         model: a model of this package that includes its top, or an exported model from
@@ -72,10 +76,20 @@ def run(
         DataError: the data cannot be used.
     """
     check_views(views, size, scales)
-    source = open_source(data, preflight=not max_bad_examples)
+    task = model.info.task
+    source = open_source(data, not max_bad_examples, task)
     _check_classes(model, source)
     source, skipped = without_bad(source, max_bad_examples, (split,))
     onednn.recommend()
+    if task != "classify":
+        if views != "center" or size is not None or scales:
+            raise ValueError(
+                f"views={views!r}, size={size}, scales={scales}: are for classifiers, "
+                f"and {model.name} is for task={task!r}"
+            )
+        with blame_pictures(source, (split,)):
+            metrics = measure(model, source, split, min(batch_size, 16), progress)
+        return _complete(metrics, source, split, skipped)
     views = "multi-scale" if scales else views
     protocol = model.info.protocol
     if size is not None:
@@ -96,7 +110,13 @@ def run(
                     "weights, or use another dtype policy"
                 )
             tally.add(probabilities, labels.numpy().argmax(1))
-    metrics = tally.result(source.class_names)
+    return _complete(tally.result(source.class_names), source, split, skipped)
+
+
+def _complete(
+    metrics: dict[str, Any], source: Source, split: str, skipped: list[dict]
+) -> dict[str, Any]:
+    """The metrics, if they are of every image, with the images that were left out."""
     if metrics["examples"] != source.split(split).size:
         raise DataError(
             f"{source.path}: {metrics['examples']} {split} images were read, but "

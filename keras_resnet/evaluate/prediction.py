@@ -80,8 +80,9 @@ def outputs(
     model: Any,
     pictures: Sequence[str | bytes],
     batch_size: int,
-    compute: Callable[[Any, np.ndarray, int], np.ndarray] = predict_probabilities,
-) -> list[np.ndarray | str]:
+    compute: Callable[[Any, Any, int], Any] = predict_probabilities,
+    load: Callable[[Any, Protocol], Any] = load_eval,
+) -> list[Any]:
     """What a model gives for each picture, or the reason why it cannot be read.
 
     Args:
@@ -89,12 +90,20 @@ def outputs(
         pictures: paths, or the bytes of image files; at most `batch_size` of them.
         batch_size: of the model's inputs; fewer pictures are filled up.
         compute: (model, images, batch size) -> a row for each image.
+        load: (image file, protocol) -> the model's input, or several tensors, which
+            `compute` then gets as a tuple of arrays.
+
+    Returns:
+        For each picture its row, or the reason as a string.
     """
-    loaded = list(_pool().map(lambda picture: _try_load(picture, model), pictures))
+    loaded = list(
+        _pool().map(lambda picture: _try_load(picture, model, load), pictures)
+    )
     images = [image for image in loaded if not isinstance(image, str)]
-    rows: Iterator[np.ndarray] = iter(())
+    rows: Iterator[Any] = iter(())
     if images:
-        rows = iter(compute(model, np.stack(images), batch_size))
+        stacked = tf.nest.map_structure(lambda *parts: np.stack(parts), *images)
+        rows = iter(compute(model, stacked, batch_size))
     return [image if isinstance(image, str) else next(rows) for image in loaded]
 
 
@@ -120,22 +129,26 @@ def list_pictures(files: Paths) -> Iterator[str]:
         yield from sorted(found, key=lambda path: path.split(os.sep))
 
 
-def _try_load(picture: str | bytes, model: Any) -> np.ndarray | str:
+def _try_load(picture: str | bytes, model: Any, load: Callable) -> Any:
     """Returns the image as the model takes it, or the reason why it cannot be read."""
     protocol = model.info.protocol
     try:
         if isinstance(picture, bytes):
-            return _decoded(picture, protocol)
-        return load_picture(picture, protocol)
+            return _decoded(picture, protocol, load)
+        return load_picture(picture, protocol, load)
     except DataError as error:
         return str(error).removeprefix(f"{picture!s}: ")
 
 
-def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray:
+def load_picture(
+    path: str | os.PathLike[str],
+    protocol: Protocol,
+    load: Callable[[Any, Protocol], Any] = load_eval,
+) -> Any:
     """Reads an image file and crops it as in evaluation.
 
     Returns:
-        uint8 [S, S, 3].
+        uint8 [S, S, 3], or the arrays that `load` makes.
 
     Raises:
         DataError: the file is missing or is not an image; the message names it.
@@ -143,7 +156,7 @@ def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray
     if Path(path).exists() and not Path(path).is_file():  # a pipe would block
         raise DataError(f"{path}: not a file")
     try:
-        return _decoded(tf.io.read_file(os.fsencode(path)), protocol)
+        return _decoded(tf.io.read_file(os.fsencode(path)), protocol, load)
     except tf.errors.NotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except tf.errors.OpError as error:
@@ -153,9 +166,9 @@ def load_picture(path: str | os.PathLike[str], protocol: Protocol) -> np.ndarray
         raise DataError(f"{path}: {error}") from error
 
 
-def _decoded(data: tf.Tensor | bytes, protocol: Protocol) -> np.ndarray:
+def _decoded(data: tf.Tensor | bytes, protocol: Protocol, load: Callable) -> Any:
     try:
-        return load_eval(data, protocol).numpy()
+        return tf.nest.map_structure(lambda it: it.numpy(), load(data, protocol))
     except tf.errors.OpError as error:
         reason = first_sentence(error)
         raise DataError(f"not a readable picture: {reason}") from error

@@ -14,7 +14,7 @@ from keras_resnet.export.formats import FILES, INPUT, OUTPUT, brief, quiet
 from keras_resnet.export.metagraph import Shape
 from keras_resnet.export.numbering import version_folders
 from keras_resnet.model import ResNet
-from keras_resnet.opening import open_model
+from keras_resnet.opening import open_model, read_model_info
 from keras_resnet.runs import layout
 
 
@@ -129,6 +129,15 @@ def is_exported(path: str | os.PathLike[str]) -> bool:
         return not (path / layout.MODEL).is_file() and _has_model(_newest(path))
     suffixes = {Path(name).suffix for name in FILES.values()}
     return path.suffix in suffixes - {".pb"}  # a common suffix of other files
+
+
+def task_of(name: str | os.PathLike[str]) -> str:
+    """The task of what `open_any` would open, from its description alone."""
+    if is_exported(name):
+        return read_description(_locate(Path(name))[0]).info.task
+    path = Path(name)
+    is_file = path.is_dir() or path.suffix == ".keras"
+    return read_model_info(path).task if is_file else "classify"
 
 
 def open_any(name: str | os.PathLike[str]) -> Engine | ResNet:

@@ -271,10 +271,7 @@ def restore(model: Any, checkpoint: Checkpoint) -> None:
         )
     for name, variable in current.items():
         variable.assign(saved[name])
-    # metrics create their variables on first use, which would be too late for training
-    # that resumes in the middle of an epoch
-    blank = np.zeros((1, model.net.output_shape[-1]), np.float32)
-    model.compute_metrics(None, blank, blank)
+    model.build_metrics()
 
 
 class ResumableCallbacks(keras.callbacks.CallbackList):

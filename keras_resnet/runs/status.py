@@ -12,6 +12,7 @@ from keras_resnet.runs import checkpoints, layout
 from keras_resnet.runs.checkpoints import Damaged
 from keras_resnet.runs.history import best_place
 from keras_resnet.runs.process import holder
+from keras_resnet.tasks import TASKS
 
 
 def status(run: str | os.PathLike[str]) -> dict[str, Any]:
@@ -31,7 +32,9 @@ def status(run: str | os.PathLike[str]) -> dict[str, Any]:
           the newest intact checkpoint.
         - "epochs": the number of epochs in the recipe.
         - "early": why the run finished after fewer epochs, or None.
-        - "best": {"epoch", "val_top1", and the recipe's monitor} or None.
+        - "task": what it is trained for.
+        - "best": {"epoch", the task's measure, such as "val_top1", and the recipe's
+          monitor} or None.
         - "checkpoints": [{"name", "bytes", "problem"}, ...], the newest last; "problem"
           is None if every byte was verified.
         - "history": a row of metrics for each epoch.
@@ -63,6 +66,7 @@ def status(run: str | os.PathLike[str]) -> dict[str, Any]:
         "run": str(run),
         "recipe": recipe.name,
         "model": recipe.model,
+        "task": recipe.task,
         "state": "running" if process else "finished" if done else "stopped",
         "process": process,
         "epoch": place.epoch,
@@ -74,7 +78,7 @@ def status(run: str | os.PathLike[str]) -> dict[str, Any]:
             "epoch": best.epoch,
             **{
                 name: history[best.epoch - 1].get(name)
-                for name in ("val_top1", recipe.monitor)
+                for name in (f"val_{TASKS[recipe.task].measure}", recipe.monitor)
             },
         },
         "checkpoints": rows,

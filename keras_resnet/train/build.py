@@ -20,6 +20,8 @@ from keras_resnet.train import others
 from keras_resnet.train.distillation import distill
 from keras_resnet.train.objective import loss, metrics, optimizer, parts
 from keras_resnet.train.trainable import Trainable
+from keras_resnet.transfer import assemble_transfer, net_info
+from keras_resnet.transfer.segmentation import STRIDES
 from keras_resnet.variants import configure
 from keras_resnet.weights import load_weights, locate, read_info
 
@@ -80,6 +82,8 @@ def build(
     """
     names = tuple(class_names)
     is_other = others.is_other(recipe)
+    if recipe.task != "classify":
+        recipe = _with_stride(recipe)
     if is_other:
         others.check(recipe)
     else:
@@ -98,16 +102,18 @@ def build(
         policy = began.dtype_policy if began else precision_policy(recipe)
         net = others.build_net(recipe, len(names), policy, model, preprocessing)
         net.info = net.info.replace(class_names=names, protocol=recipe.protocol)
-    else:
+    elif recipe.task == "classify":
         net = assemble(began) if began else _net(recipe, names, file, info)
         _freeze(net, recipe)
+    else:
+        net = _transfer_net(recipe, names, file, info, began)
     averages = getattr(rule, "averages", None)  # Addons' averaging optimizers
     ema = 0.0 if averages else recipe.ema
     trainable = _distiller(net, recipe, ema) if recipe.teacher else Trainable(net, ema)
     trainable.compile(
         optimizer=rule,
         loss=criterion,
-        weighted_metrics=metrics(),
+        weighted_metrics=metrics(recipe),
         jit_compile=_compiles(),
     )
     trainable.optimizer.build(trainable.trainable_variables)
@@ -301,22 +307,61 @@ def _net(
         classifier_activation=None,  # the loss takes logits
         dtype_policy=precision_policy(recipe),
     )
-    net = assemble(info)
+    has_head = recipe.task == "classify"
+    net = assemble(info if has_head else net_info(info))
     _initialize(net, recipe.initializer)
     if file is not None:
-        head = net.get_layer("head")
-        fresh = head.get_weights()
+        fresh = net.get_layer("head").get_weights() if has_head else []
         try:
             report = load_weights(net, file, strict=False)
         except WeightsError as error:
             _check_net(recipe, error)
             raise
         names = described and described.class_names
-        if names and names != class_names and not report.initial:
+        if has_head and names and names != class_names and not report.initial:
             # the loaded classifier is for as many classes, but different ones
-            head.set_weights(fresh)
+            net.get_layer("head").set_weights(fresh)
     net.info = info.replace(class_names=class_names, protocol=recipe.protocol)
     return net
+
+
+def _transfer_net(
+    recipe: Recipe,
+    class_names: tuple[str, ...],
+    file: str | None,
+    described: ModelInfo | None,
+    began: ModelInfo | None,
+) -> Any:
+    """The detector or segmenter of a recipe, on a net with the recipe's weights."""
+    if began:
+        net, info = assemble(net_info(began)), began
+    else:
+        net = _net(recipe, class_names, file, described)
+        info = net.info.replace(task=recipe.task)
+        net.info = net_info(info)
+    _freeze(net, recipe)
+    return assemble_transfer(info, net)
+
+
+def _with_stride(recipe: Recipe) -> Recipe:
+    """The recipe with the output stride that its task needs.
+
+    Raises:
+        RecipeError: it has another one, or its model is none of this package.
+    """
+    if others.is_other(recipe):
+        raise RecipeError(
+            f"model={recipe.model!r}: must be a name of keras_resnet.list_models() for "
+            f"task={recipe.task!r}"
+        )
+    usual, allowed = (32, (32,)) if recipe.task == "detect" else (16, STRIDES)
+    stride = recipe.overrides.get("output_stride", usual)
+    if stride not in allowed:
+        raise RecipeError(
+            f"overrides={recipe.overrides}: output_stride must be one of {allowed} for "
+            f"task={recipe.task!r}"
+        )
+    return recipe.replace(overrides={**recipe.overrides, "output_stride": stride})
 
 
 def _check_net(recipe: Recipe, error: WeightsError) -> None:

@@ -66,27 +66,33 @@ def _tag(name: str) -> str:
 
 
 class Plateau(keras.callbacks.Callback):
-    """Divides the learning rate by 10 when the validation top-1 stops improving.
+    """Divides the learning rate by 10 when a measure stops improving.
 
     The epochs without improvement are counted in the history, so that a resumed run
     continues the count.
 
     Args:
         rate: the initial learning rate.
-        patience: the number of epochs without a new best top-1 after which to divide.
+        patience: the number of epochs without a new best after which to divide.
         history: the rows of the completed epochs; shared with the Saver, which extends
             it.
+        measure: the measure's name in the history.
     """
 
     def __init__(
-        self, rate: float, patience: int, history: list[dict[str, Any]]
+        self,
+        rate: float,
+        patience: int,
+        history: list[dict[str, Any]],
+        measure: str = "val_top1",
     ) -> None:
         super().__init__()
         self.rate, self.patience, self.history = rate, patience, history
+        self.measure = measure
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         # the Saver, which runs after this, has not yet added this epoch's row
-        accuracies = [row["val_top1"] for row in self.history] + [logs["val_top1"]]
+        accuracies = [row[self.measure] for row in [*self.history, logs]]
         drops = plateau_drops(accuracies, self.patience)
         self.model.optimizer.learning_rate = self.rate / 10**drops
 

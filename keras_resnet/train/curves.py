@@ -10,6 +10,7 @@ import numpy as np
 from keras_resnet.backend import ops
 from keras_resnet.drawing import png
 from keras_resnet.recipe import Recipe
+from keras_resnet.tasks import TASKS
 from keras_resnet.train.objective import schedule
 
 
@@ -30,24 +31,29 @@ def rate_curve(recipe: Recipe) -> bytes:
     return png(figure)
 
 
-def curves(title: str, history: Sequence[dict[str, Any]]) -> bytes:
-    """Returns a PNG of loss, top-1 and learning rate over the epochs.
+def curves(
+    title: str, history: Sequence[dict[str, Any]], task: str = "classify"
+) -> bytes:
+    """Returns a PNG of loss, the task's measure and learning rate over the epochs.
 
     Args:
         title: the title of the figure.
         history: a row of metrics for each epoch.
+        task: a key of TASKS.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 4), layout="constrained")
-    panels = {"loss": "loss, nats", "top1": "top-1", "rate": "learning rate"}
+    kind = TASKS[task]
+    unit = "loss" if task == "detect" else "loss, nats"
+    panels = {"loss": unit, kind.measure: kind.label, "rate": "learning rate"}
     for place, (key, label) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), place)
-        for kind, prefix in (("training", ""), ("validation", "val_")):
+        for split, prefix in (("training", ""), ("validation", "val_")):
             rows = [row for row in history if prefix + key in row]
             epochs = [row["epoch"] for row in rows]
             if rows:
-                axes.plot(epochs, [row[prefix + key] for row in rows], label=kind)
+                axes.plot(epochs, [row[prefix + key] for row in rows], label=split)
         axes.set(title=label, xlabel="epoch")
         axes.grid(alpha=0.3)
         if key != "rate":

@@ -101,6 +101,13 @@ def choose(devices: int | str | None, recipe: Recipe) -> Devices:
                 f"of devices here: {', '.join(names)}"
             )
         names = names[:count]
+    if recipe.task != "classify":
+        if (len(names) > 1 and devices is not None) or processes.count() > 1:
+            raise RecipeError(
+                f"task={recipe.task!r}: is trained on one device by one process; leave "
+                "out --devices and --processes"
+            )
+        names = names[:1]
     names = [name for each in processes.gathered(names) for name in each]
     part = recipe.batch_size // recipe.accumulate
     if part % len(names):

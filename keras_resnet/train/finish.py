@@ -18,6 +18,7 @@ from keras_resnet.runs.history import best_place, is_stalled
 from keras_resnet.runs.saver import saved_weights
 from keras_resnet.train.curves import curves
 from keras_resnet.train.trainable import Trainable
+from keras_resnet.transfer import assemble_transfer
 
 
 def write_models(
@@ -54,7 +55,7 @@ def write_models(
     write_whole(run / layout.FINISHED, json.dumps(done))
     with attempted(run / layout.CURVES):
         title = f"{recipe.name}: {recipe.model}, seed {recipe.seed}"
-        write_whole(run / layout.CURVES, curves(title, history))
+        write_whole(run / layout.CURVES, curves(title, history, recipe.task))
 
 
 def _save_best(
@@ -68,18 +69,23 @@ def _save_best(
     except Damaged as error:
         print(f"{run / layout.BEST}: not written: {error}", file=sys.stderr)
         return
-    average = recipe.monitor == "val_ema_top1"
+    average = recipe.monitor.startswith("val_ema_")
     _save(model.net, saved_weights(model, checkpoint, average), run / layout.BEST)
 
 
 def _save(net: Any, weights: Iterable[Any], path: Path) -> None:
-    """Writes a copy of the network with a softmax and the given weights."""
-    if net.info.config is None:
-        final = rebuild(net, net.info.dtype_policy, classifier_activation="softmax")
+    """Writes a copy of the network, a classifier with a softmax, of these weights."""
+    info = net.info
+    if info.config is None or info.task != "classify":
+        final = (
+            rebuild(net, info.dtype_policy, classifier_activation="softmax")
+            if info.task == "classify"
+            else assemble_transfer(info)
+        )
         for variable, value in zip(final.weights, weights, strict=True):
             variable.assign(value)
     else:
-        final = assemble(net.info.replace(classifier_activation="softmax"))
+        final = assemble(info.replace(classifier_activation="softmax"))
         assign(final, dict(zip((variable.path for variable in net.weights), weights)))
     with atomic_write(path) as partial:
         final.save(partial)

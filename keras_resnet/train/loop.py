@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,15 @@ from keras_resnet.backend import keras
 from keras_resnet.runs.checkpoints import Checkpoint, Place
 from keras_resnet.runs.history import is_stalled, write_history
 from keras_resnet.runs.saver import ResumableCallbacks, Saver, StopEvaluating, restore
+from keras_resnet.tasks import TASKS
 from keras_resnet.train.build import Setup
 from keras_resnet.train.callbacks import Events, Plateau, Watch
 from keras_resnet.train.objective import schedule
 from keras_resnet.train.trainable import Trainable
+from keras_resnet.transfer import measure
+
+# what the history of a task has of `transfer.measure`
+_SHOWN = {"detect": ("map", "map50"), "segment": ("mean_iou", "pixel_accuracy")}
 
 
 def train_epochs(
@@ -52,26 +57,44 @@ def train_epochs(
         write_history(saver.run, history)
     plateau = []
     if recipe.schedule == "plateau":
-        plateau = [Plateau(schedule(recipe, steps), recipe.patience, history)]
+        rate, measured = schedule(recipe, steps), TASKS[recipe.task].measure
+        plateau = [Plateau(rate, recipe.patience, history, f"val_{measured}")]
     size = recipe.eval_batch_size or recipe.batch_size // parts
     size = -(-size // devices) * devices
     validation = pictures.eval_batches(
         source, recipe, batch_size=size, slice_of=slice_of if devices > 1 else None
     )
 
-    def measure_average() -> dict[str, float]:
-        if recipe.monitor != "val_ema_top1":
-            return {}
-        with model.with_averages():
-            measured = model.evaluate(
+    def until_stopped(batches: Iterable[Any]) -> Iterator[Any]:
+        for batch in batches:
+            saver.stop.look()
+            if saver.stop.signal:
+                return
+            yield batch
+
+    def measure_once() -> dict[str, float]:
+        if recipe.task == "classify":
+            return model.evaluate(
                 validation,
                 callbacks=[StopEvaluating(saver)],
                 return_dict=True,
                 verbose=0,
             )
+        measured = measure(model.net, source, "val", size, until_stopped)
+        return {name: measured[name] or 0.0 for name in _SHOWN[recipe.task]}
+
+    def measure_more() -> dict[str, float]:
+        found = {}
+        if recipe.task != "classify":  # which Keras has measured already
+            found = {f"val_{name}": it for name, it in measure_once().items()}
+        if recipe.monitor.startswith("val_ema_"):
+            with model.with_averages():
+                averages = measure_once()
+            found |= {f"val_ema_{name}": it for name, it in averages.items()}
         # handles a stop only now, as a checkpoint needs the network's own weights
-        saver.on_test_batch_end(0)
-        return {f"val_ema_{name}": value for name, value in measured.items()}
+        if found:
+            saver.on_test_batch_end(0)
+        return found
 
     callbacks = ResumableCallbacks(
         [
@@ -84,7 +107,7 @@ def train_epochs(
         model,
         first=start.batch * parts,
         metrics=metrics,
-        measure=measure_average,
+        measure=measure_more,
         epochs=recipe.epochs,
         steps=steps * parts,
         verbose=0,
@@ -162,6 +185,8 @@ def _in_parts(batches: Any, count: int) -> Any:
         return batches
     return batches.flat_map(
         lambda *batch: tf.data.Dataset.from_tensor_slices(
-            tuple(tf.reshape(x, [count, -1, *x.shape[1:]]) for x in batch)
+            tf.nest.map_structure(
+                lambda x: tf.reshape(x, [count, -1, *x.shape[1:]]), batch
+            )
         )
     ).prefetch(count)

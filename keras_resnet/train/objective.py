@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_resnet.backend import keras, ops
+from keras_resnet.data.transforms.letterbox import IGNORED
 from keras_resnet.errors import RecipeError
 from keras_resnet.legacy import addons
 from keras_resnet.optimizers import (
@@ -47,6 +48,8 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimize
             if rate not in (0, 1)
         },
     }
+    if recipe.clip_norm:
+        options["global_clipnorm"] = recipe.clip_norm
     if recipe.accumulate > 1:
         options["gradient_accumulation_steps"] = recipe.accumulate
     if recipe.optimizer == "sgd":
@@ -59,11 +62,11 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimize
 def _addons_optimizer(
     recipe: Recipe, steps_per_epoch: int
 ) -> keras.optimizers.Optimizer:
-    if recipe.accumulate > 1 or {*recipe.stage_rates} - {0, 1}:
+    if recipe.accumulate > 1 or {*recipe.stage_rates} - {0, 1} or recipe.clip_norm:
         raise RecipeError(
-            f"accumulate={recipe.accumulate}, stage_rates={recipe.stage_rates}: with "
-            f"optimizer={recipe.optimizer!r}, accumulate must be 1 and stage_rates 0 "
-            "or 1 each"
+            f"accumulate={recipe.accumulate}, stage_rates={recipe.stage_rates}, "
+            f"clip_norm={recipe.clip_norm}: with optimizer={recipe.optimizer!r}, "
+            "accumulate must be 1, stage_rates 0 or 1 each and clip_norm 0"
         )
     return addons.optimizer(
         recipe.optimizer,
@@ -103,8 +106,11 @@ def parts(rates: Sequence[float] | range) -> list[str]:
     return ["stem", *(f"stage{number}" for number in range(1, len(rates)))]
 
 
-def loss(recipe: Recipe, classes: int) -> keras.losses.Loss:
+def loss(recipe: Recipe, classes: int) -> keras.losses.Loss | None:
     """Returns the recipe's loss of logits and one-hot or mixed labels.
+
+    For segmentation it is the mean cross-entropy of the pixels that have a label. A
+    detector has a loss of its own, and the result is None.
 
     With smoothing e and K classes, the paper's form gives e / (K - 1) to each other
     class. It equals the usual form, which gives e' / K to every class, with
@@ -117,6 +123,12 @@ def loss(recipe: Recipe, classes: int) -> keras.losses.Loss:
     Raises:
         RecipeError: `label_smoothing` is too large for the number of classes.
     """
+    if recipe.task == "detect":
+        return None
+    if recipe.task == "segment":
+        return keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, ignore_class=IGNORED
+        )
     smoothing = recipe.label_smoothing
     if recipe.smoothing == "other-classes":
         smoothing *= classes / max(classes - 1, 1)
@@ -191,8 +203,13 @@ def _check_labels(labels: Any, logits: Any) -> None:
         )
 
 
-def metrics() -> list[keras.metrics.Metric]:
-    """Returns the metrics "top1" and "top5": accuracy on one-hot labels."""
+def metrics(recipe: Recipe) -> list[keras.metrics.Metric] | None:
+    """Returns the metrics "top1" and "top5", accuracy on one-hot labels.
+
+    Other tasks have none: `transfer.measure` follows each validation.
+    """
+    if recipe.task != "classify":
+        return None
     return [
         keras.metrics.CategoricalAccuracy(name="top1"),
         keras.metrics.TopKCategoricalAccuracy(5, name="top5"),

@@ -19,6 +19,7 @@ from rich.progress import (
 from keras_resnet.backend import keras, number
 from keras_resnet.drawing import drawable
 from keras_resnet.recipe import Recipe
+from keras_resnet.tasks import TASKS
 from keras_resnet.train.build import describe_precision, on_gpu
 
 _SECONDS = 0.5  # between updates; reading the learning rate waits for the device
@@ -84,16 +85,19 @@ class TrainingBar(keras.callbacks.Callback):
         self.bar.update(self.task, completed=self.epoch * self.steps + batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        line = (
-            f"epoch {epoch + 1:3d}: loss {logs['loss']:.4f}, top-1 {logs['top1']:.2%}"
-        )
+        line = f"epoch {epoch + 1:3d}: {self._measures(logs, '')}"
         if "val_loss" in logs:
-            line += (
-                f"; held out: loss {logs['val_loss']:.4f}, top-1 {logs['val_top1']:.2%}"
-            )
+            line += f"; held out: {self._measures(logs, 'val_')}"
         self.bar.console.print(line)
         # leaves validation out of the images per second
         self.updated, self.seen = time.monotonic(), 0
+
+    def _measures(self, logs: dict[str, Any], prefix: str) -> str:
+        task = TASKS[self.recipe.task]
+        text = f"loss {logs[f'{prefix}loss']:.4f}"
+        if (value := logs.get(prefix + task.measure)) is not None:
+            text += f", {task.label} {value:.2%}"
+        return text
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.bar.stop()  # or it would overwrite the lines printed after training

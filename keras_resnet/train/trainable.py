@@ -106,7 +106,11 @@ class Trainable(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if type(self.net).compute_loss is not keras.Model.compute_loss:
+            # such as a detector's, which takes the images too
+            loss = self.net.compute_loss(x, y, y_pred, sample_weight, training)
+        else:
+            loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not training and sample_weight is not None and self._counts_images:
             # of the images alone, not of the zeros that fill a batch
             images = ops.cast(ops.sum(sample_weight), loss.dtype)
@@ -126,6 +130,16 @@ class Trainable(keras.Model):
                 )
             )
         return loss
+
+    def build_metrics(self) -> None:
+        """Creates the variables of the metrics, as Keras does on their first use.
+
+        That would be too late for training that resumes in the middle of an epoch.
+        """
+        shape = self.net.output_shape
+        if isinstance(shape, tuple) and len(shape) == 2:  # others have no metrics
+            blank = np.zeros((1, shape[-1]), np.float32)
+            self.compute_metrics(None, blank, blank)
 
     def train_step(self, *args: Any) -> Any:
         result = super().train_step(*args)

@@ -82,7 +82,8 @@ def fit(
         recipe: a Recipe. To resume a run, it must equal the run's recipe, except that
             `epochs` may be larger. The recipe's `weights` are read only until the
             first checkpoint is written.
-        data: what `data.open_source` takes, with the splits "train" and "val". Up to
+        data: what `data.open_source` takes for the recipe's `task`, with the splits
+            "train" and "val". Up to
             `recipe.max_bad_examples` images that cannot be decoded are left out, and
             listed in data.json.
         run: the run directory. It is created if needed, and locked during training.
@@ -112,7 +113,8 @@ def fit(
             the same weights, but for the order of sums, and may resume the run.
 
     Returns:
-        The trained model, with a softmax, class names and evaluation protocol.
+        The trained model, with class names and evaluation protocol: a classifier with a
+        softmax, or what `transfer.detector` and `transfer.segmenter` make.
 
     Raises:
         RunError: the directory belongs to another recipe or other data, is in use, or
@@ -144,7 +146,7 @@ def fit(
             f"preprocessing={preprocessing!r}: is of `model`, and there is none"
         )
     saving = Saving(checkpoint_steps, checkpoint_seconds, keep)
-    source, _ = pictures.without_bad(data, recipe.max_bad_examples)
+    source, _ = pictures.without_bad(data, recipe.max_bad_examples, task=recipe.task)
     if source.split("val") is source.train:
         raise DataError(
             "data: is one pair of arrays, so that training and validation images would "
@@ -214,6 +216,8 @@ def fit(
         for name, content in reversed(_identity(recipe, source).items()):
             if writes:
                 write_whole(run / name, json.dumps(content, indent=1))
+        for note in source.notes:
+            print(f"{source.path}: {note}", file=sys.stderr)
         if progress is None and writes:
             print(describe_precision(setup.recipe))
         every = [*callbacks, *([] if progress is None else [progress])]
@@ -273,11 +277,11 @@ def is_finished(recipe: Recipe, data: Any, run: str | os.PathLike[str]) -> bool:
     differing = []
     # values of the fields that the run's version did not have yet
     defaults = {layout.RECIPE: Recipe().to_dict()}
-    source, _ = pictures.without_bad(data, recipe.max_bad_examples)
+    source, _ = pictures.without_bad(data, recipe.max_bad_examples, task=recipe.task)
     for name, given in _identity(recipe, source).items():
         stored = {**defaults.get(name, {}), **layout.read_json(run / name)}
         # data may be moved, and the data's hash already covers which images are left
-        keys = (stored.keys() | given.keys()) - {"path", "bad_examples"}
+        keys = (stored.keys() | given.keys()) - {"path", "bad_examples", "counts"}
         if stored.get("epochs", 0) < given.get("epochs", 0):
             keys -= {"epochs"}
         differing += [
@@ -306,12 +310,14 @@ def _report_early_end(run: Path) -> None:
 
 def _identity(recipe: Recipe, source: Any) -> dict[str, dict[str, Any]]:
     """Returns {name: content} of the files that distinguish one run from another."""
-    data = {
+    data: dict[str, Any] = {
         "path": source.path,
         "data_hash": source.fingerprint,
         "class_names": list(source.class_names),
         "bad_examples": list(source.skipped),
     }
+    if source.counts:
+        data["counts"] = source.counts
     return {layout.RECIPE: recipe.to_dict(), layout.DATA: data}
 
 

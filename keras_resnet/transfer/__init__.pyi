@@ -1,4 +1,11 @@
+from .answers import answer as answer
+from .answers import answers as answers
+from .answers import load_square as load_square
+from .assembly import assemble_transfer as assemble_transfer
+from .assembly import net_info as net_info
 from .detection import detector as detector
 from .encoder import Encoder as Encoder
 from .measures import average_precision as average_precision
+from .measures import mean_iou as mean_iou
+from .measures import measure as measure
 from .segmentation import segmenter as segmenter

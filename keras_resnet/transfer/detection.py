@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from keras_resnet.transfer.encoder import Encoder, freeze, keras_hub
 
@@ -20,6 +17,9 @@ def detector(
     *,
     frozen: Sequence[str] = ("stem", "stage1"),
     freeze_statistics: bool = True,
+    confidence: float = 0.05,
+    overlap: float = 0.5,
+    most: int = 100,
     dtype: Any = None,
     **options: Any,
 ) -> Any:
@@ -29,8 +29,8 @@ def detector(
     heads give each of nine anchors a place and a probability of every class. It is
     trained on RGB in [0, 255] and {"boxes": [N, B, 4], "labels": [N, B]}, where boxes
     are (left, top, right, bottom) in pixels and labels of -1 fill up; `predict` returns
-    such boxes after non-maximum suppression. Compile it without metrics, for which
-    KerasHub has no place, and again after loading it, as it saves no optimizer.
+    {"boxes", "labels", "confidence"} of such boxes after non-maximum suppression. The
+    loss is the model's own, that of the paper; compile it with an optimizer alone.
 
     Args:
         backbone: such as `keras_resnet.backbone("resnet50d", weights="imagenet")`, of
@@ -41,11 +41,14 @@ def detector(
         frozen: the parts of the backbone that are not trained: "stem", "stage1", ...
         freeze_statistics: whether batch normalization uses its moving statistics in
             training, as a few large images give poor ones.
-        dtype: the dtype policy of the pyramid and the heads.
+        confidence: the least probability of a box that is kept (section 4.1).
+        overlap: the intersection over union from which two boxes are of one object.
+        most: how many boxes of an image are kept.
+        dtype: the dtype policy of the pyramid and the heads; None: the backbone's.
         **options: of `keras_hub.models.RetinaNetObjectDetector`.
 
     Returns:
-        A `keras_hub.models.RetinaNetObjectDetector`.
+        A Detector, which is a `keras_hub.models.RetinaNetObjectDetector`.
 
     Raises:
         ValueError: `classes` is below 1.
@@ -62,6 +65,8 @@ def detector(
     >>> model.predict(images)["boxes"]
     """
     hub = keras_hub()
+    from keras_resnet.transfer.retinanet import Detector, set_biases, suppression
+
     if classes < 1:
         raise ValueError(f"classes={classes}: must be 1 or more")
     height, width = (
@@ -69,6 +74,7 @@ def detector(
     )
     encoder = Encoder(backbone, ("P3", "P4", "P5"), name=f"{backbone.name}_maps")
     freeze(backbone, frozen, freeze_statistics)
+    dtype = dtype or backbone.info.dtype_policy
     pyramid = hub.models.RetinaNetBackbone(
         encoder,
         min_level=3,
@@ -77,12 +83,9 @@ def detector(
         image_shape=(height, width, 3),
         dtype=dtype,
     )
-    model = hub.models.RetinaNetObjectDetector(
+    options.setdefault("prediction_decoder", suppression(confidence, overlap, most))
+    model = Detector(
         pyramid, classes, bounding_box_format="xyxy", dtype=dtype, **options
     )
-    # KerasHub gives the prior to the boxes, and none to the classes
-    heads = (model.box_head, 0.0), (model.classification_head, math.log(1 / PRIOR - 1))
-    for head, value in heads:
-        bias = head.prediction_layer.bias
-        bias.assign(np.full(bias.shape, -value))
+    set_biases(model, PRIOR)
     return model

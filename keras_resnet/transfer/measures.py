@@ -1,20 +1,93 @@
-"""The measures of COCO for boxes, by pycocotools' own code."""
+"""The measures of boxes and masks, those of boxes by pycocotools' own code."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_resnet.data.splits import Source
+from keras_resnet.data.transforms.letterbox import IGNORED
 from keras_resnet.errors import DataError, Error
+from keras_resnet.transfer.answers import answers
 
 # what COCOeval summarizes, in its order
 _STATS = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
 
 Boxes = Mapping[str, Any]
+
+
+def measure(
+    model: Any,
+    source: Source,
+    split: str = "val",
+    batch_size: int = 16,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> dict[str, Any]:
+    """Measures a detector or segmenter on each image of a split, in its own pixels.
+
+    Args:
+        model: of the task of `source`, with its classes.
+        source: a Source of boxes or masks.
+        split: "val" or "train".
+        batch_size: the number of images in a batch.
+        progress: a function that wraps the iteration over the batches; where it ends
+            early, the result is of the images until then.
+
+    Returns:
+        What `average_precision` or `mean_iou` returns, and "examples": the number of
+        images.
+    """
+    examples: Any = source.split(split)
+    found = answers(model, examples, batch_size, progress)
+    names = source.class_names
+    if source.task == "segment":
+        pairs = ((examples.truth(n), it["mask"]) for n, it in enumerate(found))
+        return mean_iou(pairs, names)
+    seen = [*found]
+    truth = [examples.truth(number) for number in range(len(seen))]
+    return {**average_precision(truth, seen, names), "examples": len(seen)}
+
+
+def mean_iou(
+    masks: Iterable[tuple[np.ndarray, np.ndarray]], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The mean intersection over union of masks, as `keras.metrics.MeanIoU` has it.
+
+    Args:
+        masks: (truth, found) of each image, of the same shape: a class for each pixel,
+            where 255 in the truth counts for nothing.
+        class_names: of the numbers, in order.
+
+    Returns:
+        {"mean_iou": over the classes that are in the truth or were found,
+        "pixel_accuracy": the share of pixels of the right class, "per_class": {name:
+        its intersection over union, or None}, "examples": the number of images}, each
+        in [0, 1].
+    """
+    classes = len(class_names)
+    counts, examples = np.zeros(classes**2, np.int64), 0
+    for truth, found in masks:
+        known = truth != IGNORED
+        places = classes * truth[known].astype(np.int64) + found[known]
+        counts += np.bincount(places, minlength=classes**2)
+        examples += 1
+    total = counts.reshape(classes, classes)  # rows: truth, columns: found
+    hits, union = np.diag(total), total.sum(0) + total.sum(1) - np.diag(total)
+    shares = np.where(union > 0, hits / np.maximum(union, 1), np.nan)
+    pixels = total.sum()
+    return {
+        "mean_iou": float(np.nanmean(shares)) if pixels else None,
+        "pixel_accuracy": float(hits.sum() / pixels) if pixels else None,
+        "per_class": {
+            name: None if np.isnan(share) else float(share)
+            for name, share in zip(class_names, shares)
+        },
+        "examples": examples,
+    }
 
 
 def average_precision(

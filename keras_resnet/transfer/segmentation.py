@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_resnet.backend import keras, layers, ops
-from keras_resnet.model import rebuild
+from keras_resnet.model import Described, rebuild
 from keras_resnet.transfer.encoder import Encoder, freeze, keras_hub, maps_by_stride
 
 STRIDES = (8, 16, 32)
@@ -61,6 +61,11 @@ class CropLike(layers.Layer):
         return (maps[0], *images[1:3], maps[3])
 
 
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class Segmenter(Described):
+    """A DeepLabV3+ on a net of this package; made by `segmenter`."""
+
+
 def segmenter(
     backbone: Any,
     classes: int,
@@ -89,7 +94,7 @@ def segmenter(
         **options: of `keras_hub.models.DeepLabV3Backbone`, such as `dilation_rates`.
 
     Returns:
-        A functional keras.Model.
+        A functional keras.Model, a Segmenter.
 
     Raises:
         ValueError: `classes` is below 2, or `output_stride` is none of these.
@@ -138,4 +143,4 @@ def segmenter(
     x = PadToMultiple(output_stride, color, dtype="float32", name="pad")(images)
     x = layers.Conv2D(classes, 1, use_bias=False, dtype="float32", name="head")(body(x))
     x = CropLike(dtype="float32", name="crop")([x, images])
-    return keras.Model(images, x, name=f"{backbone.name}_segmenter")
+    return Segmenter(images, x, name=f"{backbone.name}_segmenter")

@@ -56,7 +56,7 @@ def find_bad(split: Split, limit: int | None = None) -> dict[int, str]:
     def decode(number: tf.Tensor) -> tf.Tensor:
         picture, label = read(number)
         shape = tf.shape(decode_image(picture))
-        with tf.control_dependencies([shape, label]):
+        with tf.control_dependencies([shape, *tf.nest.flatten(label)]):
             return tf.identity(number)
 
     # `ignore_errors` right after `map` drops only the elements that fail
@@ -123,6 +123,7 @@ def without_bad(
     source: SourceLike,
     max_bad_examples: int = 0,
     splits: Sequence[str] = ("train", "val"),
+    task: str | None = None,
 ) -> tuple[Source, list[dict]]:
     """Leaves out the images that cannot be decoded, if they are few enough.
 
@@ -136,6 +137,7 @@ def without_bad(
         source: what `open_source` takes.
         max_bad_examples: how many images may be left out of these splits together.
         splits: the splits to search.
+        task: as in `open_source`.
 
     Returns:
         The source without the bad images, and a list of these, as dicts with "split",
@@ -144,7 +146,7 @@ def without_bad(
     Raises:
         DataError: more images are bad, or no image of a split is left.
     """
-    source = open_source(source, preflight=not max_bad_examples)
+    source = open_source(source, not max_bad_examples, task)
     skipped = [entry for entry in source.skipped if entry["split"] in splits]
     # images that an earlier call left out stay allowed
     budget = max(max_bad_examples, len(skipped))

@@ -1,0 +1,1 @@
+"""Reads data sets for object detection and semantic segmentation."""

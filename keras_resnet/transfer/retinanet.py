@@ -1,0 +1,123 @@
+"""Detector, KerasHub's RetinaNet with the paper's loss and a description of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras_hub
+import numpy as np
+
+from keras_resnet.backend import keras, ops
+from keras_resnet.info import ModelInfo
+from keras_resnet.model import ScalesLoss
+
+ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (arXiv 1708.02002 section 4)
+# a weak answer lowers no average precision, but a missing one does
+CONFIDENCE = 0.05  # the least that non-maximum suppression keeps (section 4.1)
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class Detector(ScalesLoss, keras_hub.models.RetinaNetObjectDetector):
+    """A RetinaNet on a net of this package; made by `detector`.
+
+    It is trained with the loss of arXiv 1708.02002, which is KerasHub's except for
+    alpha and the sum over classes and coordinates, where KerasHub takes the mean.
+    """
+
+    def __init__(self, *args: Any, info: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.info = ModelInfo.from_json(info) if isinstance(info, dict) else info
+
+    def get_config(self) -> dict[str, Any]:
+        info = None if self.info is None else dataclasses.asdict(self.info)
+        return {**super().get_config(), "info": info}
+
+    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
+        """As that of keras.Model; the loss is the model's own."""
+        self._compile(optimizer, **kwargs)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The focal loss of all anchors plus the smooth L1 loss of those with a box.
+
+        Both are sums, divided by the number of anchors with a box in the batch.
+
+        Args:
+            x: images, [N, H, W, 3].
+            y: {"boxes": [N, B, 4], "labels": [N, B]} as in `detector`.
+            y_pred: the model's outputs.
+            sample_weight: not used.
+            training: not used.
+        """
+        deltas = ops.cast(y_pred["bbox_regression"], "float32")
+        logits = ops.cast(y_pred["cls_logits"], "float32")
+        boxes, labels = self.label_encoder(
+            images=x, gt_boxes=y["boxes"], gt_classes=ops.cast(y["labels"], "float32")
+        )
+        has_box = ops.cast(labels > -1, "float32")
+        is_counted = ops.cast(labels != -2, "float32")  # between the two thresholds
+        truth = ops.one_hot(ops.cast(labels, "int32"), self.num_classes)
+        focal = keras.losses.binary_focal_crossentropy(
+            truth[..., None],
+            logits[..., None],
+            apply_class_balancing=True,
+            alpha=ALPHA,
+            gamma=GAMMA,
+            from_logits=True,
+        )
+        away = ops.abs(deltas - boxes)
+        smooth = ops.where(away < 1, ops.square(away) / 2, away - 0.5)
+        # without a box the targets are those of no box, and may be infinite
+        smooth = ops.where(has_box[..., None] > 0, smooth, 0.0)
+        total = ops.sum(focal * is_counted[..., None]) + ops.sum(smooth)
+        loss = total / ops.maximum(ops.sum(has_box), 1.0)
+        for penalty in self.losses:
+            loss = loss + ops.cast(penalty, "float32")
+        return loss
+
+    def decode_predictions(self, predictions: Any, data: Any) -> Any:
+        # half precision cannot tell neighbouring pixels of a large image apart
+        wide = {name: ops.cast(it, "float32") for name, it in predictions.items()}
+        images = data[0] if isinstance(data, list | tuple) else data
+        if images.shape[0] is not None:
+            return super().decode_predictions(wide, images)
+        # KerasHub's suppression needs a known number of images
+        blank = ops.zeros((1, *images.shape[1:]))  # of which only the size matters
+
+        def decode(one: dict[str, Any]) -> dict[str, Any]:
+            single = {name: it[None] for name, it in one.items()}
+            found = super(Detector, self).decode_predictions(single, blank)
+            return {name: it[0] for name, it in found.items()}
+
+        return ops.map(decode, wide)
+
+
+def suppression(confidence: float, overlap: float, most: int) -> Any:
+    """The layer that keeps the best of overlapping boxes.
+
+    Args:
+        confidence: the least probability of a box that is kept.
+        overlap: the intersection over union from which two boxes are of one object.
+        most: how many boxes of an image are kept.
+    """
+    return keras_hub.layers.NonMaxSuppression(
+        "xyxy", True, overlap, confidence, max_detections=most
+    )
+
+
+def set_biases(model: Any, prior: float) -> None:
+    """Gives the classes a first probability; KerasHub gives the prior to the boxes."""
+    heads = (
+        (model.box_head, 0.0),
+        (model.classification_head, float(np.log(1 / prior - 1))),
+    )
+    for head, value in heads:
+        bias = head.prediction_layer.bias
+        bias.assign(np.full(bias.shape, -value))
