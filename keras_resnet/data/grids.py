@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.data.annotated.marking import mark
 from keras_resnet.data.batches import eval_batches, train_batches
 from keras_resnet.data.sources import SourceLike, open_source
 from keras_resnet.drawing import png
@@ -23,8 +24,8 @@ def preview(
 ) -> dict[str, int]:
     """Writes a PNG that shows the model's inputs, the first 24 of each split at most.
 
-    The training images are those of the first batches. The validation images are spread
-    over the split.
+    Boxes and masks are drawn on them. The training images are those of the first
+    batches. The validation images are spread over the split.
 
     Args:
         source: what `open_source` takes.
@@ -36,7 +37,7 @@ def preview(
     """
     from matplotlib.figure import Figure
 
-    source = open_source(source)
+    source = open_source(source, task=recipe.task)
     shown = {}
     for name, split in source.splits.items():
         count = min(_COLUMNS * _ROWS, split.size)
@@ -58,16 +59,23 @@ def preview(
         part.suptitle(f"{name}: {recipe.name}, {source.path}")
         for place, (image, label) in enumerate(pairs, start=1):
             axes = part.add_subplot(_ROWS, _COLUMNS, place)
-            axes.imshow(image.astype(np.uint8), interpolation="nearest")
+            image = image.astype(np.uint8)
+            if source.task == "classify":
+                axes.set_title(_caption(label, source.class_names), fontsize=8)
+            else:
+                target = {"mask": label} if source.task == "segment" else label
+                image = mark(image, target, source.class_names)
+            axes.imshow(image, interpolation="nearest")
             axes.set_axis_off()
-            axes.set_title(_caption(label, source.class_names), fontsize=8)
     Path(path).write_bytes(png(figure))
     return {name: len(pairs) for name, pairs in shown.items()}
 
 
-def _first(batches: tf.data.Dataset, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+def _first(batches: tf.data.Dataset, count: int) -> list[tuple[np.ndarray, Any]]:
+    pairs: list[tuple[np.ndarray, Any]] = []
     for images, labels in batches.as_numpy_iterator():
+        if isinstance(labels, dict):  # boxes, of all images
+            labels = [dict(zip(labels, values)) for values in zip(*labels.values())]
         pairs += zip(images, labels)
         if len(pairs) >= count:
             break

@@ -13,6 +13,7 @@ from keras_resnet.errors import ModelError
 from keras_resnet.evaluate import views
 from keras_resnet.evaluate.prediction import load_picture
 from keras_resnet.info import Protocol
+from keras_resnet.transfer import load_square
 
 PHOTOGRAPH = "grace_hopper.jpg"  # 512 x 606 pixels, part of matplotlib's wheel
 # {precision: the largest |p - p'| that is accepted}. For comparison, the differences
@@ -42,6 +43,24 @@ def photographs(
     """
     if files:
         return np.stack([load_picture(file, protocol) for file in files])
+    data = tf.io.read_file(os.fsencode(_photograph()))
+    return views.load_ten_crops(data, protocol).numpy()
+
+
+def squares(
+    protocol: Protocol, files: Sequence[str | os.PathLike[str]] = ()
+) -> tuple[np.ndarray, ...]:
+    """The same for detectors and segmenters: what `transfer.load_square` makes.
+
+    Without files, it is of the photograph as a whole.
+    """
+    loaded = [
+        load_picture(it, protocol, load_square) for it in files or [_photograph()]
+    ]
+    return tuple(np.stack(parts) for parts in zip(*loaded))
+
+
+def _photograph() -> str:
     from matplotlib.cbook import get_sample_data
 
     path = get_sample_data(PHOTOGRAPH, asfileobj=False)
@@ -49,7 +68,7 @@ def photographs(
         raise ModelError(
             f"{path}: the installed matplotlib lacks it; give pictures instead"
         )
-    return views.load_ten_crops(tf.io.read_file(os.fsencode(path)), protocol).numpy()
+    return path
 
 
 def difference(engine: Any, model: Any, images: np.ndarray) -> float:

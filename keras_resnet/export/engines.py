@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,11 @@ from keras_resnet.export.description import DESCRIPTION, Description, read_descr
 from keras_resnet.export.formats import FILES, INPUT, OUTPUT, brief, quiet
 from keras_resnet.export.metagraph import Shape
 from keras_resnet.export.numbering import version_folders
+from keras_resnet.info import ModelInfo
 from keras_resnet.model import ResNet
 from keras_resnet.opening import open_model, read_model_info
 from keras_resnet.runs import layout
+from keras_resnet.transfer.detection import MOST
 
 
 class Engine:
@@ -39,8 +42,11 @@ class Engine:
         self.input_shape = (None, side, side, 3)
         self._run: runtimes.Run | None = run
 
-    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+    def predict_on_batch(self, images: np.ndarray) -> Any:
         """Returns the class probabilities of images, float32 [N, K].
+
+        Of a segmenter these are logits, [N, S, S, K]; of a detector {"boxes", "labels",
+        "confidence", "classes"}.
 
         Args:
             images: [N, S, S, 3] of any dtype, RGB in [0, 255]; N may be 0.
@@ -61,7 +67,8 @@ class Engine:
         if not len(images):  # not every runtime accepts an empty batch
             return np.zeros((0, self.info.classes), np.float32)
         try:
-            return np.array(self._run(images), np.float32)
+            outputs = self._run(images)
+            return outputs if isinstance(outputs, dict) else np.array(outputs, "f4")
         except Exception as error:  # each runtime has its own exceptions
             raise ModelError(f"{self.name}: {brief(error)}") from error
 
@@ -108,15 +115,26 @@ def open_engine(path: str | os.PathLike[str]) -> Engine:
             f"{expected}: not a readable {description.format} model: {brief(error)}"
         ) from error
     engine = Engine(str(path), description, run)
-    described: dict[str, Shape] = {
-        INPUT: engine.input_shape,
-        OUTPUT: (None, description.info.classes),
-    }
+    described = _described(description.info)
     if shapes != described:
         raise ModelError(
             f"{expected}: has {shapes}, but its {DESCRIPTION} describes {described}"
         )
     return engine
+
+
+def _described(info: ModelInfo) -> dict[str, Shape]:
+    """{tensor: shape} of what a model with this description takes and gives."""
+    side = info.protocol.size
+    outputs: dict[str, dict[str, Shape]] = {
+        "classify": {OUTPUT: (None, info.classes)},
+        "segment": {"logits": (None, side, side, info.classes)},
+        "detect": {
+            "boxes": (None, MOST, 4),
+            **dict.fromkeys(("classes", "confidence", "labels"), (None, MOST)),
+        },
+    }
+    return {INPUT: (None, side, side, 3), **outputs[info.task]}
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,7 @@ from keras_resnet.backend import keras
 from keras_resnet.data.transforms.decode import MAX_PIXELS
 from keras_resnet.errors import ModelError
 from keras_resnet.evaluate.prediction import class_names
-from keras_resnet.export import comparing, converters, tf_serving
+from keras_resnet.export import comparing, converters, finding, tf_serving
 from keras_resnet.export.description import write_description
 from keras_resnet.export.engines import open_engine
 from keras_resnet.export.folding import fold_batch_norm
@@ -57,6 +58,15 @@ def save(
     that is not a JPEG or PNG, is damaged, or has more than 89,478,485 pixels. The other
     outputs of such a row are zeros and empty strings; other rows are not affected.
 
+    Of a detector, serving_default gives {"boxes": float32 [None, 100, 4], (left, top,
+    right, bottom) in pixels of `images`, "classes": string, "confidence": float32 and
+    "labels": int32 [None, 100]}, filled up with -1 and ""; and serving_bytes the same
+    in pixels of each file, and ok. Of a segmenter, serving_default gives {"logits":
+    float32 [None, S, S, K]}; and serving_bytes {"mask": uint8 [None, S, S], "size":
+    int32 [None, 2], the height and width of its top left part that shows the picture,
+    "class_names": string [None, K]} and ok. Both fit pictures into a square, as their
+    evaluation does, and are exported as SavedModel alone.
+
     An "onnx", "openvino" or "litert" file has the input `images` and the output
     `probabilities`. In all formats, batch normalization is folded into convolutions if
     the model is a net of this package. The exported model is run in its own runtime on
@@ -92,10 +102,12 @@ def save(
     """
     _check(model, format, precision, warm_up)
     onednn.recommend()
+    note_random_weights(model)
+    if model.info.task != "classify":
+        return _save_transfer(model, Path(folder), pictures, warm_up, say)
     activation = model.info.classifier_activation
     activation = "softmax" if model.info.gives_logits else activation
     given, model = model, rebuild(model, classifier_activation=activation)
-    note_random_weights(given)
     if model.info.config is None:
         say(
             f"{model.name}: batch normalization is not folded, since the model is not "
@@ -119,9 +131,33 @@ def save(
         return publish(version, folder)
 
 
+def _save_transfer(
+    model: Any,
+    folder: Path,
+    pictures: Sequence[str | os.PathLike[str]],
+    warm_up: bool | None,
+    say: Callable[[str], None],
+) -> Path:
+    """Writes the SavedModel of a detector or segmenter, as `save` does."""
+    loaded = comparing.squares(model.info.protocol, pictures)
+    model = finding.in_float32(model)
+    check_versions(folder, "savedmodel")
+    with _disk_errors(folder), partial_folder(folder) as partial:
+        version = partial / "version"
+        beside = _write(model, version, "savedmodel", "float32")
+        with open_engine(version) as engine:
+            difference = finding.check(engine, model, loaded)
+        unit = "pixels" if model.info.task == "detect" else "of a probability"
+        count = len(loaded[0])
+        say(f"savedmodel: off by at most {difference:.1e} {unit} on {count} pictures")
+        write_description(beside, model.info, "savedmodel", "float32", difference)
+        _write_for_serving(model, folder, version, loaded[0], warm_up, say)
+        return publish(version, folder)
+
+
 def _write(model: ResNet, version: Path, format: str, precision: str) -> Path:
     """Writes a model, labels and description; returns the folder of the latter two."""
-    is_ours = model.info.config is not None
+    is_ours = model.info.config is not None and model.info.task == "classify"
     if format == "savedmodel":
         net = fold_batch_norm(model, precision) if is_ours else model
         write_saved_model(net, version)
@@ -156,8 +192,8 @@ def _write_for_serving(
         "variant": model.info.variant,
         "classes": model.info.classes,
         "size": model.info.protocol.size,
-        "top": min(TOP_K, model.info.classes),
         "pixels": f"{MAX_PIXELS:,}",
+        **tf_serving.said_of(model.info, min(TOP_K, model.info.classes)),
     }
     tf_serving.write_beside(folder, variables)
     if warm_up or (warm_up is None and tf_serving.can_warm_up()):
@@ -188,7 +224,14 @@ def _check(model: ResNet, format: str, precision: str, warm_up: bool | None) -> 
             f"backend={keras.backend.backend()!r}: models are exported on the "
             "TensorFlow backend; set KERAS_BACKEND=tensorflow"
         )
-    _check_input(model)
+    if (task := model.info.task) != "classify":
+        if (format, precision) != ("savedmodel", "float32"):
+            raise ModelError(
+                f"format={format!r}, precision={precision!r}: a model for "
+                f"task={task!r} is exported as savedmodel in float32"
+            )
+    else:
+        _check_input(model)
     if not model.info.include_top or not model.info.include_preprocessing:
         raise ModelError(
             f"{model.name}: built with include_top={model.info.include_top}, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from keras_resnet.export.metagraph import Shape
 from keras_resnet.export.savedmodel import SavedModel
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}  # OpenVINO's names
-Run = Callable[[np.ndarray], np.ndarray]
+Run = Callable[[np.ndarray], Any]
 Started = tuple[dict[str, Shape], Run]
 
 
@@ -27,7 +28,7 @@ def start(format: str, path: Path, precision: str) -> Started:
     Returns:
         (shapes, run). `shapes` is {tensor: its shape, with None for sizes that may
         vary}. `run` takes float32 images and returns probabilities, in an array whose
-        memory may belong to the runtime.
+        memory may belong to the runtime; of a detector {name: array}.
 
     Raises:
         ModelError: a package is not installed.
@@ -45,8 +46,9 @@ def _start_savedmodel(path: Path, precision: str) -> Started:
         raise
     shapes = {key: shape for side in sides for key, (_, shape) in side.items()}
 
-    def run(images: np.ndarray) -> np.ndarray:
-        return model.run("serving_default", images=images)[OUTPUT]
+    def run(images: np.ndarray) -> Any:
+        outputs = model.run("serving_default", images=images)
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     return shapes, run
 

@@ -9,12 +9,14 @@ from typing import Any
 import tensorflow as tf
 
 from keras_resnet.backend import native
-from keras_resnet.data import decode_image, eval_crop
+from keras_resnet.data import load_eval
 from keras_resnet.data.transforms.decode import has_magic
 from keras_resnet.evaluate.prediction import class_names
+from keras_resnet.export import finding
 from keras_resnet.export.formats import INPUT, OUTPUT
 from keras_resnet.info import Protocol
 from keras_resnet.model import ResNet
+from keras_resnet.transfer import load_square
 
 TOP_K = 5
 _PARALLEL = 8  # images that are decoded in parallel
@@ -24,24 +26,32 @@ def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
     """Writes a SavedModel with the signatures of `export.save`.
 
     Args:
-        model: a model with a classifier, which outputs probabilities.
+        model: a model with a classifier, which outputs probabilities; or a Detector or
+            Segmenter in float32.
         path: the folder to create.
     """
-    size = model.info.protocol.size
+    size, is_transfer = model.info.protocol.size, model.info.task != "classify"
     # the original bytes of folder names, which may not be UTF-8
     names = tf.constant([os.fsencode(name) for name in class_names(model)])
     top = min(TOP_K, model.info.classes)
-    load = guarded_loader(model.info.protocol)
+    load = guarded_loader(
+        model.info.protocol, load_square if is_transfer else _load_crop
+    )
 
     def serving_default(images: Any) -> dict[str, Any]:
         # servers do not check shapes, and the model would accept any size
-        images = tf.ensure_shape(images, [None, size, size, 3])
-        return {OUTPUT: classify(images)}
+        return compute(tf.ensure_shape(images, [None, size, size, 3]))
 
     def serving_bytes(image_bytes: Any) -> dict[str, Any]:
-        images, ok = load(image_bytes)
+        (images, *sizes), ok = load(image_bytes)
+        outputs = compute(tf.cast(images, tf.float32))
+        if is_transfer:
+            # a row that could not be decoded has the size 0
+            sizes = [tf.maximum(it, 1) for it in sizes]
+            outputs = finding.in_pictures(model, outputs, *sizes)
+            return {**{k: _blank(it, ok) for k, it in outputs.items()}, "ok": ok}
         # rows that could not be decoded must not get a class
-        probabilities = tf.where(ok[:, None], classify(tf.cast(images, tf.float32)), 0)
+        probabilities = tf.where(ok[:, None], outputs[OUTPUT], 0)
         likeliest, places = tf.math.top_k(probabilities, top)
         return {
             OUTPUT: probabilities,
@@ -52,14 +62,14 @@ def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
 
     answer = trace(model).get_concrete_function()  # once, not in each signature
 
-    def classify(images: Any) -> Any:
+    def compute(images: Any) -> dict[str, Any]:
         count = tf.shape(images)[0]
         # oneDNN's convolutions fail on an empty batch, so add one row to it
         more = tf.cast(count == 0, tf.int32)
         images = tf.pad(images, [[0, more], [0, 0], [0, 0], [0, 0]])
         # with unknown sizes TensorFlow does not fuse additions, which might broadcast
         images = tf.ensure_shape(images, [None, size, size, 3])
-        return answer(images)[OUTPUT][:count]
+        return {name: it[:count] for name, it in answer(images).items()}
 
     encoded = tf.TensorSpec([None], tf.string, "image_bytes")
     module = tf.Module()
@@ -69,7 +79,9 @@ def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
         module,
         str(path),
         {
-            signature.__name__: tf.function(signature, input_signature=[spec])
+            signature.__name__: tf.function(
+                signature, input_signature=[spec], autograph=False
+            )
             for signature, spec in (
                 (serving_default, _pixels(model)),
                 (serving_bytes, encoded),
@@ -78,15 +90,30 @@ def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
     )
 
 
-def trace(model: ResNet) -> Any:
+def _blank(values: Any, ok: Any) -> Any:
+    """The values, with -1, 0 or "" in the rows that are not ok."""
+    blank = "" if values.dtype == tf.string else 0
+    if values.dtype in (tf.float32, tf.int32):
+        blank = -1
+    shape = tf.concat([tf.shape(ok), tf.ones([values.shape.rank - 1], tf.int32)], 0)
+    return tf.where(tf.reshape(ok, shape), values, tf.cast(blank, values.dtype))
+
+
+def trace(model: Any) -> Any:
     """Returns the model as a traced tf.function from images to {"probabilities": p}.
+
+    For a detector or segmenter it gives what `finding.outputs_of` returns.
 
     The graph has no nested functions. On a CPU, Keras compiles grouped convolutions
     with XLA in nested functions, which converters cannot read. The plain operation
     gives the same result and is far faster.
     """
     graph = tf.function(
-        lambda images: {OUTPUT: model(images, training=False)},
+        lambda images: (
+            {OUTPUT: model(images, training=False)}
+            if model.info.task == "classify"
+            else finding.outputs_of(model, images)
+        ),
         input_signature=[_pixels(model)],
         autograph=False,
     )
@@ -105,19 +132,24 @@ def _pixels(model: ResNet) -> Any:
     return tf.TensorSpec([None, side, side, 3], tf.float32, INPUT)
 
 
-def guarded_loader(protocol: Protocol) -> Callable[[Any], tuple[Any, Any]]:
+def _load_crop(data: Any, protocol: Protocol) -> tuple[Any, ...]:
+    return (load_eval(data, protocol),)
+
+
+def guarded_loader(
+    protocol: Protocol, load_one: Callable[[Any, Protocol], tuple[Any, ...]]
+) -> Callable[[Any], tuple[tuple[Any, ...], Any]]:
     """Returns a function that decodes image files and does not fail on bad ones.
 
-    The function takes the bytes of files, string [N], and returns (images, ok): images
-    uint8 [N, S, S, 3], cropped as in evaluation, and ok, bool [N]. A row is zeros and
-    false if its first bytes are not those of a JPEG or PNG, if its header has no pixels
-    or too many, or if decoding fails.
+    The function takes the bytes of files, string [N], and returns (parts, ok): what
+    `load_one` makes of each file, of which images uint8 [N, S, S, 3] are the first; and
+    ok, bool [N]. A row is zeros and false if its first bytes are not those of a JPEG or
+    PNG, if its header has no pixels or too many, or if decoding fails.
 
     A graph cannot catch errors, but a tf.data.Dataset can skip the elements that cause
     them. The rows are therefore decoded as the elements of one dataset, numbered, and
     the results are scattered to the positions of their rows.
     """
-    side = protocol.size
 
     # not inlined, because the dataset would then prepare its body for each request
     @tf.function(
@@ -127,24 +159,27 @@ def guarded_loader(protocol: Protocol) -> Callable[[Any], tuple[Any, Any]]:
     def load(data: Any) -> Any:
         served = has_magic(data, "jpeg") | has_magic(data, "png")
         with tf.control_dependencies([tf.debugging.Assert(served, ["no JPEG or PNG"])]):
-            image = decode_image(tf.identity(data))
-        return eval_crop(image, side, protocol.crop_pct, protocol.interpolation)
+            return load_one(tf.identity(data), protocol)
 
-    def load_all(image_bytes: Any) -> tuple[Any, Any]:
+    def load_all(image_bytes: Any) -> tuple[tuple[Any, ...], Any]:
         count = tf.size(image_bytes)
         rows = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
         rows = rows.map(
-            lambda row, data: (row, load(data)), _PARALLEL, deterministic=False
+            lambda row, data: (row, *load(data)), _PARALLEL, deterministic=False
         ).ignore_errors(log_warning=False)
         # one more row, because an empty dataset has no batch to get
-        nothing = (count, tf.zeros([side, side, 3], tf.uint8))
+        _, *parts = rows.element_spec
+        nothing = (count, *(tf.zeros(part.shape, part.dtype) for part in parts))
         rows = rows.concatenate(tf.data.Dataset.from_tensors(nothing))
         rows = rows.batch(tf.cast(count + 1, tf.int64)).with_options(_options())
-        places, images = rows.get_single_element()
-        shape = [count + 1, side, side, 3]
-        images = tf.scatter_nd(places[:, None], images, shape)[:count]
-        found = tf.scatter_nd(places[:, None], tf.ones_like(places), [count + 1])
-        return tf.ensure_shape(images, [None, side, side, 3]), found[:count] > 0
+        places, *read = rows.get_single_element()
+
+        def in_order(values: Any, shape: Any) -> Any:
+            whole = tf.scatter_nd(places[:, None], values, [count + 1, *shape])
+            return tf.ensure_shape(whole[:count], [None, *shape])
+
+        sorted_parts = (in_order(it, part.shape) for it, part in zip(read, parts))
+        return tuple(sorted_parts), in_order(tf.ones_like(places), []) > 0
 
     return load_all
 

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.files import atomic_write
+from keras_resnet.info import ModelInfo
 
 MODELS, BATCHING, GUIDE = "models.config", "batching.config", "README.md"
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
@@ -46,7 +47,8 @@ def write_beside(folder: str | os.PathLike[str], variables: Mapping[str, Any]) -
 
     Args:
         folder: the model folder, which has the numbered versions.
-        variables: values for the guide: variant, classes, size, top and pixels.
+        variables: values for the guide: variant, classes, size, pixels, and what
+            `said_of` returns.
     """
     folder = Path(folder)
     names = {"name": model_name(folder), "image": _IMAGE, "models": MODELS}
@@ -56,6 +58,44 @@ def write_beside(folder: str | os.PathLike[str], variables: Mapping[str, Any]) -
         if not (folder / file).exists():
             with atomic_write(folder / file) as partial:
                 partial.write_text(string.Template(text).substitute(variables, **names))
+
+
+def said_of(info: ModelInfo, top: int) -> dict[str, str]:
+    """What the guide says of the outputs of a model.
+
+    Args:
+        info: of the model.
+        top: how many likely classes a classifier names.
+    """
+    side, classes = info.protocol.size, info.classes
+    if info.task == "detect":
+        found = "`classes`, `confidence` and `labels` [N, 100], filled up with -1"
+        return {
+            "outputs": f"`boxes` [N, 100, 4] in pixels of the images, {found}",
+            "bytes_outputs": "the same, with boxes (left, top, right, bottom) in "
+            "pixels of each file",
+            "blank": "-1",
+            "show": 'print(*zip(answer["classes"], answer["boxes"]), sep="\\n")',
+            "first": "boxes",
+        }
+    if info.task == "segment":
+        return {
+            "outputs": f"`logits` [N, {side}, {side}, {classes}]",
+            "bytes_outputs": f"`mask` [N, {side}, {side}], a class for each pixel, of "
+            "which the top left `size` [N, 2] (height, width) shows the picture, "
+            f"`class_names` [N, {classes}]",
+            "blank": "-1 or 0",
+            "show": 'print(answer["size"], answer["class_names"])',
+            "first": "mask",
+        }
+    return {
+        "outputs": "`probabilities`",
+        "bytes_outputs": f"`probabilities` [N, {classes}], `top_classes` and "
+        f"`top_probabilities` [N, {top}]",
+        "blank": "zeros",
+        "show": 'print(dict(zip(answer["top_classes"], answer["top_probabilities"])))',
+        "first": "top_classes",
+    }
 
 
 def model_name(folder: str | os.PathLike[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from keras_resnet.transfer.encoder import Encoder, freeze, keras_hub
 
+MOST = 100  # boxes of an image, as many as COCO's evaluation counts
 PRIOR = 0.01  # the probability of a box at the start (arXiv 1708.02002 section 4.1)
 
 
@@ -19,7 +20,7 @@ def detector(
     freeze_statistics: bool = True,
     confidence: float = 0.05,
     overlap: float = 0.5,
-    most: int = 100,
+    most: int = MOST,
     dtype: Any = None,
     **options: Any,
 ) -> Any:
