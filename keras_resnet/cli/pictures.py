@@ -21,6 +21,7 @@ from keras_resnet.cli.base import (
     print_result,
 )
 from keras_resnet.cli.options import RecipeCommand, chosen_recipe, recipe_options
+from keras_resnet.tasks import TASKS
 
 _LISTED = 20  # bad images that `validate` prints
 
@@ -127,6 +128,14 @@ def prepare(
     type=click.Path(path_type=Path),
     help="A .json file to write instead if DATA is read-only; then train on this file.",
 )
+@click.option(
+    "--task",
+    type=click.Choice(list(TASKS)),
+    default="classify",
+    show_default=True,
+    help="What DATA is for; with boxes or masks, these are checked too, and no manifest "
+    "is written.",
+)
 @json_option
 def validate(
     data: Path,
@@ -136,12 +145,15 @@ def validate(
     memory: float,
     workers: int | None,
     manifest: Path | None,
+    task: str,
     as_json: bool,
 ) -> None:
     """Decode every image of DATA, and write the manifest, dataset.json.
 
     The exit code is 1 if there are bad images; training then needs --max-bad-examples.
     """
+    if task != "classify":
+        return _validate_annotated(data, task, as_json)
     quiet = as_json or not err.is_terminal
     with Progress(console=err, transient=True, disable=quiet) as bar:
         report = datasets.validate(
@@ -161,6 +173,29 @@ def validate(
         complain(report["problem"])
     if report["bad"] or report["manifest"] is None:
         raise click.exceptions.Exit(1)
+
+
+def _validate_annotated(data: Path, task: str, as_json: bool) -> None:
+    report = datasets.check_annotated(data, task)
+    splits = report["counts"]
+    names = dict.fromkeys(name for counts in splits.values() for name in counts)
+    rows = [
+        (name, *(f"{counts.get(name, 0):,}" for counts in splits.values()))
+        for name in names
+    ]
+    rows.append(("cannot be decoded", *(_bad_of(report, name) for name in splits)))
+    lines = [
+        *report["notes"],
+        *(f"{it['where']}: {it['reason']}" for it in report["bad"]),
+    ]
+    table = make_table(plain(report["path"]), task, *splits, rows=rows)
+    print_result(report, as_json, table, *map(plain, lines))
+    if report["bad"]:
+        raise click.exceptions.Exit(1)
+
+
+def _bad_of(report: Mapping[str, Any], split: str) -> str:
+    return str(sum(entry["split"] == split for entry in report["bad"]))
 
 
 def _validate_tables(report: Mapping[str, Any]) -> Iterator[Table | str]:

@@ -4,6 +4,7 @@ from .batches import Slice as Slice
 from .batches import eval_batches as eval_batches
 from .batches import steps_per_epoch as steps_per_epoch
 from .batches import train_batches as train_batches
+from .checks.annotated import check_annotated as check_annotated
 from .checks.bad import blame_pictures as blame_pictures
 from .checks.bad import find_bad as find_bad
 from .checks.bad import without_bad as without_bad

@@ -98,7 +98,8 @@ def average_precision(
     Args:
         truth: for each image {"boxes": [N, 4], "labels": [N]}, boxes as (left, top,
             right, bottom) in pixels; labels of -1 are left out, as they fill batches
-            up. "crowd" [N], where given, marks regions that count for nothing.
+            up. "crowd" [N], where given, marks regions that count for nothing, and
+            "area" [N] the objects' areas, which else are those of the boxes.
         found: for each image the same and "confidence" [N]; at most the 100 most
             confident count.
         class_names: of the labels, in order.
@@ -162,7 +163,11 @@ def _rows(images: Sequence[Boxes], classes: int, name: str) -> list[dict[str, An
         labels = np.asarray(image["labels"]).reshape(-1)
         crowd = np.asarray(image.get("crowd", np.zeros(len(labels))), bool)
         scores = np.asarray(image.get("confidence", np.ones(len(labels))), np.float64)
-        for box, label, is_crowd, score in zip(boxes, labels, crowd, scores):
+        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        areas = np.asarray(image.get("area", areas), np.float64)
+        for box, label, is_crowd, score, area in zip(
+            boxes, labels, crowd, scores, areas
+        ):
             if label == -1:
                 continue
             if not 0 <= label < classes:
@@ -177,7 +182,7 @@ def _rows(images: Sequence[Boxes], classes: int, name: str) -> list[dict[str, An
                     "image_id": number,
                     "category_id": int(label),
                     "bbox": [left, top, right - left, bottom - top],
-                    "area": (right - left) * (bottom - top),
+                    "area": float(area),
                     "iscrowd": int(is_crowd),
                     "score": float(score),
                 }

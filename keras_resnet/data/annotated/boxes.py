@@ -38,6 +38,7 @@ class Annotations:
     boxes: np.ndarray  # float64 [all, 4]: left, top, right, bottom in pixels
     labels: np.ndarray  # int64 [all], -1 for a class that is not defined
     crowd: np.ndarray  # bool [all]
+    areas: np.ndarray  # float64 [all], NaN where it is that of the box
     names: Callable[[int], str]  # how to name an annotation in notes
 
 
@@ -54,6 +55,7 @@ def make_split(found: Annotations) -> tuple[Boxed, dict[str, int], list[str]]:
     per_picture = np.bincount(found.owners[kept], minlength=len(found.files))
     crowd = found.crowd[kept]
     single = np.bincount(found.owners[kept][~crowd], minlength=1)
+    areas, sides = found.areas[kept], boxes[kept, 2:] - boxes[kept, :2]
     split = Boxed(
         tuple(found.files),
         np.concatenate([[0], np.cumsum(per_picture)]).astype(np.int64),
@@ -62,6 +64,7 @@ def make_split(found: Annotations) -> tuple[Boxed, dict[str, int], list[str]]:
         crowd,
         tuple(found.ids),
         max(1, int(single.max())),
+        np.where(np.isnan(areas), np.prod(sides, axis=1), areas),
     )
     counts = {
         "pictures": split.size,

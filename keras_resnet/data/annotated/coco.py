@@ -123,6 +123,7 @@ def _read_split(
         boxes,
         np.array([labels.get(category, -1) for category in classes.tolist()], np.int64),
         crowd,
+        _read_areas(entries),
         name_annotation,
     )
 
@@ -165,6 +166,16 @@ def _read_boxes(file: Path, entries: list[Entry]) -> tuple[np.ndarray, np.ndarra
     array = np.array(boxes, np.float64).reshape(-1, 4)
     array[:, 2:] += array[:, :2]
     return array, np.array(crowd, bool)
+
+
+def _read_areas(entries: list[Entry]) -> np.ndarray:
+    """float64 [n] of the objects' areas, NaN where there is none."""
+    areas: list[Any] = [entry.get("area") for entry in entries]
+    known = [
+        area if type(area) in _NUMBERS and 0 < area < MAX_COORDINATE else np.nan
+        for area in areas
+    ]
+    return np.array(known, np.float64)
 
 
 def _are_finite(box: list) -> bool:

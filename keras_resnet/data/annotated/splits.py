@@ -28,6 +28,7 @@ class Boxed(Split):
     crowd: np.ndarray  # bool [all]: not trained on, and ignored in the evaluation
     ids: tuple[int, ...]  # of the images in COCO; else 1, 2, ...
     most: int  # the rows that `reader` returns for each image
+    areas: np.ndarray  # float64 [all]: of the objects, by which COCO tells their sizes
 
     @property
     def size(self) -> int:
@@ -63,13 +64,15 @@ class Boxed(Split):
         """All boxes of an image.
 
         Returns:
-            {"boxes": float64 [n, 4], "labels": int64 [n], "crowd": bool [n]}
+            {"boxes": float64 [n, 4], "labels": int64 [n], "crowd": bool [n], "area":
+            float64 [n]}
         """
         rows = slice(*self.offsets[number : number + 2])
         return {
             "boxes": self.boxes[rows].astype(np.float64),
             "labels": self.labels[rows].copy(),
             "crowd": self.crowd[rows].copy(),
+            "area": self.areas[rows].copy(),
         }
 
     def where(self, number: int) -> str:
@@ -89,10 +92,11 @@ class Boxed(Split):
             self.crowd[rows],
             tuple(self.ids[i] for i in numbers),
             self.most,
+            self.areas[rows],
         )
 
     def identity(self) -> list:
-        arrays = (self.offsets, self.boxes, self.labels, self.crowd)
+        arrays = (self.offsets, self.boxes, self.labels, self.crowd, self.areas)
         hashes = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
         return [_names(self.files), *hashes]
 

@@ -113,5 +113,6 @@ def _collect(
         np.array([*boxes], np.float64).reshape(-1, 4) - np.array([1.0, 1.0, 0.0, 0.0]),
         np.array([labels.get(name, -1) for name in names], np.int64),
         np.array([*difficult], bool),
+        np.full(len(owners), np.nan),
         name_object,
     )
