@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 from keras_resnet.config import ResNetConfig
+from keras_resnet.errors import ModelError
 from keras_resnet.tasks import TASKS
 
 MAX_TEXT = 2**24  # bytes of JSON, 16 MiB; the names of 20,000 classes take 1 MiB
@@ -125,6 +126,13 @@ class ModelInfo:
     def gives_logits(self) -> bool:
         """Whether the model outputs logits rather than probabilities."""
         return self.classifier_activation in (None, "linear")
+
+    def check_classifies(self, name: str) -> None:
+        """Raises a ModelError, with the model's name, unless it is of a classifier."""
+        if self.task != "classify":
+            raise ModelError(
+                f"{name}: is for task={self.task!r}; give a classifier instead"
+            )
 
     def replace(self, **changes: Any) -> ModelInfo:
         """A copy with other values."""

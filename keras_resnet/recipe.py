@@ -652,6 +652,11 @@ def _check_transfer(recipe: Recipe) -> None:
             f"train_size={recipe.train_size}, test_size={recipe.test_size}: must be "
             f"multiples of 32 for task={recipe.task!r}"
         )
+    if recipe.task == "detect" and recipe.train_size != recipe.test_size:
+        raise RecipeError(
+            f"train_size={recipe.train_size}, test_size={recipe.test_size}: must be "
+            "equal for task='detect', as a detector takes one size"
+        )
 
 
 def _check_names(values: object) -> None:

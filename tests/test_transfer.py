@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from annotated import SIDE, scenes
 
 import keras_resnet
 from keras_resnet import transfer
@@ -24,33 +25,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Skipping variable loading:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*shuffle=True:UserWarning"),
 ]
-SIDE = 128
 
 
 def backbone(**options):
     keras.utils.set_random_seed(0)
     return keras_resnet.backbone("resnet18d", weights=None, width=16, **options)
-
-
-def scenes(count, seed=0):
-    """Images with rectangles of three colors on noise: (images, boxes, masks)."""
-    drawn = np.random.default_rng(seed)
-    images = drawn.integers(90, 166, (count, SIDE, SIDE, 3)).astype("float32")
-    boxes = np.zeros((count, 2, 4), "float32")
-    labels = np.full((count, 2), -1)
-    masks = np.zeros((count, SIDE, SIDE), "int32")
-    for number in range(count):
-        for place in range(2 if number % 3 else 1):
-            side = int(drawn.integers(28, 56))
-            left = int(drawn.integers(2, 62 - side)) + 64 * place
-            top = int(drawn.integers(2, SIDE - side - 2))
-            label = int(drawn.integers(3))
-            area = np.s_[number, top : top + side, left : left + side]
-            images[area] = np.eye(3)[label] * 255
-            masks[area] = label + 1
-            boxes[number, place] = left, top, left + side, top + side
-            labels[number, place] = label
-    return images, {"boxes": boxes, "labels": labels}, masks
 
 
 def per_image(boxes):
@@ -257,7 +236,8 @@ PROGRAM = """
 import json, sys
 import keras, numpy as np
 sys.path.insert(0, {folder!r})
-from test_transfer import SIDE, backbone, scenes
+from annotated import SIDE, scenes
+from test_transfer import backbone
 from keras_resnet import transfer
 from keras_resnet.optimizers import CoupledSGD
 images, boxes, masks = scenes(2)

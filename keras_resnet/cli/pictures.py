@@ -133,8 +133,7 @@ def prepare(
     type=click.Choice(list(TASKS)),
     default="classify",
     show_default=True,
-    help="What DATA is for; with boxes or masks, these are checked too, and no manifest "
-    "is written.",
+    help="What DATA is for; boxes and masks are checked too, and need no manifest.",
 )
 @json_option
 def validate(

@@ -83,7 +83,7 @@ def run(
     onednn.recommend()
     if task != "classify":
         if views != "center" or size is not None or scales:
-            raise ValueError(
+            raise ModelError(
                 f"views={views!r}, size={size}, scales={scales}: are for classifiers, "
                 f"and {model.name} is for task={task!r}"
             )

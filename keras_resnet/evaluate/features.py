@@ -58,6 +58,7 @@ class Features:
                 "directory, a .keras file or a model; an exported model gives "
                 "probabilities alone"
             )
+        model.info.check_classifies(model.name)
         self.info, self.normalize, self.batch_size = model.info, normalize, batch_size
         top = model.info.include_top
         vectors = model.get_layer("head").input if top else model.outputs[0]

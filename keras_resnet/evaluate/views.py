@@ -77,6 +77,7 @@ def predict_probabilities(
 
     With `batch_size`, a smaller batch is padded, so that its graph is compiled once.
     """
+    model.info.check_classifies(model.name)
     inputs = padded(images, batch_size or 0)
     outputs = np.asarray(model.predict_on_batch(inputs))[: len(images)]
     return softmax(outputs) if model.info.gives_logits else outputs

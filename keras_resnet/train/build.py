@@ -251,6 +251,7 @@ def _config(recipe: Recipe) -> ResNetConfig:
 
 def _check_teacher(recipe: Recipe, class_names: Sequence[str]) -> None:
     info = read_model_info(recipe.teacher)
+    info.check_classifies(recipe.teacher)
     classes, names = info.classes, info.class_names
     if names is not None and tuple(names) != tuple(class_names):
         differing = ", ".join(sorted({*names} ^ {*class_names})[:5])

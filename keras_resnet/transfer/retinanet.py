@@ -22,11 +22,15 @@ class Detector(ScalesLoss, keras_hub.models.RetinaNetObjectDetector):
     """A RetinaNet on a net of this package; made by `detector`.
 
     It is trained with the loss of arXiv 1708.02002, which is KerasHub's except for
-    alpha and the sum over classes and coordinates, where KerasHub takes the mean.
+    alpha and the sum over classes and coordinates, where KerasHub takes the mean. Each
+    box takes its nearest anchor, however little they overlap.
     """
 
     def __init__(self, *args: Any, info: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # or a box that no anchor overlaps by a half, such as a small one between two,
+        # would train nothing; not an argument, as KerasHub's encoder does not save it
+        self.label_encoder.box_matcher.force_match_for_each_col = True
         self.info = ModelInfo.from_json(info) if isinstance(info, dict) else info
 
     def get_config(self) -> dict[str, Any]:
@@ -58,8 +62,13 @@ class Detector(ScalesLoss, keras_hub.models.RetinaNetObjectDetector):
         """
         deltas = ops.cast(y_pred["bbox_regression"], "float32")
         logits = ops.cast(y_pred["cls_logits"], "float32")
+        # one more row that is no box, as KerasHub's forced matching counts on one
         boxes, labels = self.label_encoder(
-            images=x, gt_boxes=y["boxes"], gt_classes=ops.cast(y["labels"], "float32")
+            images=x,
+            gt_boxes=ops.pad(ops.cast(y["boxes"], "float32"), [[0, 0], [0, 1], [0, 0]]),
+            gt_classes=ops.pad(
+                ops.cast(y["labels"], "float32"), [[0, 0], [0, 1]], constant_values=-1.0
+            ),
         )
         has_box = ops.cast(labels > -1, "float32")
         is_counted = ops.cast(labels != -2, "float32")  # between the two thresholds
