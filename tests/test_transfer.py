@@ -49,6 +49,12 @@ def test_classes_start_improbable_and_boxes_at_their_anchors(detector):
     classes = np.array(detector.classification_head.prediction_layer.bias.numpy())
     np.testing.assert_allclose(classes, -math.log(99), rtol=1e-6)
     assert not detector.box_head.prediction_layer.bias.numpy().any()
+    images, _, _ = scenes(2)
+    net = transfer.detector(backbone(), 3, SIDE)
+    outputs = net(images, training=True)  # by the batch's statistics, as untrained
+    probabilities = 1 / (1 + np.exp(-np.array(outputs["cls_logits"])))
+    assert 0.005 < probabilities.mean() < 0.02
+    assert np.abs(outputs["bbox_regression"]).max() < 1
 
 
 def test_detection_freezes_what_it_says(detector):

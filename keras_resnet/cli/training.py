@@ -20,7 +20,7 @@ from keras_resnet.cli.base import (
     plain,
     print_result,
 )
-from keras_resnet.cli.models import measure, metrics_table, metrics_tables
+from keras_resnet.cli.evaluating import measure, metrics_table, metrics_tables
 from keras_resnet.cli.options import RecipeCommand, chosen_recipe, recipe_options
 from keras_resnet.recipe import FIELD_TYPES, Recipe
 from keras_resnet.recipes import RECIPES

@@ -66,7 +66,7 @@ def detector(
     >>> model.predict(images)["boxes"]
     """
     hub = keras_hub()
-    from keras_resnet.transfer.retinanet import Detector, set_biases, suppression
+    from keras_resnet.transfer.retinanet import Detector, start_heads, suppression
 
     if classes < 1:
         raise ValueError(f"classes={classes}: must be 1 or more")
@@ -88,5 +88,5 @@ def detector(
     model = Detector(
         pyramid, classes, bounding_box_format="xyxy", dtype=dtype, **options
     )
-    set_biases(model, PRIOR)
+    start_heads(model, PRIOR)
     return model

@@ -13,6 +13,7 @@ from keras_resnet.info import ModelInfo
 from keras_resnet.model import ScalesLoss
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (arXiv 1708.02002 section 4)
+SPREAD = 0.01  # the standard deviation of the heads' first kernels (section 4.1)
 # a weak answer lowers no average precision, but a missing one does
 CONFIDENCE = 0.05  # the least that non-maximum suppression keeps (section 4.1)
 
@@ -121,12 +122,24 @@ def suppression(confidence: float, overlap: float, most: int) -> Any:
     )
 
 
-def set_biases(model: Any, prior: float) -> None:
-    """Gives the classes a first probability; KerasHub gives the prior to the boxes."""
+def start_heads(model: Any, prior: float) -> None:
+    """Gives the heads the first weights of arXiv 1708.02002 section 4.1.
+
+    KerasHub gives the prior to the boxes and none to the classes, and draws kernels of
+    a standard deviation of 0.05, with which the first probabilities are near 0 or 1.
+
+    Args:
+        model: a Detector with fresh heads.
+        prior: the probability of each class at the start.
+    """
     heads = (
         (model.box_head, 0.0),
         (model.classification_head, float(np.log(1 / prior - 1))),
     )
     for head, value in heads:
+        for layer in head._flatten_layers(include_self=False):
+            if isinstance(layer, keras.layers.Conv2D):
+                kernel = ops.convert_to_numpy(layer.kernel)
+                layer.kernel.assign(kernel * (SPREAD / kernel.std()))
         bias = head.prediction_layer.bias
         bias.assign(np.full(bias.shape, -value))
