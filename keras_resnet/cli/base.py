@@ -16,6 +16,7 @@ import keras_resnet
 
 # {command: its module, which must not import Keras or TensorFlow at its top level}
 _MODULES = {
+    "calibrate": "evaluating",
     "convert": "models",
     "demo": "training",
     "embed": "evaluating",

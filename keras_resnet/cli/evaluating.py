@@ -1,4 +1,4 @@
-"""The commands that measure models: evaluate, embed."""
+"""The commands that measure models: evaluate, embed, calibrate."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from keras_resnet.cli.base import (
     group,
     json_option,
     make_table,
+    plain,
     print_result,
 )
 from keras_resnet.drawing import attempted
@@ -153,6 +154,37 @@ def embed(
     print_result(result, as_json, make_table(None, "embedded", "", rows=result.items()))
 
 
+@group.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["val", "train"]), default="val")
+@json_option
+def calibrate(run: Path, data: Path | None, split: str, as_json: bool) -> None:
+    """Make the model of RUN as sure of its classes as it is right, on DATA.
+
+    DATA is by default what RUN was trained on, of which the validation images are used.
+    The result is RUN/calibrated.keras, a MODEL for every other command.
+    """
+    from keras_resnet import evaluate as evaluation
+    from keras_resnet.opening import open_model
+
+    model = open_model(run)
+    source = data or layout.read_json(run / layout.DATA)["path"]
+    bar = _bar("calibrating", as_json)
+    calibrated, result = evaluation.calibrate(model, source, split, bar)
+    path = evaluation.write_calibrated(calibrated, run)
+    rows = [
+        ("loss, nats", *(f"{result[it]['loss']:.4f}" for it in ("before", "after"))),
+        (
+            "calibration error",
+            *(f"{result[it]['calibration_error']:.2%}" for it in ("before", "after")),
+        ),
+    ]
+    table = make_table(None, "measure", "before", "after", rows=rows)
+    line = f"temperature {result['temperature']:.3f}; the model is {path}"
+    print_result({"path": str(path), **result}, as_json, table, plain(line))
+
+
 def _bar(what: str, as_json: bool) -> Any:
     """A function that shows the progress of an iteration over batches."""
     if as_json:
@@ -224,6 +256,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         ("top-5", f"{metrics['top5']:.2%}"),
         ("loss, nats", f"{metrics['loss']:.4f}"),
         ("calibration error", f"{metrics['calibration_error']:.2%}"),
+        ("balanced accuracy", f"{metrics['balanced_accuracy']:.2%}"),
+        ("macro F1", f"{metrics['macro_f1']:.2%}"),
         ("images", metrics["examples"]),
         *[("left out", len(bad)) for bad in [metrics.get("bad_examples")] if bad],
         *[

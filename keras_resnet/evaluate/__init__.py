@@ -1,5 +1,10 @@
 """Evaluation of a model on a data set, and predictions for single images."""
 
+from keras_resnet.evaluate.calibration import (
+    calibrate,
+    find_temperature,
+    write_calibrated,
+)
 from keras_resnet.evaluate.evaluation import run
 from keras_resnet.evaluate.features import (
     Embedded,
@@ -28,16 +33,19 @@ __all__ = [
     "Features",
     "answer_grid",
     "as_rows",
+    "calibrate",
     "class_names",
     "confident",
     "embed",
     "find_each",
+    "find_temperature",
     "load_picture",
     "picture_grid",
     "predict",
     "predict_each",
     "probe",
     "run",
+    "write_calibrated",
     "write_marked",
     "write_vectors",
 ]

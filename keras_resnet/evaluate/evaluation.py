@@ -60,8 +60,13 @@ def run(
         - "loss": the mean cross-entropy in nats.
         - "calibration_error": in [0, 1] (arXiv 1706.04599 equation 3, with 15 bins of
           confidence).
+        - "balanced_accuracy": the mean over classes of the share of a class's images
+          that are recognized; "macro_f1": that of the harmonic mean of precision and
+          recall, over classes that have images or were predicted.
         - "examples": the number of images.
-        - "per_class": {class name: top-1 in [0, 1], or None without images}.
+        - "per_class": {class name: top-1 in [0, 1], its recall, or None without
+          images}; "precision": {class name: the share of the images predicted to be of
+          the class that are, or None where none was}.
         - "confused": [{"true", "predicted", "count", "share"}, ...], the 100 pairs of
           classes that are confused most often; "share" is the share of the true class.
         - "confusion": the counts, as rows of true classes and columns of predicted
@@ -78,7 +83,7 @@ def run(
     check_views(views, size, scales)
     task = model.info.task
     source = open_source(data, not max_bad_examples, task)
-    _check_classes(model, source)
+    check_classes(model, source)
     source, skipped = without_bad(source, max_bad_examples, (split,))
     onednn.recommend()
     if task != "classify":
@@ -139,7 +144,7 @@ def _of_any_size(model: Any) -> Any:
     return rebuild(model, model.info.dtype_policy, input_shape=None)
 
 
-def _check_classes(model: Any, source: Source) -> None:
+def check_classes(model: Any, source: Source) -> None:
     if not model.info.include_top:
         raise ModelError(f"{model.name}: has no classifier; use include_top=True")
     class_names = model.info.class_names

@@ -59,10 +59,12 @@ class Tally:
 
     def result(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Returns the metrics of all batches, as `evaluate.run` does."""
-        totals, hits = np.zeros((2, self.classes), np.int64)
+        totals, claims, hits = np.zeros((3, self.classes), np.int64)
         for (true, predicted), count in self.confusion.items():
             totals[true] += count
+            claims[predicted] += count
             hits[true] += count if true == predicted else 0
+        present = totals + claims > 0
         names, examples = _distinct(class_names), int(totals.sum())
         return {
             "top1": int(hits.sum()) / examples,
@@ -72,11 +74,11 @@ class Tally:
                 # equation 3: each bin's share times |mean accuracy - mean confidence|
                 np.abs(self.hits - self.confidence).sum() / examples
             ),
+            "balanced_accuracy": float(np.mean(hits[totals > 0] / totals[totals > 0])),
+            "macro_f1": float(np.mean(2 * hits[present] / (totals + claims)[present])),
             "examples": examples,
-            "per_class": {
-                name: int(hit) / int(count) if count else None
-                for name, hit, count in zip(names, hits, totals)
-            },
+            "per_class": _shares(names, hits, totals),
+            "precision": _shares(names, hits, claims),
             "confused": self._confused(names, totals),
             **({"confusion": self._matrix()} if self.classes <= _LARGEST else {}),
         }
@@ -101,6 +103,16 @@ class Tally:
         for pair, count in self.confusion.items():
             counts[pair] = count
         return counts.tolist()
+
+
+def _shares(
+    names: Sequence[str], parts: np.ndarray, wholes: np.ndarray
+) -> dict[str, float | None]:
+    """{name: part / whole}, None for a whole of 0."""
+    return {
+        name: int(part) / int(whole) if whole else None
+        for name, part, whole in zip(names, parts, wholes)
+    }
 
 
 def worst_classes(

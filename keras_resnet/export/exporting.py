@@ -17,7 +17,7 @@ from keras_resnet.backend import keras
 from keras_resnet.data.transforms.decode import MAX_PIXELS
 from keras_resnet.errors import ModelError
 from keras_resnet.evaluate.prediction import class_names
-from keras_resnet.export import comparing, converters, finding, tf_serving
+from keras_resnet.export import comparing, converters, other_tasks, tf_serving
 from keras_resnet.export.description import write_description
 from keras_resnet.export.engines import open_engine
 from keras_resnet.export.folding import fold_batch_norm
@@ -140,13 +140,13 @@ def _save_transfer(
 ) -> Path:
     """Writes the SavedModel of a detector or segmenter, as `save` does."""
     loaded = comparing.squares(model.info.protocol, pictures)
-    model = finding.in_float32(model)
+    model = other_tasks.in_float32(model)
     check_versions(folder, "savedmodel")
     with _disk_errors(folder), partial_folder(folder) as partial:
         version = partial / "version"
         beside = _write(model, version, "savedmodel", "float32")
         with open_engine(version) as engine:
-            difference = finding.check(engine, model, loaded)
+            difference = other_tasks.check(engine, model, loaded)
         unit = "pixels" if model.info.task == "detect" else "of a probability"
         count = len(loaded[0])
         say(f"savedmodel: off by at most {difference:.1e} {unit} on {count} pictures")

@@ -12,7 +12,7 @@ from keras_resnet.backend import native
 from keras_resnet.data import load_eval
 from keras_resnet.data.transforms.decode import has_magic
 from keras_resnet.evaluate.prediction import class_names
-from keras_resnet.export import finding
+from keras_resnet.export import other_tasks
 from keras_resnet.export.formats import INPUT, OUTPUT
 from keras_resnet.info import Protocol
 from keras_resnet.model import ResNet
@@ -48,7 +48,7 @@ def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
         if is_transfer:
             # a row that could not be decoded has the size 0
             sizes = [tf.maximum(it, 1) for it in sizes]
-            outputs = finding.in_pictures(model, outputs, *sizes)
+            outputs = other_tasks.in_pictures(model, outputs, *sizes)
             return {**{k: _blank(it, ok) for k, it in outputs.items()}, "ok": ok}
         # rows that could not be decoded must not get a class
         probabilities = tf.where(ok[:, None], outputs[OUTPUT], 0)
@@ -102,7 +102,7 @@ def _blank(values: Any, ok: Any) -> Any:
 def trace(model: Any) -> Any:
     """Returns the model as a traced tf.function from images to {"probabilities": p}.
 
-    For a detector or segmenter it gives what `finding.outputs_of` returns.
+    For a detector or segmenter it gives what `other_tasks.outputs_of` returns.
 
     The graph has no nested functions. On a CPU, Keras compiles grouped convolutions
     with XLA in nested functions, which converters cannot read. The plain operation
@@ -112,7 +112,7 @@ def trace(model: Any) -> Any:
         lambda images: (
             {OUTPUT: model(images, training=False)}
             if model.info.task == "classify"
-            else finding.outputs_of(model, images)
+            else other_tasks.outputs_of(model, images)
         ),
         input_signature=[_pixels(model)],
         autograph=False,

@@ -1,0 +1,134 @@
+"""Temperature scaling: a classifier's probabilities as sure as they are right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_resnet.data import blame_pictures, eval_batches, open_source
+from keras_resnet.data.sources import SourceLike
+from keras_resnet.errors import DataError, ModelError
+from keras_resnet.evaluate.evaluation import check_classes
+from keras_resnet.evaluate.measures import Tally
+from keras_resnet.evaluate.views import padded, softmax
+from keras_resnet.files import atomic_write, sha256, write_whole
+from keras_resnet.model import rebuild
+from keras_resnet.runs import layout
+
+LIMITS = (0.05, 20.0)  # of a temperature
+_STEPS = 60  # of golden-section search; each leaves 0.62 of the interval
+_BATCH = 64
+
+
+def find_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature T at which softmax(logits / T) has the least cross-entropy.
+
+    arXiv 1706.04599 section 4.2; the cross-entropy is convex in 1 / T.
+
+    Args:
+        logits: [N, K].
+        labels: the true classes, integers [N].
+
+    Returns:
+        T in [0.05, 20]; an end where the classes are told apart perfectly, or not at
+        all.
+    """
+    shifted = np.asarray(logits, np.float64)
+    shifted = shifted - shifted.max(1, keepdims=True)
+    true = shifted[np.arange(len(labels)), labels]
+
+    def entropy(inverse: float) -> float:
+        return float(np.mean(np.log(np.exp(inverse * shifted).sum(1)) - inverse * true))
+
+    golden = (np.sqrt(5) - 1) / 2
+    low, high = 1 / LIMITS[1], 1 / LIMITS[0]
+    for _ in range(_STEPS):
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if entropy(left) <= entropy(right):
+            high = right
+        else:
+            low = left
+    return 2 / (low + high)
+
+
+def calibrate(
+    model: Any,
+    data: SourceLike,
+    split: str = "val",
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[Any, dict[str, Any]]:
+    """A copy of a classifier whose probabilities are calibrated on a split.
+
+    The temperature divides the weights of the classifier, so that whatever evaluates,
+    exports or serves the copy uses it. The likeliest class of an image stays the same.
+
+    Args:
+        model: an open classifier of this package or of a run, not an exported one.
+        data: what `data.open_source` takes, with the model's classes; best of images
+            that it was not trained on.
+        split: "val" or "train".
+        progress: a function that wraps the iteration over the batches.
+
+    Returns:
+        (the copy, {"temperature", "before": {"loss", "calibration_error"}, "after": the
+        same, "examples"}); both are measured on this split, so that "after" is a little
+        better than on others.
+
+    Raises:
+        ModelError: the model has no classifier, or other classes than the data.
+        DataError: the data cannot be used.
+    """
+    source = open_source(data)
+    model.info.check_classifies(model.name)
+    check_classes(model, source)
+    if not hasattr(model, "weights"):
+        raise ModelError(
+            f"{model.name}: is exported; calibrate the model, and export it again"
+        )
+    policy = model.info.dtype_policy
+    net = rebuild(model, policy, classifier_activation=None)
+    rows, labels = [], []
+    with blame_pictures(source, (split,)):
+        for images, targets in progress(
+            eval_batches(source, model.info.protocol, split, _BATCH)
+        ):
+            outputs = net.predict_on_batch(padded(images.numpy(), _BATCH))
+            rows.append(np.asarray(outputs, np.float32)[: len(images)])
+            labels.append(targets.numpy().argmax(1))
+    logits, truth = np.concatenate(rows), np.concatenate(labels)
+    if not np.isfinite(logits).all():
+        raise DataError(f"{model.name}: its logits are not finite; check its weights")
+    temperature = find_temperature(logits, truth)
+    head = net.get_layer("head")
+    head.set_weights([weight / temperature for weight in head.get_weights()])
+    calibrated = rebuild(net, policy, classifier_activation="softmax")
+    report = {
+        "temperature": temperature,
+        "before": _measures(logits, truth, source.class_names),
+        "after": _measures(logits / temperature, truth, source.class_names),
+        "examples": len(truth),
+    }
+    return calibrated, report
+
+
+def write_calibrated(model: Any, run: Path) -> Path:
+    """Writes calibrated.keras into a run directory, whole or not at all."""
+    path = run / layout.CALIBRATED
+    with atomic_write(path) as partial:
+        model.save(partial)
+    if model.info.config is None:  # which `open_model` asks for
+        done = layout.read_json(run / layout.FINISHED)
+        done.setdefault("sha256", {})[path.name] = sha256(path)
+        write_whole(run / layout.FINISHED, json.dumps(done))
+    return path
+
+
+def _measures(logits: np.ndarray, truth: np.ndarray, names: Any) -> dict[str, float]:
+    tally = Tally(len(names))
+    tally.add(softmax(logits), truth)
+    result = tally.result(names)
+    return {name: result[name] for name in ("loss", "calibration_error")}
