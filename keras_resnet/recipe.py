@@ -599,6 +599,11 @@ def _check_together(recipe: Recipe) -> None:
             f"monitor={recipe.monitor!r}, ema=0.0: needs a moving average; give ema, "
             "such as 0.9999"
         )
+    if recipe.scale_jitter and recipe.task == "classify":
+        raise RecipeError(
+            f"scale_jitter={recipe.scale_jitter}: for detection and segmentation; "
+            "min_area or scales of task='classify'"
+        )
     if recipe.scale_jitter and not (
         len(recipe.scale_jitter) == 2
         and 0 < recipe.scale_jitter[0] <= recipe.scale_jitter[1] < math.inf

@@ -154,6 +154,7 @@ def test_recipes_are_the_published_ones():
         "ra4",
         *(f"resnet-rs-{depth}" for depth in (50, 101, 152, 200, 270, 350, 420)),
         "fine-tune",
+        "transfer",
         "demo",
         "smoke",
     ]

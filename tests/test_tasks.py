@@ -220,6 +220,7 @@ def test_classifiers_things_are_refused(done, tmp_path, call):
         ({"train_size": 100}, "train_size=100, test_size=64: must be multiples of 32"),
         ({"test_size": 128}, "train_size=64, test_size=128: must be equal"),
         ({"scale_jitter": [2, 1]}, "scale_jitter=.*: must be empty, or the smallest"),
+        ({"task": "classify"}, "scale_jitter=.*: for detection and segmentation"),
         ({"repeats": 2}, "repeats=2: for classification alone"),
     ],
 )

@@ -83,9 +83,8 @@ def fit(
             `epochs` may be larger. The recipe's `weights` are read only until the
             first checkpoint is written.
         data: what `data.open_source` takes for the recipe's `task`, with the splits
-            "train" and "val". Up to
-            `recipe.max_bad_examples` images that cannot be decoded are left out, and
-            listed in data.json.
+            "train" and "val". Up to `recipe.max_bad_examples` images that cannot be
+            decoded are left out, and listed in data.json.
         run: the run directory. It is created if needed, and locked during training.
         progress: a Keras callback that shows the progress. None prints only the dtype
             policy.
