@@ -71,6 +71,19 @@ def test_detection_freezes_what_it_says(detector):
         np.testing.assert_array_equal(old, new.numpy())
 
 
+def test_images_without_boxes_train_too(detector):
+    images, boxes, _ = scenes(2)
+    nothing = {"boxes": 0 * boxes["boxes"], "labels": np.full((2, 2), -1)}
+    detector.compile(AdamW(1e-4))
+    before = [weight.numpy() for weight in detector.trainable_weights]
+    loss = detector.fit(images, nothing, verbose=0, shuffle=False).history["loss"]
+    assert np.isfinite(loss).all()
+    assert loss[0] > 0
+    after = [weight.numpy() for weight in detector.trainable_weights]
+    assert all(np.isfinite(weight).all() for weight in after)
+    assert any(np.any(one != two) for one, two in zip(before, after))
+
+
 def test_detector_is_saved_whole(detector, tmp_path):
     images, _, _ = scenes(2)
     detector.save(tmp_path / "detector.keras")

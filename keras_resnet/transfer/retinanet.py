@@ -14,8 +14,6 @@ from keras_resnet.model import ScalesLoss
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (arXiv 1708.02002 section 4)
 SPREAD = 0.01  # the standard deviation of the heads' first kernels (section 4.1)
-# a weak answer lowers no average precision, but a missing one does
-CONFIDENCE = 0.05  # the least that non-maximum suppression keeps (section 4.1)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -82,11 +80,11 @@ class Detector(ScalesLoss, keras_hub.models.RetinaNetObjectDetector):
             gamma=GAMMA,
             from_logits=True,
         )
-        away = ops.abs(deltas - boxes)
+        # of an anchor without a box the target may be infinite
+        away = ops.abs(deltas - ops.where(has_box[..., None] > 0, boxes, 0.0))
         smooth = ops.where(away < 1, ops.square(away) / 2, away - 0.5)
-        # without a box the targets are those of no box, and may be infinite
-        smooth = ops.where(has_box[..., None] > 0, smooth, 0.0)
-        total = ops.sum(focal * is_counted[..., None]) + ops.sum(smooth)
+        total = ops.sum(focal * is_counted[..., None])
+        total = total + ops.sum(smooth * has_box[..., None])
         loss = total / ops.maximum(ops.sum(has_box), 1.0)
         for penalty in self.losses:
             loss = loss + ops.cast(penalty, "float32")
