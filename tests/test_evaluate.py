@@ -15,7 +15,7 @@ from conftest import write_picture
 
 import keras_resnet
 from keras_resnet import data, evaluate
-from keras_resnet.cli import base, models
+from keras_resnet.cli import base, evaluating
 from keras_resnet.errors import DataError, ModelError
 from keras_resnet.evaluate import prediction
 from keras_resnet.evaluate.figures import confusion_map
@@ -359,9 +359,9 @@ def test_predictions_come_a_batch_at_a_time(trained, folder, monkeypatch):
     loaded = []
     real = evaluate.load_picture
 
-    def load(path, protocol):
+    def load(path, *how):
         loaded.append(path)
-        return real(path, protocol)
+        return real(path, *how)
 
     monkeypatch.setattr(prediction, "load_picture", load)
     results = evaluate.predict_each(trained[1], [folder / "train"], batch_size=5)
@@ -491,7 +491,7 @@ def test_table_names_the_measures_and_the_worst_classes(run_command, trained, fo
 def test_table_of_one_class_has_no_worst_one(capsys):
     tally = Tally(1)
     tally.add(np.ones((2, 1), np.float32), np.zeros(2, int))
-    base.out.print(models.metrics_table(tally.result(["all"])))
+    base.out.print(evaluating.metrics_table(tally.result(["all"])))
     assert "worst" not in capsys.readouterr().out
 
 
