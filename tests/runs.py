@@ -44,8 +44,9 @@ def final(run):
     names = (layout.HISTORY, layout.LOG)
     result = {name: np.array((run / name).read_text()) for name in names}
     for name in (layout.MODEL, layout.AVERAGE):
+        # not by their paths, in which Keras numbers what it names
         for place, weight in enumerate(open_model(run / name).weights):
-            result[f"{name}/{place}/{weight.path}"] = keras.ops.convert_to_numpy(weight)
+            result[f"{name}/{place}"] = keras.ops.convert_to_numpy(weight)
     checkpoint, rejected = checkpoints.newest(run)
     assert rejected == []
     return result | checkpoint.arrays
