@@ -4,6 +4,7 @@ from . import baselines as baselines
 from . import data as data
 from . import distillation as distillation
 from . import evaluate as evaluate
+from . import explain as explain
 from . import export as export
 from . import layers as layers
 from . import optimizers as optimizers

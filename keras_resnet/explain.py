@@ -16,7 +16,8 @@ from keras_resnet.model import in_float32
 __all__ = ["grad_cam"]
 
 _BATCH = 32  # images that are computed at once
-_LAST = (None, "stage4")  # names of the last layer that has a map
+_LAST = (None, "stage4")  # names of the last layer before the pooling
+_POOLING = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
 
 
 def grad_cam(
@@ -36,7 +37,7 @@ def grad_cam(
         layer: the layer whose output is weighted: "stage1", "stage2", ... for the last
             block of a stage, or the name of any layer with an output [N, H, W, C], also
             in a net within the net. None, or "stage4" where a net has no such layer,
-            is the last one whose output is larger than 1x1.
+            is the last one before its pooling.
 
     Returns:
         float32 [N, H, W] in [0, 1], of which each map that is not zero has the maximum
@@ -179,8 +180,11 @@ def _operations(graph: Any) -> Iterator[Any]:
 def _find(net: Any, name: str | None) -> Any:
     """The layer that `grad_cam` calls by this name."""
     found: dict[str, Any] = {}
-    last = None
+    last, pooled = None, False
     for operation in _operations(net):
+        if isinstance(operation, _POOLING):
+            pooled = True
+            continue
         shape = getattr(operation.output, "shape", ())  # several outputs have none
         if len(shape) != 4:
             continue
@@ -188,8 +192,9 @@ def _find(net: Any, name: str | None) -> Any:
         if block := re.fullmatch(r"(stage\d+)_block\d+", operation.name):
             found[block[1]] = operation
         found.setdefault(operation.name, operation)
-        if last is None or tuple(shape[1:3]) != (1, 1):
-            last = operation
+        # 1x1 are a classifier's convolutions, or what squeezes before it excites
+        pooled = pooled and tuple(shape[1:3]) == (1, 1)
+        last = last if pooled else operation
     if name in found:
         return found[name]
     if name in _LAST and last is not None:

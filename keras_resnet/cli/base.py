@@ -21,7 +21,9 @@ _MODULES = {
     "demo": "training",
     "embed": "evaluating",
     "evaluate": "evaluating",
+    "explain": "explaining",
     "export": "models",
+    "find-rate": "rates",
     "list": "catalogue",
     "predict": "predicting",
     "prepare": "pictures",
@@ -59,7 +61,7 @@ class _Group(click.Group):
 @click.group(cls=_Group)
 @click.version_option(keras_resnet.__version__, prog_name="keras-resnet")
 def group() -> None:
-    """ResNet-D: prepare images, train, evaluate, predict, export and serve."""
+    """ResNet-D: prepare images, train, evaluate, predict, explain, export, serve."""
 
 
 json_option = click.option(
