@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as pictures
-from keras_resnet.backend import is_out_of_memory
 from keras_resnet.drawing import png
 from keras_resnet.errors import RecipeError, RunError
 from keras_resnet.recipe import Recipe
 from keras_resnet.train.build import build
+from keras_resnet.train.training import explained_memory_errors
 
 SMOOTHING = 0.9  # of the loss: an average of about ten steps
 DIVERGED = 4.0  # times the best smoothed loss, at which the test ends
@@ -76,7 +75,7 @@ def find_rate(
     )
     per_epoch = pictures.steps_per_epoch(source, recipe)
     losses: list[float] = []
-    with _explained_memory_errors(recipe), pictures.blame_pictures(source, ("train",)):
+    with explained_memory_errors(recipe), pictures.blame_pictures(source, ("train",)):
         model = build(flat, source.class_names, per_epoch).model
         batches = pictures.train_batches(source, recipe).take(steps)
         for rate, batch in zip(rates, progress(batches.as_numpy_iterator())):
@@ -187,18 +186,3 @@ def rate_range_plot(result: Mapping[str, Any]) -> bytes:
     axes.grid(alpha=0.3)
     axes.legend()
     return png(figure)
-
-
-@contextlib.contextmanager
-def _explained_memory_errors(recipe: Recipe) -> Iterator[None]:
-    """Turns an out-of-memory error into a RunError that says which fields to change."""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        raise RunError(
-            f"out of memory with batch_size={recipe.batch_size}, accumulate="
-            f"{recipe.accumulate}, train_size={recipe.train_size}: use a smaller "
-            "batch_size or train_size, or a larger accumulate"
-        ) from error

@@ -153,7 +153,7 @@ def fit(
         )
     with contextlib.ExitStack() as held:
         held.enter_context(processes.explained(run))
-        held.enter_context(_explained_memory_errors(recipe))
+        held.enter_context(explained_memory_errors(recipe))
         slice_of = processes.index(), processes.count()
         writes = slice_of[0] == 0
         processes.check_shared(run)
@@ -367,7 +367,7 @@ def _other_statistics(written: Mapping[str, Any], here: Mapping[str, Any]) -> st
 
 
 @contextlib.contextmanager
-def _explained_memory_errors(recipe: Recipe) -> Iterator[None]:
+def explained_memory_errors(recipe: Recipe) -> Iterator[None]:
     """Turns an out-of-memory error into a RunError that says which fields to change."""
     try:
         yield
