@@ -78,11 +78,17 @@ def test_smoothed_loss_is_an_average_without_bias():
 
 
 @pytest.fixture(scope="module")
-def found(tiny, folder, tmp_path_factory):
+def half(tiny):
+    """The tiny recipe in half precision, whose loss is scaled."""
+    return tiny.replace(precision="mixed_float16")
+
+
+@pytest.fixture(scope="module")
+def found(half, folder, tmp_path_factory):
     """A test on the tiny folder, in a directory of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("empty"))
-        yield find_rate(tiny, folder, 1e-5, 10.0, 25)
+        yield find_rate(half, folder, 1e-5, 10.0, 25)
 
 
 @pytest.fixture
@@ -112,9 +118,9 @@ def test_loss_falls_while_the_rate_rises_by_equal_factors(found):
     assert min(found["smoothed"]) < found["smoothed"][0]
 
 
-def test_same_seed_gives_the_same_result_and_no_file(found, tiny, folder):
+def test_same_seed_gives_the_same_result_and_no_file(found, half, folder):
     before = sorted(folder.rglob("*"))
-    assert find_rate(tiny, folder, 1e-5, 10.0, 25) == found
+    assert find_rate(half, folder, 1e-5, 10.0, 25) == found
     assert list(Path().iterdir()) == []
     assert sorted(folder.rglob("*")) == before
 
@@ -174,12 +180,9 @@ def test_schedule_of_the_recipe_does_not_matter(told, tiny, folder):
     np.testing.assert_allclose(seen, np.geomspace(1e-6, 10, 10), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "precision",
-    ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)],
-)
-def test_half_precision(precision, tiny, folder):
-    recipe = tiny.replace(precision=precision, optimizer="adamw")
+@pytest.mark.slow
+def test_bfloat16(tiny, folder):
+    recipe = tiny.replace(precision="mixed_bfloat16", optimizer="adamw")
     found = find_rate(recipe, folder, steps=10)
     assert np.isfinite(found["losses"]).all()
     assert found["losses"][0] == pytest.approx(math.log(3), abs=1)
@@ -239,6 +242,23 @@ def test_bad_range_is_refused(options, says, tiny, folder):
 def test_too_few_images_are_refused(tiny, folder):
     with pytest.raises(DataError, match=r"batch_size=64: more than the 36 training"):
         find_rate(tiny.replace(batch_size=64), folder)
+
+
+@pytest.mark.parametrize("most", [0.05, 10.0])
+def test_rates_are_plotted_as_plain_numbers(most, monkeypatch):
+    """A decade or less has labels between the powers of ten."""
+    monkeypatch.setattr(rates, "png", lambda figure: figure)
+    steps = np.geomspace(0.01, most, 20).tolist()
+    losses = np.linspace(2, 1, 20).tolist()
+    figure = rates.rate_range_plot(
+        {"rates": steps, "losses": losses, "smoothed": losses, "suggested": 0.02}
+    )
+    figure.canvas.draw()
+    labels = {text.get_text() for text in figure.axes[0].get_xticklabels(which="both")}
+    assert "0.01" in labels
+    if most < 0.1:
+        assert any(label.startswith("2") for label in labels)
+    assert not any("$" in label for label in labels)
 
 
 def test_command_suggests_and_plots(told, tiny, folder, tmp_path, call):

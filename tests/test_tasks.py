@@ -410,10 +410,11 @@ def test_foreign_file_runs_no_code(tmp_path):
 @pytest.mark.parametrize("task", WRITERS)
 def test_jax_trains_too(task, tmp_path):
     folder = WRITERS[task](tmp_path / "data")
-    words = [sys.executable, "-m", "keras_resnet.cli", "train", folder, "run"]
+    program = Path(sys.executable).with_name("keras-resnet")
+    words = [program, "train", folder, "run"]
     words += ["--recipe", "transfer", "--task", task, "--model", "resnet18d"]
     words += ["--overrides", "{width: 8, depths: [1, 1, 1, 1]}", "--weights", ""]
-    words += ["--stage-rates", "[]", "--no-freeze-statistics", "--json"]
+    words += ["--stage-rates", "[]", "--freeze-statistics", "false", "--json"]
     words += ["--train-size", 64, "--test-size", 64, "--batch-size", 4]
     words += ["--epochs", 2, "--ema", 0.5, "--precision", "float32"]
     result = subprocess.run(

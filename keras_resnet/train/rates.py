@@ -143,7 +143,8 @@ def suggest(rates: Sequence[float], smoothed: Sequence[float]) -> float | None:
     is the rate in their middle: between two steps, noise would decide. The first ten
     steps are left out if there are others, as their averages are of a few batches. The
     usual alternative is a tenth of the rate at the minimum, which depends on when the
-    loss diverges, and not on where it falls.
+    loss diverges, and not on where it falls. The average follows the loss by up to ten
+    steps, so that a test of few steps suggests too high a rate.
 
     Args:
         rates: the learning rate of each step, rising by equal factors.
@@ -171,6 +172,7 @@ def rate_range_plot(result: Mapping[str, Any]) -> bytes:
         result: what `find_rate` returns.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
@@ -181,6 +183,9 @@ def rate_range_plot(result: Mapping[str, Any]) -> bytes:
         label = f"suggested rate {suggested:.2g}"
         axes.axvline(suggested, color="tab:red", linestyle="--", label=label)
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    # `png` draws no formulas, which the usual labels of a logarithmic axis are
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter())
     # what it diverges to would flatten the rest
     axes.set(ylim=(0, 1.5 * smoothed[0] or 1.0))
     axes.grid(alpha=0.3)
