@@ -22,20 +22,11 @@ from keras_resnet.plan import BlockPlan, plan_blocks, plan_stem
 
 
 class ScalesLoss:
-    """A mixin of models: the loss is scaled if any layer computes in float16.
-
-    Keras asks the global policy's name, which a reloaded net need not have.
-    """
-
-    def _compile(
-        self, optimizer: Any, *args: Any, auto_scale_loss: bool = True, **kwargs: Any
-    ) -> None:
-        if auto_scale_loss:
-            optimizer = attach_loss_scale(optimizer, self)
-        keras.Model.compile(self, optimizer, *args, auto_scale_loss=False, **kwargs)
+    """A mixin of models whose `compile` scales the loss where float16 computes it."""
 
     def get_compile_config(self) -> dict[str, Any] | None:
-        config = keras.Model.get_compile_config(self)
+        parent: Any = super()
+        config = parent.get_compile_config()
         # the saved optimizer is scaled already, or was meant not to be
         return {**config, "auto_scale_loss": False} if config else config
 
@@ -68,9 +59,20 @@ class Described(ScalesLoss, keras.Model):
             outputs._info = self.info
         return outputs
 
-    def compile(self, optimizer: Any = "rmsprop", *args: Any, **kwargs: Any) -> None:
-        """As Keras's; but the loss is scaled where any layer computes in float16."""
-        self._compile(optimizer, *args, **kwargs)
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        *args: Any,
+        auto_scale_loss: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """As Keras's; but the loss is scaled where any layer computes in float16.
+
+        Keras asks the global policy's name, which a reloaded net need not have.
+        """
+        if auto_scale_loss:
+            optimizer = attach_loss_scale(optimizer, self)
+        super().compile(optimizer, *args, auto_scale_loss=False, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")

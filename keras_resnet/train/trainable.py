@@ -106,8 +106,7 @@ class Trainable(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        if type(self.net).compute_loss is not keras.Model.compute_loss:
-            # such as a detector's, which takes the images too
+        if getattr(self.net, "computes_its_loss", False):  # of the images too
             loss = self.net.compute_loss(x, y, y_pred, sample_weight, training)
         else:
             loss = super().compute_loss(x, y, y_pred, sample_weight, training)

@@ -11,6 +11,7 @@ import numpy as np
 from keras_resnet.backend import keras, ops
 from keras_resnet.info import ModelInfo
 from keras_resnet.model import ScalesLoss
+from keras_resnet.optimizers import attach_loss_scale
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss (arXiv 1708.02002 section 4)
 SPREAD = 0.01  # the standard deviation of the last layers' first kernels (4.1)
@@ -36,9 +37,15 @@ class Detector(ScalesLoss, keras_hub.models.RetinaNetObjectDetector):
         info = None if self.info is None else dataclasses.asdict(self.info)
         return {**super().get_config(), "info": info}
 
-    def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
+    computes_its_loss = True  # which `Trainable` asks for
+
+    def compile(
+        self, optimizer: Any = "adam", auto_scale_loss: bool = True, **kwargs: Any
+    ) -> None:
         """As that of keras.Model; the loss is the model's own."""
-        self._compile(optimizer, **kwargs)
+        if auto_scale_loss:
+            optimizer = attach_loss_scale(optimizer, self)
+        keras.Model.compile(self, optimizer, auto_scale_loss=False, **kwargs)
 
     def compute_loss(
         self,
