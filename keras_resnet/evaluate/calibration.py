@@ -20,7 +20,7 @@ from keras_resnet.model import rebuild
 from keras_resnet.runs import layout
 
 LIMITS = (0.05, 20.0)  # of a temperature
-_STEPS = 60  # of golden-section search; each leaves 0.62 of the interval
+_STEPS = 40  # of bisection, each of which halves the interval
 _BATCH = 64
 
 
@@ -41,17 +41,18 @@ def find_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     shifted = shifted - shifted.max(1, keepdims=True)
     true = shifted[np.arange(len(labels)), labels]
 
-    def entropy(inverse: float) -> float:
-        return float(np.mean(np.log(np.exp(inverse * shifted).sum(1)) - inverse * true))
+    def slope(inverse: float) -> float:
+        """Of the cross-entropy, by 1 / T."""
+        odds = np.exp(inverse * shifted)
+        return float(np.mean((odds * shifted).sum(1) / odds.sum(1) - true))
 
-    golden = (np.sqrt(5) - 1) / 2
     low, high = 1 / LIMITS[1], 1 / LIMITS[0]
     for _ in range(_STEPS):
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        if entropy(left) <= entropy(right):
-            high = right
+        middle = (low + high) / 2
+        if slope(middle) <= 0:
+            low = middle
         else:
-            low = left
+            high = middle
     return 2 / (low + high)
 
 

@@ -103,55 +103,39 @@ def save(
     _check(model, format, precision, warm_up)
     onednn.recommend()
     note_random_weights(model)
-    if model.info.task != "classify":
-        return _save_transfer(model, Path(folder), pictures, warm_up, say)
-    activation = model.info.classifier_activation
-    activation = "softmax" if model.info.gives_logits else activation
-    given, model = model, rebuild(model, classifier_activation=activation)
-    if model.info.config is None:
-        say(
-            f"{model.name}: batch normalization is not folded, since the model is not "
-            "a net of this package"
-        )
-    images = comparing.photographs(model.info.protocol, pictures)
+    inputs: Any  # pictures, and for the other tasks where each lies
+    compare: Callable[..., float]
+    if model.info.task == "classify":
+        activation = model.info.classifier_activation
+        activation = "softmax" if model.info.gives_logits else activation
+        exported = rebuild(model, classifier_activation=activation)
+        if model.info.config is None:
+            say(
+                f"{model.name}: batch normalization is not folded, since the model is "
+                "not a net of this package"
+            )
+        shown = inputs = comparing.photographs(model.info.protocol, pictures)
+        compare, reference = comparing.check, in_float32(model)
+        where = "in the probabilities"
+    else:
+        exported = reference = other_tasks.in_float32(model)
+        inputs = comparing.squares(model.info.protocol, pictures)
+        compare, shown = other_tasks.check, inputs[0]
+        where = other_tasks.WHERE[model.info.task]
     folder = Path(folder)
     check_versions(folder, format)
     with _disk_errors(folder), partial_folder(folder) as partial:
         version = partial / "version"
-        beside = _write(model, version, format, precision)
+        beside = _write(exported, version, format, precision)
         with open_engine(version) as engine:
-            difference = comparing.check(engine, in_float32(given), images)
+            difference = compare(engine, reference, inputs)
         say(
-            f"{format} in {precision}: off by at most {difference:.1e} in the "
-            f"probabilities of {len(images)} pictures"
+            f"{format} in {precision}: off by at most {difference:.1e} {where} of "
+            f"{len(shown)} pictures"
         )
-        write_description(beside, model.info, format, precision, difference)
+        write_description(beside, exported.info, format, precision, difference)
         if format == "savedmodel":
-            _write_for_serving(model, folder, version, images, warm_up, say)
-        return publish(version, folder)
-
-
-def _save_transfer(
-    model: Any,
-    folder: Path,
-    pictures: Sequence[str | os.PathLike[str]],
-    warm_up: bool | None,
-    say: Callable[[str], None],
-) -> Path:
-    """Writes the SavedModel of a detector or segmenter, as `save` does."""
-    loaded = comparing.squares(model.info.protocol, pictures)
-    model = other_tasks.in_float32(model)
-    check_versions(folder, "savedmodel")
-    with _disk_errors(folder), partial_folder(folder) as partial:
-        version = partial / "version"
-        beside = _write(model, version, "savedmodel", "float32")
-        with open_engine(version) as engine:
-            difference = other_tasks.check(engine, model, loaded)
-        unit = "pixels" if model.info.task == "detect" else "of a probability"
-        count = len(loaded[0])
-        say(f"savedmodel: off by at most {difference:.1e} {unit} on {count} pictures")
-        write_description(beside, model.info, "savedmodel", "float32", difference)
-        _write_for_serving(model, folder, version, loaded[0], warm_up, say)
+            _write_for_serving(exported, folder, version, shown, warm_up, say)
         return publish(version, folder)
 
 

@@ -16,6 +16,8 @@ from keras_resnet.transfer import answer, assemble_transfer
 # the largest differences that are accepted: between boxes in pixels, and between the
 # confidence of boxes or the probabilities of pixels
 _PIXELS, _SHARES = 0.1, 1e-3
+# what `check` compares
+WHERE = {"detect": "pixels in the boxes", "segment": "in the pixels' probabilities"}
 
 
 def in_float32(model: Any) -> Any:

@@ -26,6 +26,8 @@ class Detector(ScalesLoss, keras_hub.models.RetinaNetObjectDetector):
     box takes its nearest anchor, however little they overlap.
     """
 
+    computes_its_loss = True  # which `Trainable` asks for
+
     def __init__(self, *args: Any, info: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # or a box that no anchor overlaps by a half, such as a small one between two,
@@ -36,8 +38,6 @@ class Detector(ScalesLoss, keras_hub.models.RetinaNetObjectDetector):
     def get_config(self) -> dict[str, Any]:
         info = None if self.info is None else dataclasses.asdict(self.info)
         return {**super().get_config(), "info": info}
-
-    computes_its_loss = True  # which `Trainable` asks for
 
     def compile(
         self, optimizer: Any = "adam", auto_scale_loss: bool = True, **kwargs: Any

@@ -10,9 +10,10 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+from keras_resnet.data import folders
 from keras_resnet.errors import DataError
 
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation", "valid")}
+SPLIT_NAMES = {**folders.SPLIT_NAMES, "val": (*folders.SPLIT_NAMES["val"], "valid")}
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 _MAX_LIST = 2**28  # bytes of a file with names
 _OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:|(?:.*[/\\])?\.\.(?:[/\\]|$)", re.DOTALL)

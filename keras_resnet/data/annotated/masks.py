@@ -11,9 +11,10 @@ from keras_resnet.data.annotated.listing import (
     read_classes,
     show,
 )
-from keras_resnet.data.annotated.pixels import UNLABELLED, check_mask, read_headers
+from keras_resnet.data.annotated.pixels import check_mask, read_headers
 from keras_resnet.data.annotated.splits import Masked
 from keras_resnet.data.annotated.voc import Pairs, pair_listed
+from keras_resnet.data.transforms.letterbox import IGNORED
 
 # fmt: off
 VOC_CLASSES = (
@@ -64,8 +65,8 @@ def read_masks(
             problem = "no such file, which would name the classes"
             raise fault(root / "classes.txt", problem, "write one name a line")
         class_names = VOC_CLASSES
-    if len(class_names) > UNLABELLED:
-        problem = f"{len(class_names)} classes, of which a mask can number {UNLABELLED}"
+    if len(class_names) > IGNORED:
+        problem = f"{len(class_names)} classes, of which a mask can number {IGNORED}"
         raise fault(root / "classes.txt", problem, "remove some")
     splits = {}
     for split, pairs in found.items():

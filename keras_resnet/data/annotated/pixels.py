@@ -15,8 +15,8 @@ from PIL import WebPImagePlugin as WebP
 from keras_resnet.data.annotated.listing import fault
 from keras_resnet.data.folders import map_files, preflight_problem
 from keras_resnet.data.transforms.decode import LONGEST_MAGIC, MAX_PIXELS, sniff
+from keras_resnet.data.transforms.letterbox import IGNORED
 
-UNLABELLED = 255  # in a mask: the pixel counts for nothing
 # called directly, since Image.open would warn of large pictures
 _HEADERS: dict[str, Callable] = {
     "bmp": BmpImagePlugin.BmpImageFile,
@@ -105,9 +105,9 @@ def decode_mask(file: str | bytes, classes: int) -> np.ndarray:
         numbers //= 255 // (2 ** content[_DEPTH] - 1)  # Pillow stretches to [0, 255]
     # counting is several times as fast as np.unique
     present = np.flatnonzero(np.bincount(numbers.ravel(), minlength=256))
-    wrong = present[(present >= classes) & (present != UNLABELLED)]
+    wrong = present[(present >= classes) & (present != IGNORED)]
     if len(wrong):
         problem = f"the mask has a pixel of {wrong[0]}, but there are {classes} classes"
-        remedy = f"use the numbers 0 to {classes - 1}, or {UNLABELLED} for no label"
+        remedy = f"use the numbers 0 to {classes - 1}, or {IGNORED} for no label"
         raise ValueError(str(fault(file, problem, remedy)))
     return numbers
