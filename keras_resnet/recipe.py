@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -337,6 +338,14 @@ class Recipe:
         "Loss function; binary-cross-entropy is that of arXiv 2110.00476.",
         choices=("cross-entropy", "binary-cross-entropy"),
     )
+    class_weights: str | dict[str, Any] = _field(
+        "regularisation",
+        "",
+        "Weight of each class in the training loss: balanced for the inverse of its "
+        "share of the images, or numbers by class name, 1 for the others.",
+        choices=("", "balanced"),
+        example="{rare: 4}",
+    )
     label_smoothing: float = _field(
         "regularisation",
         0.1,
@@ -407,6 +416,13 @@ class Recipe:
         0,
         "Epochs without a better monitored metric that end training early; 0: never.",
         low=0,
+    )
+    sampling: str = _field(
+        "data",
+        "shuffled",
+        "The images of an epoch: each once (shuffled), or as many of each class, those "
+        "of rare classes several times (balanced).",
+        choices=("shuffled", "balanced"),
     )
     max_bad_examples: int = _field(
         "data", 0, "How many images that cannot be decoded may be left out.", low=0
@@ -513,6 +529,8 @@ def _typed(name: str, value: Any) -> Any:
         return tuple(map(inner, value))
     if kind is float and type(value) is int:
         return float(value)
+    if isinstance(kind, types.UnionType):  # a word or a mapping
+        kind = str if isinstance(value, str) else dict
     kind = typing.get_origin(kind) or kind
     if not isinstance(value, kind) or (kind is int and type(value) is bool):
         raise RecipeError(f"{name}={value!r}: must be {kind.__name__}")
@@ -529,7 +547,7 @@ def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     if "choices" in limits:
         if name in _OF_ADDONS and value.startswith("tfa."):
             addons.check(name, value)
-        elif value not in limits["choices"]:
+        elif not isinstance(value, dict) and value not in limits["choices"]:
             raise RecipeError(f"{name}={value!r}: must be one of {limits['choices']}")
     if "low" not in limits:
         return
@@ -617,6 +635,19 @@ def _check_together(recipe: Recipe) -> None:
             f"binary_threshold={recipe.binary_threshold}, loss={recipe.loss!r}: needs "
             "loss='binary-cross-entropy'"
         )
+    weights = recipe.class_weights
+    for name, weight in weights.items() if isinstance(weights, dict) else ():
+        if type(weight) not in (int, float) or not 0 < weight < math.inf:
+            raise RecipeError(
+                f"class_weights={weights}: the weight of {name!r} must be a number "
+                "above 0"
+            )
+    if weights and recipe.binary_threshold:
+        raise RecipeError(
+            f"class_weights={weights!r}, binary_threshold={recipe.binary_threshold}: "
+            "labels above a threshold have no weights; give binary_threshold=0, or "
+            "sampling='balanced' in place of class_weights"
+        )
     if not (recipe.names_protocol or recipe.weights):
         raise RecipeError(
             f"test_size={recipe.test_size}, crop_pct={recipe.crop_pct}, "
@@ -632,6 +663,7 @@ _OF_LABELS = (
     "rand_augment",
     "erasing",
     "scales",
+    "class_weights",
     "label_smoothing",
     "teacher",
     "teacher_size",
@@ -645,6 +677,8 @@ def _check_transfer(recipe: Recipe) -> None:
         wrong.append(f"loss={recipe.loss!r}")
     if recipe.repeats != 1:
         wrong.append(f"repeats={recipe.repeats}")
+    if recipe.sampling != "shuffled":
+        wrong.append(f"sampling={recipe.sampling!r}")
     if recipe.optimizer.startswith("tfa."):
         wrong.append(f"optimizer={recipe.optimizer!r}")
     if wrong:

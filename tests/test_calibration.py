@@ -73,7 +73,8 @@ def test_measures_are_those_of_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     drawn = np.random.default_rng(0)
     truth = drawn.integers(0, 4, 300)  # of the fifth class there is no image
-    probabilities = drawn.dirichlet(np.ones(5), 300)
+    # rounded, so that some are equal
+    probabilities = drawn.dirichlet(np.ones(5), 300).round(2)
     tally = Tally(5)
     tally.add(probabilities, truth)
     result = tally.result("abcde")
@@ -85,3 +86,11 @@ def test_measures_are_those_of_scikit_learn():
     options = {**options, "average": None}
     precision = metrics.precision_score(truth, said, **options)
     assert [*result["precision"].values()] == pytest.approx(precision)
+    each = [
+        metrics.average_precision_score(truth == it, probabilities[:, it])
+        for it in range(4)
+    ]
+    *found, absent = result["average_precision"].values()
+    assert found == pytest.approx(each)
+    assert absent is None
+    assert result["mean_average_precision"] == pytest.approx(np.mean(each))

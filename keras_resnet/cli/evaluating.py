@@ -258,6 +258,11 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         ("calibration error", f"{metrics['calibration_error']:.2%}"),
         ("balanced accuracy", f"{metrics['balanced_accuracy']:.2%}"),
         ("macro F1", f"{metrics['macro_f1']:.2%}"),
+        *[
+            ("mean average precision", f"{value:.2%}")
+            for value in [metrics.get("mean_average_precision")]
+            if value is not None
+        ],
         ("images", metrics["examples"]),
         *[("left out", len(bad)) for bad in [metrics.get("bad_examples")] if bad],
         *[

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.sources import SourceLike, open_source
+from keras_resnet.data.splits import Split
 from keras_resnet.data.transforms.colour import DRAWS, distort
 from keras_resnet.data.transforms.crop import load_eval
 from keras_resnet.data.transforms.letterbox import (
@@ -26,7 +27,7 @@ _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else N
 PARALLEL = _CORES or os.cpu_count() or 1  # images loaded at the same time
 BATCHES = 2  # batches prepared ahead of the one in use
 # one stream of random numbers for each purpose, so that no two share a seed
-_ORDER, _CROP, _PICTURE, _COLOUR, _MIX, _CHOICE = range(6)
+_ORDER, _CROP, _PICTURE, _COLOUR, _MIX, _CHOICE, _CLASS = range(7)
 
 Pair = tuple[tf.Tensor, Any]  # images, and labels, boxes or masks
 Slice = tuple[int, int]  # which slice of each batch, of how many
@@ -58,7 +59,8 @@ def train_batches(
         epoch: the epoch to start in. An epoch has `steps_per_epoch` batches; the images
             left over, too few for a batch, are dropped. Each image occurs at most once
             in an epoch; with `repeats=n` it occurs n times in a row, and the epoch has
-            1/n as many different images.
+            1/n as many different images. With `sampling="balanced"` it is as
+            `_balanced` says.
         step: the batch of that epoch to start with; earlier batches are not read.
         slice_of: (index, count), to read only this slice of each batch: the slices of
             all `count` processes make up the batch of (0, 1), with the same draws.
@@ -82,9 +84,11 @@ def train_batches(
     steps = steps_per_epoch(source, recipe)
     size, first = recipe.batch_size, epoch * steps + step
     read = split.reader()
+    balance = _balanced(split, recipe) if recipe.sampling == "balanced" else None
 
     def numbers_of(epoch: tf.Tensor) -> tf.data.Dataset:
         order = split.order(_stream(recipe, _ORDER), epoch)
+        order = order if balance is None else balance(order, epoch)
         if recipe.repeats > 1:
             distinct = order[: -(-split.size // recipe.repeats)]
             order = tf.repeat(distinct, recipe.repeats)
@@ -123,6 +127,30 @@ def train_batches(
         .prefetch(BATCHES)
         .with_options(_untuned())
     )
+
+
+def _balanced(split: Split, recipe: Any) -> Callable[..., tf.Tensor]:
+    """A function (permutation, epoch) -> the numbers of the images of a balanced epoch.
+
+    Each class has the same number of places in the epoch, or one more. Its images take
+    them in the order of the permutation, again from the first if they are too few. The
+    epoch has as many places as there are images.
+    """
+    labels = split.all_labels()
+    present, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    starts, kinds = np.cumsum(counts) - counts, len(present)
+
+    def balance(order: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+        by_class = tf.gather(order, tf.argsort(tf.gather(labels, order), stable=True))
+        key = tf.stack([_stream(recipe, _CLASS), epoch])
+        places = tf.range(split.size, dtype=tf.int64)
+        places = tf.random.experimental.stateless_shuffle(places, key, alg="philox")
+        # the classes that have one place more are others in each epoch
+        kind, turn = (places + epoch) % kinds, places // kinds
+        turn %= tf.gather(counts, kind)
+        return tf.gather(by_class, tf.gather(starts, kind) + turn)
+
+    return balance
 
 
 def _places(recipe: Any, index: int, count: int) -> np.ndarray:

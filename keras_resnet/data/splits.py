@@ -93,6 +93,10 @@ class Split(abc.ABC):
         """All pairs (image, label) once, in the order of the split."""
         return tf.data.Dataset.range(self.size).map(self.reader(), tf.data.AUTOTUNE)
 
+    def all_labels(self) -> np.ndarray:
+        """The class of each image, int64 [size]; by default every image is read."""
+        return np.array([label for _, label in self.ordered().as_numpy_iterator()])
+
     def order(self, seed: tf.Tensor | int, epoch: tf.Tensor | int) -> tf.Tensor:
         """A permutation of the numbers, int64 [size], determined by (seed, epoch).
 
@@ -127,6 +131,9 @@ class Files(Split):
     def where(self, number: int) -> str:
         return self.files[number]
 
+    def all_labels(self) -> np.ndarray:
+        return np.array(self.labels, np.int64)
+
     def take(self, numbers: np.ndarray) -> Files:
         return Files(
             tuple(self.files[i] for i in numbers),
@@ -155,6 +162,9 @@ class Arrays(Split):
 
     def where(self, number: int) -> str:
         return f"picture {number} of the array"
+
+    def all_labels(self) -> np.ndarray:
+        return self.labels
 
     def take(self, numbers: np.ndarray) -> Arrays:
         return Arrays(self.images[numbers], self.labels[numbers])

@@ -67,6 +67,9 @@ def run(
         - "per_class": {class name: top-1 in [0, 1], its recall, or None without
           images}; "precision": {class name: the share of the images predicted to be of
           the class that are, or None where none was}.
+        - "average_precision": {class name: that of telling the class from all others by
+          its probability, in [0, 1], or None without images}, as in scikit-learn;
+          "mean_average_precision": their mean. Only for up to 2^26 probabilities.
         - "confused": [{"true", "predicted", "count", "share"}, ...], the 100 pairs of
           classes that are confused most often; "share" is the share of the true class.
         - "confusion": the counts, as rows of true classes and columns of predicted

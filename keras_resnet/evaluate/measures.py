@@ -12,12 +12,14 @@ import numpy as np
 BINS = 15  # of confidence (arXiv 1706.04599 section 5)
 _LARGEST = 1000  # the most classes for which the confusion matrix is returned
 _WORST = 100  # the number of confused pairs of classes that are listed
+_SCORES = 2**26  # the most probabilities that are kept for the average precision
 
 
 class Tally:
     """Accumulates metrics over batches.
 
-    Memory grows with the number of different (true, predicted) pairs.
+    Memory grows with the number of different (true, predicted) pairs, and by up to
+    256 MiB of probabilities.
 
     Args:
         classes: the number of classes.
@@ -29,6 +31,8 @@ class Tally:
         self.hits5, self.loss = 0, 0.0
         self.hits = np.zeros(BINS, np.int64)  # correct predictions by bin
         self.confidence = np.zeros(BINS)  # sum by bin
+        # all probabilities and true classes; None if they are too many
+        self.scores: list[tuple[np.ndarray, np.ndarray]] | None = []
 
     def add(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
         """Adds a batch.
@@ -56,6 +60,10 @@ class Tally:
         bins = np.searchsorted(borders, confidence)  # a border belongs to the lower bin
         self.hits += np.bincount(bins[predicted == truth], minlength=BINS)
         self.confidence += np.bincount(bins, confidence, BINS)
+        if self.scores is not None:
+            self.scores.append((probabilities, truth))
+            if sum(scores.size for scores, _ in self.scores) > _SCORES:
+                self.scores = None
 
     def result(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Returns the metrics of all batches, as `evaluate.run` does."""
@@ -79,8 +87,25 @@ class Tally:
             "examples": examples,
             "per_class": _shares(names, hits, totals),
             "precision": _shares(names, hits, claims),
+            **self._average_precision(names),
             "confused": self._confused(names, totals),
             **({"confusion": self._matrix()} if self.classes <= _LARGEST else {}),
+        }
+
+    def _average_precision(self, names: list[str]) -> dict[str, Any]:
+        """The average precision of each class against all others, and their mean."""
+        if self.scores is None:
+            return {}
+        scores = np.concatenate([scores for scores, _ in self.scores])
+        truth = np.concatenate([truth for _, truth in self.scores])
+        values = [
+            average_precision(scores[:, number], truth == number)
+            for number in range(self.classes)
+        ]
+        present = [value for value in values if value is not None]
+        return {
+            "mean_average_precision": float(np.mean(present)),
+            "average_precision": dict(zip(names, values)),
         }
 
     def _confused(self, names: list[str], totals: np.ndarray) -> list[dict[str, Any]]:
@@ -103,6 +128,28 @@ class Tally:
         for pair, count in self.confusion.items():
             counts[pair] = count
         return counts.tolist()
+
+
+def average_precision(scores: np.ndarray, is_true: np.ndarray) -> float | None:
+    """Returns the mean precision over the ranks at which the recall rises.
+
+    It is that of scikit-learn: the sum over distinct scores of the rise of the recall
+    times the precision, without interpolation.
+
+    Args:
+        scores: floats [N].
+        is_true: booleans [N], whether an image is of the class.
+
+    Returns:
+        A number in [0, 1], or None if no image is of the class.
+    """
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(is_true[order])
+    if not len(hits) or not hits[-1]:
+        return None
+    last = np.append(np.diff(scores[order]) != 0, True)  # of those of equal score
+    ranks, hits = np.flatnonzero(last) + 1, hits[last]
+    return float((np.diff(hits, prepend=0) * (hits / ranks)).sum() / hits[-1])
 
 
 def _shares(

@@ -60,6 +60,7 @@ def build(
     began: ModelInfo | None = None,
     model: Any = None,
     preprocessing: Any = None,
+    class_weights: Any = None,
 ) -> Setup:
     """Builds and compiles the model of a recipe, without writing any file.
 
@@ -74,6 +75,7 @@ def build(
             weights are then not read, since a checkpoint replaces them.
         model, preprocessing: a net that is not of this package, as
             `others.build_net` takes it.
+        class_weights: what `objective.class_weights` returned for the data.
 
     Raises:
         RecipeError: a field is invalid for this model or data; the message names it.
@@ -110,6 +112,7 @@ def build(
     averages = getattr(rule, "averages", None)  # Addons' averaging optimizers
     ema = 0.0 if averages else recipe.ema
     trainable = _distiller(net, recipe, ema) if recipe.teacher else Trainable(net, ema)
+    trainable.class_weights = class_weights
     trainable.compile(
         optimizer=rule,
         loss=criterion,

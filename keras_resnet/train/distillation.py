@@ -140,6 +140,7 @@ class Distiller(Trainable):
         # the student's regularization losses, which `hard` must not scale
         penalty = sum(map(self._share, self.losses), start=0.0)
         answers = self._answers(x, y_pred.dtype)
+        _, sample_weight = self.weigh(y, sample_weight)
         soft = self.soft_loss(
             ops.softmax(answers / self.temperature),
             y_pred / self.temperature,

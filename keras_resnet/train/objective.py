@@ -1,11 +1,14 @@
-"""Builds the optimizer, loss and metrics of a recipe."""
+"""Builds the optimizer, loss, class weights and metrics of a recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from keras_resnet.backend import keras, ops
+from keras_resnet.data.splits import Source
 from keras_resnet.data.transforms.letterbox import IGNORED
 from keras_resnet.errors import RecipeError
 from keras_resnet.legacy import addons
@@ -201,6 +204,36 @@ def _check_labels(labels: Any, logits: Any) -> None:
             f"labels: {tuple(labels.shape)} for logits {tuple(logits.shape)}; must "
             "be one-hot, such as keras.utils.to_categorical(labels, classes) returns"
         )
+
+
+def class_weights(recipe: Recipe, source: Source) -> np.ndarray | None:
+    """Returns the weight of each class in the loss, float32 [K], or None.
+
+    The "balanced" weight of a class with n of N training images is N / (K n), so that
+    the weights of all images have a mean of 1, as in scikit-learn.
+
+    Raises:
+        RecipeError: `class_weights` names a class that the data does not have, or the
+            weights are to be balanced and a class has no training image.
+    """
+    given, names = recipe.class_weights, source.class_names
+    if not given:
+        return None
+    if isinstance(given, dict):
+        if unknown := sorted(set(given) - set(names)):
+            raise RecipeError(
+                f"class_weights={given}: {source.path} has no class {unknown[0]!r}; "
+                f"its classes are {', '.join(names[:10])}{', ...' * (len(names) > 10)}"
+            )
+        return np.array([given.get(name, 1) for name in names], np.float32)
+    classes = source.split("train").all_labels()
+    counts = np.bincount(classes, minlength=len(names))
+    if not counts.all():
+        raise RecipeError(
+            f"class_weights='balanced': class {names[int(counts.argmin())]!r} of "
+            f"{source.path} has no training images; add some, or remove the class"
+        )
+    return (len(classes) / (len(names) * counts)).astype(np.float32)
 
 
 def metrics(recipe: Recipe) -> list[keras.metrics.Metric] | None:

@@ -14,6 +14,7 @@ from keras_resnet.drawing import png
 from keras_resnet.errors import RecipeError, RunError
 from keras_resnet.recipe import Recipe
 from keras_resnet.train.build import build
+from keras_resnet.train.objective import class_weights
 from keras_resnet.train.training import explained_memory_errors
 
 SMOOTHING = 0.9  # of the loss: an average of about ten steps
@@ -76,7 +77,8 @@ def find_rate(
     per_epoch = pictures.steps_per_epoch(source, recipe)
     losses: list[float] = []
     with explained_memory_errors(recipe), pictures.blame_pictures(source, ("train",)):
-        model = build(flat, source.class_names, per_epoch).model
+        weights = class_weights(recipe, source)
+        model = build(flat, source.class_names, per_epoch, class_weights=weights).model
         batches = pictures.train_batches(source, recipe).take(steps)
         for rate, batch in zip(rates, progress(batches.as_numpy_iterator())):
             model.optimizer.learning_rate = rate

@@ -44,6 +44,8 @@ class Trainable(keras.Model):
             order; empty if `ema` is 0.
         averaged: a variable with the number of updates that are in the averages.
         bad_steps: a variable with the number of steps since the loss was last finite.
+        class_weights: the weight of each class in the training loss, float [K], for
+            labels [B, K]; or None. A mixed label has the mix of the weighted losses.
 
     Raises:
         ValueError: `ema` is out of range.
@@ -55,6 +57,7 @@ class Trainable(keras.Model):
         super().__init__(name=name or net.name, dtype="float32", autocast=False)
         self.net = net
         self.ema = ema
+        self.class_weights: np.ndarray | None = None
         self.bad_steps = self.add_weight(
             shape=(), dtype="int32", trainable=False, name="bad_steps"
         )
@@ -106,6 +109,8 @@ class Trainable(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
+        if training:
+            y, sample_weight = self.weigh(y, sample_weight)
         if getattr(self.net, "computes_its_loss", False):  # of the images too
             loss = self.net.compute_loss(x, y, y_pred, sample_weight, training)
         else:
@@ -129,6 +134,21 @@ class Trainable(keras.Model):
                 )
             )
         return loss
+
+    def weigh(self, labels: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        """Applies the class weights: (labels, weights) -> (labels, weights).
+
+        With weights w of the classes, a label y becomes w y / s, and its image gets the
+        weight s, the sum of w y. The loss, which is linear in labels that sum to 1, is
+        then the sum of the w y times that of each class, also if it smooths the labels.
+        """
+        if self.class_weights is None:
+            return labels, sample_weight
+        labels = ops.convert_to_tensor(labels)
+        labels = labels * ops.cast(self.class_weights, labels.dtype)
+        total = ops.sum(labels, -1)
+        weights = total if sample_weight is None else total * sample_weight
+        return labels / total[:, None], weights
 
     def build_metrics(self) -> None:
         """Creates the variables of the metrics, as Keras does on their first use.

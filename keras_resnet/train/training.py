@@ -40,6 +40,7 @@ from keras_resnet.train.build import Setup, build, describe_precision, precision
 from keras_resnet.train.devices import choose
 from keras_resnet.train.finish import write_models
 from keras_resnet.train.loop import train_epochs
+from keras_resnet.train.objective import class_weights
 
 __all__ = ["Interrupted", "fit", "is_finished"]
 
@@ -185,7 +186,13 @@ def fit(
         scope = held.enter_context(contextlib.ExitStack())
         scope.enter_context(chosen.scope())
         setup = build(
-            build_recipe, source.class_names, steps, began, model, preprocessing
+            build_recipe,
+            source.class_names,
+            steps,
+            began,
+            model,
+            preprocessing,
+            class_weights(recipe, source),
         )
         facts = _facts(recipe, source, setup)
         facts["devices"] = [len(chosen.names), chosen.statistics]
