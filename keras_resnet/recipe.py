@@ -124,6 +124,13 @@ class Recipe:
     train_size: int = _field(
         "augmentation", 224, "Side of training images, in pixels (2.1).", low=1
     )
+    progressive_sizes: tuple[int, ...] = _field(
+        "augmentation",
+        (),
+        "Smaller sides of training images to begin with, in pixels (arXiv 2104.00298); "
+        "these and train_size share the epochs equally.",
+        example="[128, 176]",
+    )
     train_interpolation: str = _field(
         "augmentation",
         "bilinear",
@@ -469,6 +476,11 @@ class Recipe:
         """Whether the recipe gives all of the protocol, and takes none from weights."""
         return bool(self.test_size and self.crop_pct and self.interpolation)
 
+    def size_in(self, epoch: int) -> int:
+        """The side of training images in an epoch, counted from 0, in pixels."""
+        sizes = (*self.progressive_sizes, self.train_size)
+        return sizes[epoch * len(sizes) // self.epochs]
+
     def replace(self, **fields: Any) -> Recipe:
         """A copy with other values; a RecipeError for unknown fields or bad values."""
         _check_names(fields)
@@ -571,6 +583,12 @@ def _check_together(recipe: Recipe) -> None:
             f"scales={recipe.scales}: must be empty, or the smallest and the largest "
             f"short side in pixels, at least train_size={low}"
         )
+    sizes = (0, *recipe.progressive_sizes, low)
+    if list(sizes) != sorted({*sizes}) or len(sizes) - 1 > recipe.epochs:
+        raise RecipeError(
+            f"progressive_sizes={recipe.progressive_sizes}: must be empty, or rising "
+            f"sides in pixels below train_size={low}, fewer than epochs={recipe.epochs}"
+        )
     if recipe.warmup_epochs >= recipe.epochs:
         raise RecipeError(
             f"warmup_epochs={recipe.warmup_epochs}: must be less than "
@@ -663,6 +681,7 @@ _OF_LABELS = (
     "rand_augment",
     "erasing",
     "scales",
+    "progressive_sizes",
     "class_weights",
     "label_smoothing",
     "teacher",

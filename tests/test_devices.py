@@ -62,6 +62,8 @@ def test_run_goes_on_with_other_devices(backend, tmp_path):
                 "warmup_epochs": 0.0,
                 "schedule": "steps",
                 "boundaries": [9],
+                "class_weights": "balanced",
+                "sampling": "balanced",
             }
             weights, said = run_on(
                 count,
@@ -81,6 +83,25 @@ def test_run_goes_on_with_other_devices(backend, tmp_path):
         np.testing.assert_allclose(several[name], array, atol=1e-5, err_msg=name)
     for row, other in zip(history, of_several, strict=True):
         assert row == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_images_grow_on_several_devices_too(backend, tmp_path):
+    fields = {"epochs": 2, "warmup_epochs": 0.0, "progressive_sizes": [24]}
+    one, several = (
+        run_on(
+            count,
+            backend,
+            "fit",
+            tmp_path / "out.npz",
+            run=str(tmp_path / str(count)),
+            recipe=fields,
+        )[0]
+        for count in (1, 2)
+    )
+    for name, array in one.items():
+        np.testing.assert_allclose(several[name], array, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(

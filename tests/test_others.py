@@ -221,7 +221,11 @@ def channels_first():
         (channels_first, "tf", "is channels_first"),
         (sequential, None, "preprocessing=None: must say what sequential.* expects"),
         (sequential, "imagenet", "preprocessing='imagenet': must say"),
-        (lambda: sequential(side=48), "tf", "takes 48 x 48 pixels; give that size"),
+        (
+            lambda: sequential(side=48),
+            "tf",
+            "takes 48 x 48 pixels; give that size",
+        ),
         (lambda: object(), "tf", "must be a keras.Model"),
     ],
 )

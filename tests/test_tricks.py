@@ -13,16 +13,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from runs import Stop, assert_same_variables
+from resume_program import RECIPE, pictures
+from runs import Stop, assert_same_variables, differing, final, stop
 
 import keras_resnet
 from keras_resnet import data, evaluate, train
 from keras_resnet.data.splits import Arrays
-from keras_resnet.errors import RunError
+from keras_resnet.errors import RecipeError, RunError
 from keras_resnet.opening import open_model
 from keras_resnet.runs import layout
 from keras_resnet.train import build as train_build
 from keras_resnet.train.callbacks import Watch
+from keras_resnet.train.trainable import Trainable
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +295,9 @@ recipe = RECIPES["smoke"].replace(
     patience=1,
     stage_rates=[0.5, 1],
     initializer="xavier",
+    progressive_sizes=[24],
+    sampling="balanced",
+    class_weights={"1": 2},
 )
 silent = keras.callbacks.Callback()
 whole = train.fit(recipe, data, run / "whole", silent)
@@ -323,3 +328,34 @@ def test_jax_trains_resumes_and_lowers_its_rate(tmp_path):
     rates = [row["rate"] for row in json.loads(history)]
     assert max(rates) == pytest.approx(0.2 * 8 / 256)
     assert min(rates) < max(rates) / 5
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The sides of the images that training steps are traced for, in order."""
+    sides, call = [], Trainable.call
+
+    def noted(self, images, training=None):
+        if training:
+            sides.append(images.shape[1])
+        return call(self, images, training)
+
+    monkeypatch.setattr(Trainable, "call", noted)
+    return sides
+
+
+def test_images_grow_with_the_epochs_and_a_resumed_run_goes_on(traced, tmp_path):
+    recipe = RECIPE.replace(progressive_sizes=[24])
+    assert [recipe.size_in(epoch) for epoch in range(3)] == [24, 24, 32]
+    train.fit(recipe, pictures(), tmp_path / "whole")
+    assert traced == [24, 32]  # one step for each size
+    stop(pictures(), tmp_path / "cut", ("batch end", 2, 1), recipe=recipe)
+    train.fit(recipe, pictures(), tmp_path / "cut")
+    assert traced[2:] == [24, 32, 32]
+    assert differing(final(tmp_path / "whole"), final(tmp_path / "cut")) == []
+
+
+@pytest.mark.parametrize("sizes", [[32], [24, 16], [16, 16], [0], [8, 16, 24]])
+def test_sizes_that_do_not_rise_to_the_last_are_refused(sizes):
+    with pytest.raises(RecipeError, match=r"progressive_sizes=.*must be empty"):
+        RECIPE.replace(progressive_sizes=sizes)

@@ -112,6 +112,7 @@ def train_epochs(
         steps=steps * parts,
         verbose=0,
     )
+    size_in = recipe.size_in
     validated = [
         epoch
         for epoch in range(1, recipe.epochs + 1)
@@ -121,7 +122,13 @@ def train_epochs(
     def train_to(epoch: int) -> None:
         # TensorFlow, which has one process, keeps the order of the published scripts
         only = slice_of if keras.backend.backend() == "jax" else None
-        batches = pictures.train_batches(source, recipe, start.epoch, start.batch, only)
+        side = size_in(start.epoch)
+        sized = recipe.replace(train_size=side, progressive_sizes=())
+        batches = pictures.train_batches(source, sized, start.epoch, start.batch, only)
+        if recipe.progressive_sizes:
+            # traced for several sizes, a step would know none; a resumed run would
+            # compute otherwise
+            model.make_train_function(force=True)
         model.fit(
             _in_parts(batches, parts),
             initial_epoch=start.epoch,
@@ -139,13 +146,17 @@ def train_epochs(
             due = validation if start.epoch + 1 in validated else None
             logs = checkpoint.facts["logs"]
             _end_epoch(model, saver, callbacks, start.epoch, logs, due)
-        elif start.batch:
-            train_to(start.epoch + 1)
-        if start.batch:
             start = Place(start.epoch + 1)
-        stalled = is_stalled(history, recipe.monitor, recipe.early_stopping)
-        if start.epoch < recipe.epochs and not (stalled or model.stop_training):
-            train_to(recipe.epochs)
+        while start.epoch < recipe.epochs and not (
+            is_stalled(history, recipe.monitor, recipe.early_stopping)
+            or model.stop_training
+        ):
+            epoch = start.epoch + 1
+            if not start.batch:  # all epochs of one size
+                while epoch < recipe.epochs and size_in(epoch) == size_in(start.epoch):
+                    epoch += 1
+            train_to(epoch)
+            start = Place(epoch)
         callbacks.close()
 
 

@@ -66,12 +66,14 @@ def build_net(
     variant = re.sub(r"[^\w.:-]", "_", recipe.model.rpartition("/")[2])
     adapted = adapt(net, classes, preprocessing, variant, policy)
     sides = {recipe.train_size, recipe.test_size or recipe.train_size}
+    sides |= {*recipe.progressive_sizes}
     fixed = {side for side in adapted.input_shape[1:3] if side is not None}
     if fixed and fixed != sides:
         raise RecipeError(
-            f"train_size={recipe.train_size}, test_size={recipe.test_size}: "
-            f"{recipe.model} takes {' x '.join(map(str, adapted.input_shape[1:3]))} "
-            "pixels; give that size for both, or build it for any size"
+            f"train_size={recipe.train_size}, test_size={recipe.test_size}, "
+            f"progressive_sizes={recipe.progressive_sizes}: {recipe.model} takes "
+            f"{' x '.join(map(str, adapted.input_shape[1:3]))} pixels; give that "
+            "size alone, or build it for any size"
         )
     return adapted
 
