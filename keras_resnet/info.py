@@ -55,6 +55,10 @@ def _is_share(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value <= 1
 
 
+def _are_shares(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_share, value))
+
+
 def _are_strings(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(type(item) is str for item in value)
 
@@ -121,11 +125,25 @@ class ModelInfo:
     protocol: Protocol = field(default=Protocol(), metadata=_checked(_is_a(dict)))
     # a model of another task than "classify" is one of `transfer`
     task: str = field(default="classify", metadata=_checked(_is_one_of(*TASKS)))
+    # of an image's several labels: the probability from which on it has a class
+    thresholds: tuple[float, ...] | None = field(
+        default=None, metadata=_checked(_is_none_or(_are_shares))
+    )
 
     @property
     def gives_logits(self) -> bool:
         """Whether the model outputs logits rather than probabilities."""
         return self.classifier_activation in (None, "linear")
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether an image may have several labels, each with its own probability."""
+        return self.thresholds is not None
+
+    @property
+    def probability(self) -> str:
+        """The activation that makes probabilities of the logits."""
+        return "sigmoid" if self.several_labels else "softmax"
 
     def check_classifies(self, name: str) -> None:
         """Raises a ModelError, with the model's name, unless it is of a classifier."""
@@ -151,7 +169,7 @@ class ModelInfo:
             "config": None if config is None else ResNetConfig.from_json(config),
             "protocol": Protocol(**info.get("protocol", {})),
         }
-        for name in ("class_names", "input_shape"):  # lists in JSON
+        for name in ("class_names", "input_shape", "thresholds"):  # lists in JSON
             if info.get(name) is not None:
                 parts[name] = tuple(info[name])
         return cls(**{**info, **parts})
@@ -197,6 +215,11 @@ def check(info: Any) -> None:
     ):
         raise ValueError(
             f"class_names={reprlib.repr(names)}: must be one name per class"
+        )
+    thresholds = info.get("thresholds")
+    if thresholds is not None and len(thresholds) != info.get("classes"):
+        raise ValueError(
+            f"thresholds={reprlib.repr(thresholds)}: must be one number per class"
         )
     config = info["config"]
     if config is None:

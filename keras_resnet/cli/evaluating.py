@@ -228,7 +228,9 @@ def measure(
             metrics["ema"] = measure(average, data, split, as_json)
         write_whole(run / layout.METRICS, to_json(metrics))
         with attempted(run / layout.GRID):
-            if data.task == "classify":
+            if data.several_labels:
+                pass  # no label of an image is the least certain one
+            elif data.task == "classify":
                 evaluation.picture_grid(model, data, run / layout.GRID)
             else:
                 evaluation.answer_grid(model, data, run / layout.GRID)
@@ -252,16 +254,10 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
         return _transfer_table(metrics)
     several = len(metrics["per_class"]) > 1
     rows = [
-        ("top-1", f"{metrics['top1']:.2%}"),
-        ("top-5", f"{metrics['top5']:.2%}"),
-        ("loss, nats", f"{metrics['loss']:.4f}"),
-        ("calibration error", f"{metrics['calibration_error']:.2%}"),
-        ("balanced accuracy", f"{metrics['balanced_accuracy']:.2%}"),
-        ("macro F1", f"{metrics['macro_f1']:.2%}"),
         *[
-            ("mean average precision", f"{value:.2%}")
-            for value in [metrics.get("mean_average_precision")]
-            if value is not None
+            (label, f"{metrics[name]:{'.4f' if name == 'loss' else '.2%'}}")
+            for name, label in _CLASSIFIED.items()
+            if name in metrics
         ],
         ("images", metrics["examples"]),
         *[("left out", len(bad)) for bad in [metrics.get("bad_examples")] if bad],
@@ -289,6 +285,16 @@ def _transfer_table(metrics: Mapping[str, Any]) -> Table:
     return make_table(None, "measure", "value", rows=rows)
 
 
+_CLASSIFIED = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "loss": "loss, nats",
+    "calibration_error": "calibration error",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "mean_average_precision": "mean average precision",
+}
 _TRANSFER = {
     "map": "mAP, IoU 0.5 to 0.95",
     "map50": "mAP, IoU 0.5",

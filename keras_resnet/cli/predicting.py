@@ -221,4 +221,7 @@ def _likeliest(result: Result) -> str:
     if "problem" in result:
         return result["problem"]
     likeliest = zip(result["classes"], result["probabilities"])
-    return ", ".join(f"{name} {probability:.1%}" for name, probability in likeliest)
+    text = ", ".join(f"{name} {probability:.1%}" for name, probability in likeliest)
+    if "labels" not in result:
+        return text
+    return f"{' + '.join(result['labels']) or 'none'} ({text})"

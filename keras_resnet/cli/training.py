@@ -167,7 +167,8 @@ def train(
         )
         if audit:
             steps = datasets.steps_per_epoch(source, chosen)
-            setup = build(chosen, source.class_names, steps)
+            several = source.several_labels
+            setup = build(chosen, source.class_names, steps, several_labels=several)
             return _print_audit(setup.model, as_json)
         quiet = as_json or not is_first
         if skipped and not quiet:

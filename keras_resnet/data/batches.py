@@ -69,9 +69,10 @@ def train_batches(
 
     Yields:
         (images, labels): images [B, S, S, 3] in [0, 255], uint8, or float32 if mixup
-        may blend them; labels float32 [B, K], one-hot or mixed. For detection they are
-        {"boxes": float32 [B, M, 4], "labels": float32 [B, M]}, boxes as (left, top,
-        right, bottom) in pixels, with labels of -1 that fill up; for segmentation int32
+        may blend them; labels float32 [B, K], one-hot, several or mixed. For detection
+        they are {"boxes": float32 [B, M, 4], "labels": float32 [B, M]}, boxes as (left,
+        top, right, bottom) in pixels, with labels of -1 that fill up; for segmentation
+        int32
         [B, S, S], with 255 for pixels without a label.
 
     Raises:
@@ -110,7 +111,7 @@ def train_batches(
             return train_boxes(picture, label, recipe, seed)
         if source.task == "segment":
             return train_mask(picture, label, recipe, seed)
-        return load_train(picture, recipe, crop, seed), tf.one_hot(label, classes)
+        return load_train(picture, recipe, crop, seed), _vector(label, classes)
 
     return (
         tf.data.Dataset.range(epoch, tf.int64.max)
@@ -218,6 +219,11 @@ def _finish(
     return pasted() if recipe.cutmix else (images, labels)
 
 
+def _vector(label: tf.Tensor, classes: int) -> tf.Tensor:
+    """The label as float32 [classes]; of several labels, it is already."""
+    return tf.one_hot(label, classes) if label.shape.rank == 0 else label
+
+
 def _stream(recipe: Any, purpose: int) -> tf.Tensor:
     return tf.constant(recipe.seed * 8 + purpose, tf.int64)
 
@@ -243,7 +249,7 @@ def eval_batches(
             is then filled up with images of weight zero, and weights are yielded too.
 
     Yields:
-        (images, labels): uint8 [B, S, S, 3], float32 one-hot [B, K], or boxes or masks
+        (images, labels): uint8 [B, S, S, 3], float32 [B, K], or boxes or masks
         as in `train_batches`; and weights float32 [B] with `slice_of`, 0 for what fills
         a batch up.
 
@@ -268,7 +274,7 @@ def eval_batches(
             return eval_boxes(data, label, protocol)
         if source.task == "segment":
             return eval_mask(data, label, protocol)
-        return load(data, protocol), tf.one_hot(label, classes)
+        return load(data, protocol), _vector(label, classes)
 
     def weighted(batches: tf.data.Dataset) -> tf.data.Dataset:
         if weights is None:

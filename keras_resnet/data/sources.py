@@ -13,6 +13,7 @@ from keras_resnet.data.folders import find_shards, open_folder
 from keras_resnet.data.manifest import MANIFEST, open_manifest
 from keras_resnet.data.records import Records, index_records, record_split
 from keras_resnet.data.splits import Arrays, Source
+from keras_resnet.data.tables import TABLES, open_table
 from keras_resnet.errors import DataError
 
 SourceLike = (
@@ -32,6 +33,8 @@ def open_source(
             - a folder of TFRecord shards with the manifest that `prepare` or
               `validate` wrote;
             - a manifest outside of its folder, a .json file that `validate` wrote;
+            - a .csv or .parquet file with the columns path, split, and label or labels;
+              with labels, an image may have several (see `tables.open_table`);
             - "tfds:name", a data set of tensorflow-datasets with an image and a label,
               downloaded if necessary;
             - {"train": (images, labels), "val": (images, labels)}, of which one may be
@@ -70,6 +73,8 @@ def open_source(
     root = Path(source)
     if root.suffix == ".json" and root.is_file():
         return open_manifest(root)
+    if root.suffix in TABLES and root.is_file():
+        return open_table(root, preflight)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one that has train/ and val/")
     if (root / MANIFEST).is_file():

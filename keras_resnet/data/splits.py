@@ -35,6 +35,15 @@ class Source:
     # {split: {what: how many}} of annotations, and lines about those that are left out
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    several_labels: bool = False  # an image may have, as vectors of zeros and ones
+
+    def check_one_label(self, what: str) -> None:
+        """Raises a DataError if the images have several labels."""
+        if self.several_labels:
+            raise DataError(
+                f"{self.path}: its images have several labels, and {what} takes one "
+                "label an image; give a table with the column label"
+            )
 
     def split(self, name: str) -> Split:
         """The split "train" or "val"; raises a DataError if the source lacks it."""
@@ -143,6 +152,43 @@ class Files(Split):
     def identity(self) -> list:
         names = [file.rpartition(os.sep)[2] for file in self.files]
         return [names, list(self.labels)]
+
+
+@dataclass(frozen=True, eq=False)
+class Tagged(Files):
+    """A split with one file for each image, and none, one or several labels of each.
+
+    The label that its reader gives is a float32 vector [classes] of zeros and ones.
+    """
+
+    labels: tuple[tuple[int, ...], ...]  # type: ignore[assignment]
+    classes: int
+
+    def reader(self) -> Reader:
+        files = tf.constant([os.fsencode(file) for file in self.files])
+        ends = tf.constant(np.cumsum([0, *map(len, self.labels)]), tf.int64)
+        values = tf.constant([it for some in self.labels for it in some], tf.int64)
+
+        def read(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            some = values[tf.gather(ends, number) : tf.gather(ends, number + 1)]
+            ones = tf.ones(tf.shape(some))
+            label = tf.scatter_nd(some[:, None], ones, [self.classes])
+            return tf.io.read_file(tf.gather(files, number)), label
+
+        return read
+
+    def all_labels(self) -> np.ndarray:
+        raise DataError(
+            "class_weights, sampling: are for one label an image, and the data has "
+            "several; leave them out"
+        )
+
+    def take(self, numbers: np.ndarray) -> Tagged:
+        return Tagged(
+            tuple(self.files[i] for i in numbers),
+            tuple(self.labels[i] for i in numbers),
+            self.classes,
+        )
 
 
 @dataclass(frozen=True, eq=False)

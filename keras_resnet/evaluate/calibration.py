@@ -13,8 +13,8 @@ from keras_resnet.data import blame_pictures, eval_batches, open_source
 from keras_resnet.data.sources import SourceLike
 from keras_resnet.errors import DataError, ModelError
 from keras_resnet.evaluate.evaluation import check_classes
-from keras_resnet.evaluate.measures import Tally
-from keras_resnet.evaluate.views import padded, softmax
+from keras_resnet.evaluate.measures import TagTally, Tally
+from keras_resnet.evaluate.views import padded, to_probabilities
 from keras_resnet.files import atomic_write, sha256, write_whole
 from keras_resnet.model import rebuild
 from keras_resnet.runs import layout
@@ -27,22 +27,27 @@ _BATCH = 64
 def find_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature T at which softmax(logits / T) has the least cross-entropy.
 
-    arXiv 1706.04599 section 4.2; the cross-entropy is convex in 1 / T.
+    arXiv 1706.04599 section 4.2; the cross-entropy is convex in 1 / T. For several
+    labels it is the sigmoid, and the binary cross-entropy.
 
     Args:
         logits: [N, K].
-        labels: the true classes, integers [N].
+        labels: the true classes, integers [N]; or booleans [N, K], for several labels.
 
     Returns:
         T in [0.05, 20]; an end where the classes are told apart perfectly, or not at
         all.
     """
     shifted = np.asarray(logits, np.float64)
-    shifted = shifted - shifted.max(1, keepdims=True)
-    true = shifted[np.arange(len(labels)), labels]
+    several = labels.ndim == 2
+    if not several:
+        shifted = shifted - shifted.max(1, keepdims=True)
+        true = shifted[np.arange(len(labels)), labels]
 
     def slope(inverse: float) -> float:
         """Of the cross-entropy, by 1 / T."""
+        if several:
+            return float(np.mean(shifted * (_sigmoid(inverse * shifted) - labels)))
         odds = np.exp(inverse * shifted)
         return float(np.mean((odds * shifted).sum(1) / odds.sum(1) - true))
 
@@ -99,18 +104,24 @@ def calibrate(
         ):
             outputs = net.predict_on_batch(padded(images.numpy(), _BATCH))
             rows.append(np.asarray(outputs, np.float32)[: len(images)])
-            labels.append(targets.numpy().argmax(1))
+            several, target = source.several_labels, targets.numpy()
+            labels.append(target > 0 if several else target.argmax(1))
     logits, truth = np.concatenate(rows), np.concatenate(labels)
     if not np.isfinite(logits).all():
         raise DataError(f"{model.name}: its logits are not finite; check its weights")
     temperature = find_temperature(logits, truth)
     head = net.get_layer("head")
     head.set_weights([weight / temperature for weight in head.get_weights()])
-    calibrated = rebuild(net, policy, classifier_activation="softmax")
+    info = model.info
+    calibrated = rebuild(net, policy, classifier_activation=info.probability)
+    if info.several_labels:  # the same decisions
+        before = np.array(info.thresholds)
+        thresholds = _sigmoid((np.log(before) - np.log1p(-before)) / temperature)
+        calibrated.info = calibrated.info.replace(thresholds=tuple(thresholds.tolist()))
     report = {
         "temperature": temperature,
-        "before": _measures(logits, truth, source.class_names),
-        "after": _measures(logits / temperature, truth, source.class_names),
+        "before": _measures(logits, truth, info),
+        "after": _measures(logits / temperature, truth, calibrated.info),
         "examples": len(truth),
     }
     return calibrated, report
@@ -128,8 +139,13 @@ def write_calibrated(model: Any, run: Path) -> Path:
     return path
 
 
-def _measures(logits: np.ndarray, truth: np.ndarray, names: Any) -> dict[str, float]:
-    tally = Tally(len(names))
-    tally.add(softmax(logits), truth)
-    result = tally.result(names)
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def _measures(logits: np.ndarray, truth: np.ndarray, info: Any) -> dict[str, float]:
+    several = info.several_labels
+    tally: Any = TagTally(info.thresholds) if several else Tally(info.classes)
+    tally.add(to_probabilities(logits, info), truth)
+    result = tally.result(info.class_names or tuple(map(str, range(info.classes))))
     return {name: result[name] for name in ("loss", "calibration_error")}

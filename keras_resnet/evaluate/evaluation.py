@@ -13,7 +13,7 @@ from keras_resnet.data import blame_pictures, eval_batches, open_source, without
 from keras_resnet.data.sources import SourceLike
 from keras_resnet.data.splits import Source
 from keras_resnet.errors import DataError, ModelError
-from keras_resnet.evaluate.measures import Tally
+from keras_resnet.evaluate.measures import TagTally, Tally
 from keras_resnet.evaluate.views import check_views, open_views
 from keras_resnet.model import ResNet, rebuild
 from keras_resnet.transfer import measure
@@ -53,7 +53,7 @@ def run(
         scales: the short sides in pixels for "multi-scale", which they imply.
 
     Returns:
-        A dictionary of:
+        For one label an image, a dictionary of:
 
         - "top1", "top5": accuracies in [0, 1]. Of classes with equal probabilities, the
           first ranks highest.
@@ -76,6 +76,18 @@ def run(
           classes; only for up to 1,000 classes.
         - "bad_examples": [{"split", "where", "reason"}, ...]; only if images were left
           out.
+
+        For several labels:
+
+        - "top1", "top5": the share of images of which the likeliest class, or one of
+          the five likeliest, is a label.
+        - "loss": the mean binary cross-entropy in nats; "calibration_error": of all
+          pairs of an image and a class.
+        - "average_precision" and "mean_average_precision", as above.
+        - "per_class": {class name: the recall at the model's threshold}, "precision"
+          and "f1" likewise, and "macro_f1", the mean of "f1"; "micro_f1": that of all
+          pairs of an image and a class. None for a class of no image.
+        - "thresholds", "examples" and "bad_examples".
 
     Raises:
         ValueError: views, size or scales are invalid; raised before any data is read.
@@ -107,7 +119,8 @@ def run(
         model = _of_any_size(model)
     load, batch_size, classify = open_views(model, views, scales, batch_size)
     batches = eval_batches(source, protocol, split, batch_size, load)
-    tally = Tally(len(source.class_names))
+    several, thresholds = source.several_labels, model.info.thresholds
+    tally: Any = TagTally(thresholds) if several else Tally(len(source.class_names))
     with blame_pictures(source, (split,)):
         for images, labels in progress(batches):
             probabilities = classify(images.numpy())
@@ -117,7 +130,8 @@ def run(
                     f"damaged, or overflow in {model.info.dtype_policy}; check the "
                     "weights, or use another dtype policy"
                 )
-            tally.add(probabilities, labels.numpy().argmax(1))
+            truth = labels.numpy()
+            tally.add(probabilities, truth > 0 if several else truth.argmax(1))
     return _complete(tally.result(source.class_names), source, split, skipped)
 
 
@@ -160,6 +174,12 @@ def check_classes(model: Any, source: Source) -> None:
                 if differing
                 else "other order"
             )
+        )
+    if model.info.several_labels != source.several_labels:
+        counts = ("one label", "several labels")
+        raise ModelError(
+            f"{source.path}: its images have {counts[source.several_labels]} each, but "
+            f"the model was trained for {counts[model.info.several_labels]}"
         )
     if model.info.classes != len(source.class_names):
         raise ModelError(

@@ -129,6 +129,7 @@ def embed(
         DataError: the data cannot be used.
     """
     source = open_source(data)
+    source.check_one_label("embed")
     batches = eval_batches(source, features.info.protocol, split, features.batch_size)
     labels, vectors = [np.zeros(0, np.int64)], [features(np.zeros((0, 1, 1, 3)))]
     with blame_pictures(source, (split,)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,9 +102,8 @@ class Tally:
             average_precision(scores[:, number], truth == number)
             for number in range(self.classes)
         ]
-        present = [value for value in values if value is not None]
         return {
-            "mean_average_precision": float(np.mean(present)),
+            "mean_average_precision": _mean(values),
             "average_precision": dict(zip(names, values)),
         }
 
@@ -128,6 +127,64 @@ class Tally:
         for pair, count in self.confusion.items():
             counts[pair] = count
         return counts.tolist()
+
+
+class TagTally:
+    """Accumulates metrics over batches of images with several labels.
+
+    It keeps all probabilities.
+
+    Args:
+        thresholds: for each class, the probability from which on an image has it.
+    """
+
+    def __init__(self, thresholds: Sequence[float]) -> None:
+        self.thresholds = np.array(thresholds)
+        self.batches: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
+        """Adds a batch.
+
+        Args:
+            probabilities: finite floats [N, K].
+            truth: booleans [N, K], whether an image has a class.
+        """
+        self.batches.append((np.asarray(probabilities, np.float32), truth))
+
+    def result(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Returns the metrics of all batches, as `evaluate.run` does."""
+        p, truth = (np.concatenate(parts) for parts in zip(*self.batches))
+        names = _distinct(class_names)
+        said = p >= self.thresholds.astype(p.dtype)
+        hits, totals, claims = (it.sum(0) for it in (said & truth, truth, said))
+        order = np.argsort(-p, axis=1, kind="stable")
+        ranked = np.take_along_axis(truth, order, 1)
+        f1 = _shares(names, 2 * hits, totals + claims)
+        values = [average_precision(*pair) for pair in zip(p.T, truth.T)]
+        exact = np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
+        bins = np.minimum((p * BINS).astype(int), BINS - 1).ravel()
+        gaps = np.bincount(bins, (truth - p.astype(np.float64)).ravel(), BINS)
+        either = max(int((totals + claims).sum()), 1)
+        return {
+            "top1": float(ranked[:, 0].mean()),
+            "top5": float(ranked[:, :5].any(1).mean()),
+            "loss": float(-np.log(np.where(truth, exact, 1 - exact)).mean()),
+            "calibration_error": float(np.abs(gaps).sum() / p.size),
+            "mean_average_precision": _mean(values),
+            "macro_f1": _mean(f1.values()),
+            "micro_f1": 2 * int(hits.sum()) / either,
+            "examples": len(p),
+            "per_class": _shares(names, hits, totals),
+            "precision": _shares(names, hits, claims),
+            "f1": f1,
+            "average_precision": dict(zip(names, values)),
+            "thresholds": dict(zip(names, self.thresholds.tolist())),
+        }
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else 0.0
 
 
 def average_precision(scores: np.ndarray, is_true: np.ndarray) -> float | None:

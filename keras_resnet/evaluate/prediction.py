@@ -34,7 +34,8 @@ def predict(model: Any, files: Paths, top: int = 5) -> list[dict[str, Any]]:
 
     Returns:
         A list of {"file": path, "classes": [name, ...], "probabilities": [float, ...]},
-        with the likeliest class first.
+        with the likeliest class first. A model for several labels adds "labels", the
+        classes whose probability reaches the model's threshold.
 
     Raises:
         DataError: a file is missing or is not an image; the message names it.
@@ -64,11 +65,15 @@ def predict_each(
                 yield {"file": path, "problem": output}
                 continue
             order = likeliest(output, top)
-            yield {
+            result = {
                 "file": path,
                 "classes": [names[i] for i in order],
                 "probabilities": [float(output[i]) for i in order],
             }
+            if model.info.several_labels:
+                has = output >= np.array(model.info.thresholds, output.dtype)
+                result["labels"] = [names[i] for i in np.flatnonzero(has)]
+            yield result
 
 
 def likeliest(probabilities: np.ndarray, top: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from keras_resnet.backend import keras
 from keras_resnet.data import decode_image, load_eval, resize_short, ten_crop
 from keras_resnet.data.transforms.decode import MAX_PIXELS
 from keras_resnet.errors import DataError, ModelError
-from keras_resnet.info import Protocol
+from keras_resnet.info import ModelInfo, Protocol
 
 VIEWS = ("center", "ten-crop", "multi-scale")
 SCALES = (224, 256, 384, 480, 640)  # short sides (arXiv 1512.03385 section 3.4)
@@ -80,7 +80,7 @@ def predict_probabilities(
     model.info.check_classifies(model.name)
     inputs = padded(images, batch_size or 0)
     outputs = np.asarray(model.predict_on_batch(inputs))[: len(images)]
-    return softmax(outputs) if model.info.gives_logits else outputs
+    return to_probabilities(outputs, model.info) if model.info.gives_logits else outputs
 
 
 def padded(images: np.ndarray, count: int) -> np.ndarray:
@@ -125,7 +125,7 @@ class MultiScale:
                 f"{model.name}: takes {model.input_shape[1:3]} pixels only; build it "
                 "with input_shape=None for other sizes"
             )
-        protocol = model.info.protocol
+        self.info, protocol = model.info, model.info.protocol
         self.scales, self.interpolation = scales, protocol.interpolation
         self.window = -(-protocol.size // model.info.config.output_stride)
         self.features = keras.Model(model.inputs, [*model.pyramid_outputs.values()][-1])
@@ -147,7 +147,8 @@ class MultiScale:
                     f"is too large at a short side of {short}; leave that scale out"
                 ) from error
             results += [self._scores(view), self._scores(view[:, ::-1])]
-        return softmax(np.stack(results)).mean(0).astype(np.float32)
+        views = to_probabilities(np.stack(results), self.info)
+        return views.mean(0).astype(np.float32)
 
     def _scores(self, view: np.ndarray) -> np.ndarray:
         """Returns the mean logits of all windows, computed from the mean features.
@@ -161,8 +162,10 @@ class MultiScale:
         return mean @ np.asarray(self.head.kernel) + np.asarray(self.head.bias)
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns the softmax of the logits along the last axis."""
+def to_probabilities(logits: np.ndarray, info: ModelInfo) -> np.ndarray:
+    """Returns the probabilities of the logits of a model, along the last axis."""
+    if info.several_labels:
+        return 1 / (1 + np.exp(-logits))
     exponents = np.exp(logits - logits.max(-1, keepdims=True))
     return exponents / exponents.sum(-1, keepdims=True)
 

@@ -45,7 +45,7 @@ def write_description(
     """
     info = info.replace(dtype_policy="float32", input_shape=None)
     if info.gives_logits:
-        info = info.replace(classifier_activation="softmax")  # `save` adds it
+        info = info.replace(classifier_activation=info.probability)  # `save` adds it
     content: dict[str, Any] = {"format": format, "precision": precision}
     content["info"] = dataclasses.asdict(info)
     if difference is not None:

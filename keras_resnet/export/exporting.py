@@ -107,7 +107,7 @@ def save(
     compare: Callable[..., float]
     if model.info.task == "classify":
         activation = model.info.classifier_activation
-        activation = "softmax" if model.info.gives_logits else activation
+        activation = model.info.probability if model.info.gives_logits else activation
         exported = rebuild(model, classifier_activation=activation)
         if model.info.config is None:
             say(

@@ -61,6 +61,7 @@ def build(
     model: Any = None,
     preprocessing: Any = None,
     class_weights: Any = None,
+    several_labels: bool = False,
 ) -> Setup:
     """Builds and compiles the model of a recipe, without writing any file.
 
@@ -76,6 +77,7 @@ def build(
         model, preprocessing: a net that is not of this package, as
             `others.build_net` takes it.
         class_weights: what `objective.class_weights` returned for the data.
+        several_labels: whether an image of the data may have several.
 
     Raises:
         RecipeError: a field is invalid for this model or data; the message names it.
@@ -90,7 +92,8 @@ def build(
         others.check(recipe)
     else:
         _check_together(recipe, _config(recipe))
-    rule, criterion = optimizer(recipe, steps), loss(recipe, len(names))
+    rule = optimizer(recipe, steps)
+    criterion = loss(recipe, len(names), several_labels)
     if recipe.teacher:
         _check_teacher(recipe, names)
     info = file = None
@@ -109,6 +112,8 @@ def build(
         _freeze(net, recipe)
     else:
         net = _transfer_net(recipe, names, file, info, began)
+    if several_labels:
+        net.info = net.info.replace(thresholds=(0.5,) * len(names))
     averages = getattr(rule, "averages", None)  # Addons' averaging optimizers
     ema = 0.0 if averages else recipe.ema
     trainable = _distiller(net, recipe, ema) if recipe.teacher else Trainable(net, ema)
@@ -116,7 +121,7 @@ def build(
     trainable.compile(
         optimizer=rule,
         loss=criterion,
-        weighted_metrics=metrics(recipe),
+        weighted_metrics=metrics(recipe, several_labels),
         jit_compile=_compiles(),
     )
     trainable.optimizer.build(trainable.trainable_variables)

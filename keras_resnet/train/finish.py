@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from keras_resnet.data.splits import Source
 from keras_resnet.drawing import attempted
 from keras_resnet.files import atomic_write, sha256, write_whole
 from keras_resnet.model import assemble, assign, rebuild
@@ -17,12 +18,17 @@ from keras_resnet.runs.checkpoints import Damaged, path_of, read
 from keras_resnet.runs.history import best_place, is_stalled
 from keras_resnet.runs.saver import saved_weights
 from keras_resnet.train.curves import curves
+from keras_resnet.train.thresholds import choose_thresholds
 from keras_resnet.train.trainable import Trainable
 from keras_resnet.transfer import assemble_transfer
 
 
 def write_models(
-    model: Trainable, recipe: Recipe, run: Path, history: list[dict[str, Any]]
+    model: Trainable,
+    recipe: Recipe,
+    run: Path,
+    history: list[dict[str, Any]],
+    source: Source,
 ) -> None:
     """Writes the models, finished.json and the plot of the history.
 
@@ -31,11 +37,13 @@ def write_models(
         recipe: its Recipe.
         run: the run directory, which has a checkpoint of the best epoch.
         history: a row of metrics for each epoch.
+        source: the data, on whose validation images the thresholds of several labels
+            are chosen.
     """
     if model.averages:
-        _save(model.net, model.averages, run / layout.AVERAGE)
-    _save_best(model, recipe, run, history)
-    _save(model.net, model.net.weights, run / layout.MODEL)
+        _save(model.net, model.averages, run / layout.AVERAGE, source)
+    _save_best(model, recipe, run, history, source)
+    _save(model.net, model.net.weights, run / layout.MODEL, source)
     done: dict[str, Any] = {
         "epochs": len(history),
         "of": recipe.epochs,
@@ -59,7 +67,11 @@ def write_models(
 
 
 def _save_best(
-    model: Trainable, recipe: Recipe, run: Path, history: list[dict[str, Any]]
+    model: Trainable,
+    recipe: Recipe,
+    run: Path,
+    history: list[dict[str, Any]],
+    source: Source,
 ) -> None:
     """Writes the model of the best epoch, from its checkpoint."""
     place = best_place(history, recipe.monitor)
@@ -70,22 +82,25 @@ def _save_best(
         print(f"{run / layout.BEST}: not written: {error}", file=sys.stderr)
         return
     average = recipe.monitor.startswith("val_ema_")
-    _save(model.net, saved_weights(model, checkpoint, average), run / layout.BEST)
+    weights = saved_weights(model, checkpoint, average)
+    _save(model.net, weights, run / layout.BEST, source)
 
 
-def _save(net: Any, weights: Iterable[Any], path: Path) -> None:
-    """Writes a copy of the network, a classifier with a softmax, of these weights."""
+def _save(net: Any, weights: Iterable[Any], path: Path, source: Source) -> None:
+    """Writes a copy of the network, a classifier of probabilities, of these weights."""
     info = net.info
     if info.config is None or info.task != "classify":
         final = (
-            rebuild(net, info.dtype_policy, classifier_activation="softmax")
+            rebuild(net, info.dtype_policy, classifier_activation=info.probability)
             if info.task == "classify"
             else assemble_transfer(info)
         )
         for variable, value in zip(final.weights, weights, strict=True):
             variable.assign(value)
     else:
-        final = assemble(info.replace(classifier_activation="softmax"))
+        final = assemble(info.replace(classifier_activation=info.probability))
         assign(final, dict(zip((variable.path for variable in net.weights), weights)))
+    if info.several_labels:
+        final.info = final.info.replace(thresholds=choose_thresholds(final, source))
     with atomic_write(path) as partial:
         final.save(partial)

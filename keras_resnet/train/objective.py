@@ -109,8 +109,10 @@ def parts(rates: Sequence[float] | range) -> list[str]:
     return ["stem", *(f"stage{number}" for number in range(1, len(rates)))]
 
 
-def loss(recipe: Recipe, classes: int) -> keras.losses.Loss | None:
-    """Returns the recipe's loss of logits and one-hot or mixed labels.
+def loss(
+    recipe: Recipe, classes: int, several_labels: bool = False
+) -> keras.losses.Loss | None:
+    """Returns the recipe's loss of logits and one-hot, several or mixed labels.
 
     For segmentation it is the mean cross-entropy of the pixels that have a label. A
     detector has a loss of its own, and the result is None.
@@ -122,10 +124,14 @@ def loss(recipe: Recipe, classes: int) -> keras.losses.Loss | None:
     Args:
         recipe: a Recipe.
         classes: the number of classes, K.
+        several_labels: whether an image may have several.
 
     Raises:
-        RecipeError: `label_smoothing` is too large for the number of classes.
+        RecipeError: `label_smoothing` is too large for the number of classes, or a
+            field is for one label an image, and there are several.
     """
+    if several_labels:
+        _check_several(recipe)
     if recipe.task == "detect":
         return None
     if recipe.task == "segment":
@@ -143,6 +149,24 @@ def loss(recipe: Recipe, classes: int) -> keras.losses.Loss | None:
     if recipe.loss == "binary-cross-entropy":
         return BinaryCrossentropy(recipe.binary_threshold, smoothing)
     return CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+
+
+def _check_several(recipe: Recipe) -> None:
+    """Raises a RecipeError for fields that need one label an image."""
+    if recipe.loss != "binary-cross-entropy":
+        raise RecipeError(
+            f"loss={recipe.loss!r}: the images of the data may have several labels; "
+            "give loss='binary-cross-entropy'"
+        )
+    names = ("class_weights", "teacher")
+    wrong = [f"{name}={it!r}" for name in names if (it := getattr(recipe, name))]
+    if recipe.sampling != "shuffled":
+        wrong.append(f"sampling={recipe.sampling!r}")
+    if wrong:
+        raise RecipeError(
+            f"{', '.join(wrong)}: for one label an image, and the data has several; "
+            "leave it out"
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -236,14 +260,29 @@ def class_weights(recipe: Recipe, source: Source) -> np.ndarray | None:
     return (len(classes) / (len(names) * counts)).astype(np.float32)
 
 
-def metrics(recipe: Recipe) -> list[keras.metrics.Metric] | None:
+def metrics(
+    recipe: Recipe, several_labels: bool = False
+) -> list[keras.metrics.Metric] | None:
     """Returns the metrics "top1" and "top5", accuracy on one-hot labels.
 
-    Other tasks have none: `transfer.measure` follows each validation.
+    Of several labels, it is the share of images of which the likeliest class, or one of
+    the five likeliest, is a label. Other tasks have none: `transfer.measure` follows
+    each validation.
     """
     if recipe.task != "classify":
         return None
+    if several_labels:
+        return [
+            keras.metrics.MeanMetricWrapper(_any_hit, name=f"top{count}", count=count)
+            for count in (1, 5)
+        ]
     return [
         keras.metrics.CategoricalAccuracy(name="top1"),
         keras.metrics.TopKCategoricalAccuracy(5, name="top5"),
     ]
+
+
+def _any_hit(labels: Any, logits: Any, count: int) -> Any:
+    """Whether one of the `count` largest logits is of a label: [B, K] -> [B]."""
+    _, places = ops.top_k(logits, min(count, logits.shape[-1]))
+    return ops.max(ops.take_along_axis(labels, places, -1), -1)

@@ -78,7 +78,13 @@ def find_rate(
     losses: list[float] = []
     with explained_memory_errors(recipe), pictures.blame_pictures(source, ("train",)):
         weights = class_weights(recipe, source)
-        model = build(flat, source.class_names, per_epoch, class_weights=weights).model
+        model = build(
+            flat,
+            source.class_names,
+            per_epoch,
+            class_weights=weights,
+            several_labels=source.several_labels,
+        ).model
         batches = pictures.train_batches(source, recipe).take(steps)
         for rate, batch in zip(rates, progress(batches.as_numpy_iterator())):
             model.optimizer.learning_rate = rate

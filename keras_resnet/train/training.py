@@ -193,6 +193,7 @@ def fit(
             model,
             preprocessing,
             class_weights(recipe, source),
+            source.several_labels,
         )
         facts = _facts(recipe, source, setup)
         facts["devices"] = [len(chosen.names), chosen.statistics]
@@ -238,7 +239,7 @@ def fit(
         if slice_of[1] > 1:
             scope.close()  # process 0 builds models by itself
         if writes:
-            write_models(setup.model, recipe, run, history)
+            write_models(setup.model, recipe, run, history, source)
         processes.meet("models")
         _report_early_end(run)
     return open_model(run)

@@ -95,6 +95,7 @@ def prepare(
         if ray is not None:
             held.enter_context(connected(ray))
         opened = _hold_out(source, val, seed) if val else open_source(source)
+        opened.check_one_label("prepare")
         _check_good(opened)
         plan = make_plan(opened, seed, resize, shard_bytes, upright, background)
         folder = held.enter_context(_partial_folder(destination, plan))
