@@ -110,6 +110,15 @@ def test_logits_have_the_size_of_the_images(stride, tmp_path):
     np.testing.assert_array_equal(logits, again(images).numpy())
 
 
+def test_layers_are_named_alike_whatever_was_built_before():
+    # TensorFlow orders a graph, and so its sums, by names
+    names = [
+        [layer.name for layer in transfer.segmenter(backbone(), 4)._flatten_layers()]
+        for _ in range(2)
+    ]
+    assert names[0] == names[1]
+
+
 def test_segmenter_ignores_a_class(tmp_path):
     model = transfer.segmenter(backbone(), 3, 16)
     loss = keras.losses.SparseCategoricalCrossentropy(

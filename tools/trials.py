@@ -32,6 +32,7 @@ class Measured:
 
     top1: float  # in [0, 1]
     loss: float
+    seconds: float  # that training took, of a run that was not stopped
 
 
 def measure(
@@ -73,7 +74,9 @@ def _one(trial: Trial) -> Measured:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     keras.backend.clear_session()
     data = trial.data(trial.recipe.seed)
+    began = time.monotonic()
     model = keras_resnet.train.fit(trial.recipe, data, trial.folder)
+    seconds = time.monotonic() - began
     result = keras_resnet.evaluate.run(model, data)
     assert result["examples"] == len(data["val"][1])
-    return Measured(result["top1"], result["loss"])
+    return Measured(result["top1"], result["loss"], seconds)

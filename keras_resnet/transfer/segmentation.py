@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from keras_resnet.model import Described, rebuild
 from keras_resnet.transfer.encoder import Encoder, freeze, keras_hub, maps_by_stride
 
 STRIDES = (8, 16, 32)
+_PYRAMID = "spatial_pyramid_pooling"
 # arXiv 1802.02611 section 4: of stride 16, and twice these of stride 8
 _RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 
@@ -136,11 +138,28 @@ def segmenter(
         **options,
     }
     body = hub.models.DeepLabV3Backbone(
-        encoder, spatial_pyramid_pooling_key=last, dtype=policy, **options
+        encoder,
+        spatial_pyramid_pooling_key=last,
+        dtype=policy,
+        name="deeplab",
+        **options,
     )
+    _name_by_place(body)
     images = keras.Input((None, None, 3), name="images")
     color = [255 * value for value in config.mean]
     x = PadToMultiple(output_stride, color, dtype="float32", name="pad")(images)
     x = layers.Conv2D(classes, 1, use_bias=False, dtype="float32", name="head")(body(x))
     x = CropLike(dtype="float32", name="crop")([x, images])
     return Segmenter(images, x, name=f"{backbone.name}_segmenter")
+
+
+def _name_by_place(body: Any) -> None:
+    """Renames KerasHub's unnamed layers, which Keras numbers through the process.
+
+    TensorFlow orders a graph by names, and the order of "sequential_9" and
+    "sequential_10" moved the last bits of a gradient.
+    """
+    for place, layer in enumerate(body._flatten_layers()):
+        kind = re.sub(r"_\d+$", "", layer.name)
+        if kind in ("functional", "input_layer", "sequential", _PYRAMID):
+            layer.name = f"{kind}_{place:03}"
