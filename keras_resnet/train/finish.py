@@ -36,6 +36,7 @@ def write_models(
         _save(model.net, model.averages, run / layout.AVERAGE)
     _save_best(model, recipe, run, history)
     _save(model.net, model.net.weights, run / layout.MODEL)
+    (run / layout.CALIBRATED).unlink(missing_ok=True)  # of the former model
     done: dict[str, Any] = {
         "epochs": len(history),
         "of": recipe.epochs,
