@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from keras_resnet import evaluate
+from keras_resnet import evaluate, train
 from keras_resnet.errors import ModelError
 from keras_resnet.evaluate.measures import Tally
 from keras_resnet.export import open_any
@@ -62,6 +62,64 @@ def test_command_writes_a_model_that_is_better_calibrated(
         measured = evaluate.run(model, folder)
         assert measured["loss"] == pytest.approx(result[name]["loss"], abs=1e-5)
     assert "temperature" in call("calibrate", run, cwd=tmp_path).out
+
+
+def test_commands_use_the_calibrated_model_of_a_run(
+    trained, folder, tmp_path, call, monkeypatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    commands = {
+        "evaluate": (folder,),
+        "predict": (folder / "val" / "red" / "000.png",),
+        "export": (tmp_path / "out",),
+    }
+    for command, rest in commands.items():
+        for model, words in (
+            (run, "run: has no calibrated.keras; write it by `keras-resnet calibrate"),
+            (run / layout.MODEL, "model.keras: no directory of a trained run"),
+            ("resnet18d", "resnet18d: no directory of a trained run"),
+        ):
+            done = call(command, model, *rest, "--calibrated", cwd=tmp_path)
+            assert (done.returncode, done.out) == (1, "")
+            assert len(done.err.splitlines()) == 1
+            assert words in done.err
+    other = open_model(run)
+    head = other.get_layer("head")
+    head.set_weights([weight / 3 for weight in head.get_weights()])
+    evaluate.write_calibrated(other, run)
+    before = sorted(run.iterdir())
+    for command in ("evaluate", "predict"):
+        ours, theirs = (
+            call(command, *words, *commands[command], "--json", cwd=tmp_path).out
+            for words in ([run, "--calibrated"], [run / layout.CALIBRATED])
+        )
+        assert ours == theirs
+        assert json.loads(ours)
+    assert sorted(run.iterdir()) == before  # no metrics, which are of model.keras
+    assert (
+        ours != call("predict", run, *commands["predict"], "--json", cwd=tmp_path).out
+    )
+
+    def opened(name):
+        raise ModelError(f"opened {name}")
+
+    monkeypatch.setattr("keras_resnet.opening.open_model", opened)
+    done = call("export", run, tmp_path / "out", "--calibrated", cwd=tmp_path)
+    assert f"opened {run / layout.CALIBRATED}" in done.err
+    probed = call("evaluate", run, folder, "--probe", "--calibrated", cwd=tmp_path)
+    assert probed.returncode == 2
+
+
+def test_longer_training_removes_the_calibrated_model(folder, tiny, tmp_path):
+    recipe = tiny.replace(epochs=1, warmup_epochs=0.0)
+    train.fit(recipe, folder, tmp_path / "run")
+    calibrated = tmp_path / "run" / layout.CALIBRATED
+    shutil.copy(tmp_path / "run" / layout.MODEL, calibrated)
+    train.fit(recipe, folder, tmp_path / "run")  # which trains nothing
+    assert calibrated.is_file()
+    train.fit(recipe.replace(epochs=2), folder, tmp_path / "run")
+    assert not calibrated.exists()
 
 
 def test_exported_model_is_not_calibrated(exported, folder):

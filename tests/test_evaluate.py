@@ -302,6 +302,80 @@ def test_predictions_of_random_weights_say_so(trained, folder, capsys):
     assert line.startswith("resnet18d: its weights are random, and so are its answers")
 
 
+@pytest.mark.parametrize(
+    "views", ["ten-crop", pytest.param("multi-scale", marks=pytest.mark.slow)]
+)
+def test_predictions_of_views_are_those_of_evaluation(
+    views, trained, folder, tmp_path, monkeypatch
+):
+    model, seen = trained[1], []
+    real = Tally.add
+
+    def add(tally, probabilities, truth):
+        seen.extend(probabilities)
+        real(tally, probabilities, truth)
+
+    monkeypatch.setattr(Tally, "add", add)
+    evaluate.run(model, folder, views=views, batch_size=5)
+    results = evaluate.predict(model, [folder / "val"], top=3, views=views)
+    assert len(results) == len(seen) == 12
+    for result, expected in zip(results, seen):
+        order = np.argsort(-expected)
+        assert result["classes"] == [model.info.class_names[it] for it in order]
+        np.testing.assert_allclose(result["probabilities"], expected[order], 1e-4, 1e-6)
+    if views == "ten-crop":
+        image = data.decode_image(tf.io.read_file(results[0]["file"]))
+        crops = data.ten_crop(image, 32, model.info.protocol.crop_pct).numpy()
+        expected = np.sort(model.predict_on_batch(crops).mean(0))[::-1]
+        np.testing.assert_allclose(results[0]["probabilities"], expected, 1e-4, 1e-6)
+
+
+def test_threshold_leaves_out_what_is_less_likely(trained, folder):
+    model, pictures = trained[1], [folder / "val"]
+    every = evaluate.predict(model, pictures, top=3)
+    borders = sorted(p for result in every for p in result["probabilities"])
+    for least in (0.0, borders[len(borders) // 2], borders[-1], 1.0):
+        for ours, whole in zip(
+            evaluate.predict(model, pictures, top=3, threshold=least), every
+        ):
+            pairs = zip(whole["classes"], whole["probabilities"])
+            kept = [pair for pair in pairs if pair[1] >= least]
+            assert [*zip(ours["classes"], ours["probabilities"])] == kept
+    for bad in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ModelError, match=f"threshold={bad}: must be in"):
+            evaluate.predict(model, pictures, threshold=bad)
+    with pytest.raises(ValueError, match="views='many': must be one of"):
+        evaluate.predict(model, pictures, views="many")
+
+
+def test_command_predicts_by_ten_crops_and_above_a_threshold(
+    trained, folder, tmp_path, call
+):
+    asked = ("predict", trained[0], folder / "val" / "red", "--ten-crop")
+    results = json.loads(call(*asked, "--json", cwd=tmp_path).out)
+    expected = evaluate.predict(trained[1], [folder / "val" / "red"], views="ten-crop")
+    for ours, theirs in zip(results, expected, strict=True):
+        assert ours["classes"] == theirs["classes"]
+        assert ours["probabilities"] == pytest.approx(theirs["probabilities"], rel=1e-5)
+    likely = sorted(result["probabilities"][0] for result in results)
+    least = ("--threshold", likely[-1])  # which one picture alone reaches
+    one = json.loads(call(*asked, *least, "--json", cwd=tmp_path).out)
+    assert sorted(len(result["classes"]) for result in one) == [0, 0, 0, 1]
+    rows = [
+        *csv.DictReader(io.StringIO(call(*asked, *least, "--csv", cwd=tmp_path).out))
+    ]
+    assert sorted(row["rank"] for row in rows) == ["", "", "", "1"]
+    assert call(*asked, *least, cwd=tmp_path).out.count("none reaches the thresh") == 3
+    for options, words in (
+        (["--threshold", 1.5], "1.5 is not in the range 0<=x<=1"),
+        (["--out", "tables"], "--ten-crop, --threshold: not with --out"),
+    ):
+        done = call(*asked, *options, cwd=tmp_path)
+        assert done.returncode == 2
+        assert words in done.err
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_picture_grid_is_a_picture(trained, folder, tmp_path):
     evaluate.picture_grid(trained[1], folder, tmp_path / "grid.png", count=12)
     grid = data.decode_image(tf.io.read_file(str(tmp_path / "grid.png"))).numpy()

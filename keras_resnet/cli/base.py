@@ -31,6 +31,7 @@ _MODULES = {
     "recipes": "training",
     "serve": "serving",
     "show": "catalogue",
+    "soup": "souping",
     "status": "training",
     "train": "training",
     "validate": "pictures",
@@ -66,6 +67,13 @@ def group() -> None:
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead of tables."
+)
+
+
+calibrated_option = click.option(
+    "--calibrated",
+    is_flag=True,
+    help="Use the model that `keras-resnet calibrate` has written into the run MODEL.",
 )
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from keras_resnet import data as datasets
 from keras_resnet.cli.base import (
+    calibrated_option,
     err,
     group,
     json_option,
@@ -69,6 +70,7 @@ def _pixels(
     help="Measure instead how well k nearest neighbours and a linear classifier tell "
     "the classes of DATA, which may be others, by the features of MODEL.",
 )
+@calibrated_option
 @json_option
 def evaluate(
     model: str,
@@ -79,6 +81,7 @@ def evaluate(
     size: int | None,
     scales: tuple[int, ...],
     probe: bool,
+    calibrated: bool,
     as_json: bool,
 ) -> None:
     """Measure top-1, top-5, loss and calibration of MODEL on each image of DATA.
@@ -91,11 +94,12 @@ def evaluate(
         other = "--ten-crop" if ten_crop else "--size"
         raise click.UsageError(f"{other} with --scales: give only one of them")
     if probe:
-        if scales or ten_crop or size or split != "val":
+        if scales or ten_crop or size or split != "val" or calibrated:
             raise click.UsageError("--probe: takes none of the other measures' options")
         return _probe(model, data, max_bad_examples, as_json)
     from keras_resnet.export import open_any
 
+    model = str(layout.calibrated(model)) if calibrated else model
     net = open_any(model)
     source, _ = datasets.without_bad(data, max_bad_examples, (split,), net.info.task)
     views: dict[str, Any] = {"views": "ten-crop" if ten_crop else "center"}
@@ -112,7 +116,7 @@ def _probe(model: str, data: Path, max_bad_examples: int, as_json: bool) -> None
 
     source, _ = datasets.without_bad(data, max_bad_examples)
     result = evaluation.probe(
-        evaluation.Features(model), source, progress=_bar("embedding", as_json)
+        evaluation.Features(model), source, progress=progress_bar("embedding", as_json)
     )
     rows = [
         (f"{result['neighbours']} nearest neighbours", f"{result['knn']:.2%}"),
@@ -148,7 +152,7 @@ def embed(
     from keras_resnet import evaluate as evaluation
 
     features = evaluation.Features(model, normalize)
-    rows = evaluation.embed(features, data, split, _bar("embedding", as_json))
+    rows = evaluation.embed(features, data, split, progress_bar("embedding", as_json))
     evaluation.write_vectors(out, rows)
     result = {"path": str(out), "images": len(rows.paths), "size": features.size}
     print_result(result, as_json, make_table(None, "embedded", "", rows=result.items()))
@@ -163,14 +167,15 @@ def calibrate(run: Path, data: Path | None, split: str, as_json: bool) -> None:
     """Make the model of RUN as sure of its classes as it is right, on DATA.
 
     DATA is by default what RUN was trained on, of which the validation images are used.
-    The result is RUN/calibrated.keras, a MODEL for every other command.
+    The result is RUN/calibrated.keras, a MODEL for every other command. For evaluate,
+    predict and export, RUN with --calibrated means the same.
     """
     from keras_resnet import evaluate as evaluation
     from keras_resnet.opening import open_model
 
     model = open_model(run)
     source = data or layout.read_json(run / layout.DATA)["path"]
-    bar = _bar("calibrating", as_json)
+    bar = progress_bar("calibrating", as_json)
     calibrated, result = evaluation.calibrate(model, source, split, bar)
     path = evaluation.write_calibrated(calibrated, run)
     rows = [
@@ -185,7 +190,7 @@ def calibrate(run: Path, data: Path | None, split: str, as_json: bool) -> None:
     print_result({"path": str(path), **result}, as_json, table, plain(line))
 
 
-def _bar(what: str, as_json: bool) -> Any:
+def progress_bar(what: str, as_json: bool) -> Any:
     """A function that shows the progress of an iteration over batches."""
     if as_json:
         return iter
@@ -220,7 +225,7 @@ def measure(
     from keras_resnet.evaluate.measures import to_json
     from keras_resnet.opening import open_model
 
-    bar = _bar("evaluating", as_json)
+    bar = progress_bar("evaluating", as_json)
     metrics = evaluation.run(model, data, split, progress=bar, **views)
     if run:
         if (run / layout.AVERAGE).is_file():

@@ -9,12 +9,14 @@ import click
 
 import keras_resnet
 from keras_resnet.cli.base import (
+    calibrated_option,
     group,
     json_option,
     plain,
     print_result,
 )
 from keras_resnet.export.formats import FORMATS
+from keras_resnet.runs import layout
 
 
 @group.command()
@@ -45,6 +47,7 @@ from keras_resnet.export.formats import FORMATS
     help="Whether to write requests with which TensorFlow Serving warms up; by default "
     "if tensorflow-serving-api is installed.",
 )
+@calibrated_option
 @json_option
 def export(
     model: str,
@@ -53,6 +56,7 @@ def export(
     precision: str,
     picture: tuple[Path, ...],
     warm_up: bool | None,
+    calibrated: bool,
     as_json: bool,
 ) -> None:
     """Export MODEL to FOLDER/<next version>, for TensorFlow Serving or elsewhere."""
@@ -61,7 +65,7 @@ def export(
     from keras_resnet.opening import open_model
 
     lines: list[str] = []
-    net = open_model(model)
+    net = open_model(layout.calibrated(model) if calibrated else model)
     version = exporting.save(
         net, folder, kind, precision, picture, warm_up, lines.append
     )

@@ -14,6 +14,7 @@ import click
 from rich.progress import track
 
 from keras_resnet.cli.base import (
+    calibrated_option,
     complain,
     err,
     group,
@@ -25,6 +26,7 @@ from keras_resnet.cli.base import (
     printable,
 )
 from keras_resnet.files import write_whole
+from keras_resnet.runs import layout
 
 _TABLE = 1000  # predictions in one printed table
 
@@ -49,10 +51,11 @@ Result = dict[str, Any]  # what `evaluate.predict_each` yields
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Least confidence of a box.",
+    help="Least probability of a class, by default 0; of a detector, least confidence "
+    "of a box, by default 0.5.",
 )
+@click.option("--ten-crop", is_flag=True, help="Average ten crops of each image.")
+@calibrated_option
 @click.option(
     "--features", is_flag=True, help="With --out: write features, not classes."
 )
@@ -71,7 +74,9 @@ def predict(
     top: int,
     as_csv: bool,
     out: Path | None,
-    threshold: float,
+    threshold: float | None,
+    ten_crop: bool,
+    calibrated: bool,
     features: bool,
     ray: str | None,
     as_json: bool,
@@ -89,14 +94,21 @@ def predict(
         raise click.UsageError("--csv with --out: give only one of them")
     from keras_resnet.export import open_any, task_of
 
+    model = str(layout.calibrated(model)) if calibrated else model
     if (task := task_of(model)) != "classify":
-        if as_csv or features or ray is not None:
+        if as_csv or features or ten_crop or ray is not None:
             raise click.UsageError(
-                f"--csv, --features, --ray: of a classifier alone; {model} is for "
-                f"task={task!r}"
+                f"--csv, --features, --ten-crop, --ray: of a classifier alone; {model} "
+                f"is for task={task!r}"
             )
-        return _find(open_any(model), picture, out, threshold, as_json)
+        least = 0.5 if threshold is None else threshold
+        return _find(open_any(model), picture, out, least, as_json)
     if out:
+        if ten_crop or threshold is not None:
+            raise click.UsageError(
+                "--ten-crop, --threshold: not with --out, whose tables have the --top "
+                "classes of one crop"
+            )
         return _predict_to_tables(model, picture, out, top, features, ray, as_json)
     if features or ray is not None:
         name = "--features" if features else "--ray"
@@ -112,7 +124,11 @@ def predict(
             yield result
 
     show = _print_csv if as_csv else _print_json if as_json else _print_predictions
-    show(counted(evaluation.predict_each(open_any(model), picture, top)))
+    net, views = open_any(model), "ten-crop" if ten_crop else "center"
+    results = evaluation.predict_each(
+        net, picture, top, views=views, threshold=threshold or 0.0
+    )
+    show(counted(results))
     if bad:
         complain(f"{bad} of {count} files cannot be classified; their rows say why")
         raise click.exceptions.Exit(1)
@@ -198,6 +214,8 @@ def _print_csv(results: Iterable[Result]) -> None:
         if "problem" in result:
             writer.writerow((file, "", "", "", printable(result["problem"])))
             continue
+        if not result["classes"]:
+            writer.writerow((file, "", "", "", ""))
         likeliest = zip(result["classes"], result["probabilities"])
         for rank, (name, probability) in enumerate(likeliest, start=1):
             writer.writerow((file, rank, printable(name), probability, ""))
@@ -223,5 +241,5 @@ def _likeliest(result: Result) -> str:
     likeliest = zip(result["classes"], result["probabilities"])
     text = ", ".join(f"{name} {probability:.1%}" for name, probability in likeliest)
     if "labels" not in result:
-        return text
+        return text or "none reaches the threshold"
     return f"{' + '.join(result['labels']) or 'none'} ({text})"

@@ -27,6 +27,7 @@ from keras_resnet.evaluate.prediction import (
     predict,
     predict_each,
 )
+from keras_resnet.evaluate.soups import estimate_statistics, soup
 
 __all__ = [
     "Embedded",
@@ -37,6 +38,7 @@ __all__ = [
     "class_names",
     "confident",
     "embed",
+    "estimate_statistics",
     "find_each",
     "find_temperature",
     "load_picture",
@@ -45,6 +47,7 @@ __all__ = [
     "predict_each",
     "probe",
     "run",
+    "soup",
     "write_calibrated",
     "write_marked",
     "write_vectors",

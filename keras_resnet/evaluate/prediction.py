@@ -14,15 +14,25 @@ import tensorflow as tf
 
 from keras_resnet.data import first_sentence, load_eval
 from keras_resnet.data.batches import PARALLEL
-from keras_resnet.errors import DataError
-from keras_resnet.evaluate.views import predict_probabilities
+from keras_resnet.errors import DataError, ModelError
+from keras_resnet.evaluate.views import (
+    check_views,
+    open_views,
+    predict_probabilities,
+)
 from keras_resnet.info import Protocol
 from keras_resnet.model import note_random_weights
 
 Paths = Iterable[str | os.PathLike[str]]
 
 
-def predict(model: Any, files: Paths, top: int = 5) -> list[dict[str, Any]]:
+def predict(
+    model: Any,
+    files: Paths,
+    top: int = 5,
+    views: str = "center",
+    threshold: float = 0.0,
+) -> list[dict[str, Any]]:
     """Classifies image files, or all files in folders.
 
     If the model has random weights, a line on stderr warns of it.
@@ -31,6 +41,9 @@ def predict(model: Any, files: Paths, top: int = 5) -> list[dict[str, Any]]:
         model: a classifier with an evaluation protocol.
         files: the paths of image files or folders.
         top: the number of classes to return for each image.
+        views: as in `run`: "center", or "ten-crop" or "multi-scale" for mean
+            probabilities.
+        threshold: the least probability of a class to return, in [0, 1].
 
     Returns:
         A list of {"file": path, "classes": [name, ...], "probabilities": [float, ...]},
@@ -38,10 +51,11 @@ def predict(model: Any, files: Paths, top: int = 5) -> list[dict[str, Any]]:
         classes whose probability reaches the model's threshold.
 
     Raises:
+        ValueError: views are unknown, or the threshold is not in [0, 1].
         DataError: a file is missing or is not an image; the message names it.
     """
     results = []
-    for result in predict_each(model, files, top):
+    for result in predict_each(model, files, top, 32, views, threshold):
         if "problem" in result:
             raise DataError(f"{result['file']}: {result['problem']}")
         results.append(result)
@@ -49,22 +63,34 @@ def predict(model: Any, files: Paths, top: int = 5) -> list[dict[str, Any]]:
 
 
 def predict_each(
-    model: Any, files: Paths, top: int = 5, batch_size: int = 32
+    model: Any,
+    files: Paths,
+    top: int = 5,
+    batch_size: int = 32,
+    views: str = "center",
+    threshold: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
     """Yields the results of `predict` one by one, with one batch in memory at a time.
 
     A file that is missing or is not an image yields {"file": path, "problem": reason}.
     """
+    check_views(views)
+    if not 0 <= threshold <= 1:
+        raise ModelError(f"threshold={threshold}: must be in [0, 1]")
     note_random_weights(model)
     names, paths = class_names(model), list(list_pictures(files))
-    size = min(batch_size, len(paths))
-    for start in range(0, len(paths), size or 1):
+    batch_size = min(batch_size, len(paths)) or 1
+    load, size, classify = open_views(model, views, (), batch_size)
+    for start in range(0, len(paths), size):
         batch = paths[start : start + size]
-        for path, output in zip(batch, outputs(model, batch, size)):
+        found = outputs(
+            model, batch, size, lambda _, images, __: classify(images), load
+        )
+        for path, output in zip(batch, found):
             if isinstance(output, str):
                 yield {"file": path, "problem": output}
                 continue
-            order = likeliest(output, top)
+            order = [i for i in likeliest(output, top) if output[i] >= threshold]
             result = {
                 "file": path,
                 "classes": [names[i] for i in order],

@@ -49,6 +49,23 @@ def finished(run: str | os.PathLike[str]) -> dict[str, Any] | None:
     return {"epochs": epochs, "of": epochs, "stopped": ""}
 
 
+def calibrated(run: str | os.PathLike[str]) -> Path:
+    """The calibrated model of a run.
+
+    Raises:
+        RunError: this is no run, or it was not calibrated.
+    """
+    path = Path(run) / CALIBRATED
+    if not path.is_file():
+        raise RunError(
+            f"{run}: has no {path.name}; write it by `keras-resnet calibrate {run}`"
+            if (path.parent / MODEL).is_file()
+            else f"{run}: no directory of a trained run, which alone may have a "
+            "calibrated model"
+        )
+    return path
+
+
 def read_json(path: Path, kind: type = dict) -> Any:
     """Returns the value of a JSON file of a run.
 

@@ -44,6 +44,7 @@ def write_models(
         _save(model.net, model.averages, run / layout.AVERAGE, source)
     _save_best(model, recipe, run, history, source)
     _save(model.net, model.net.weights, run / layout.MODEL, source)
+    (run / layout.CALIBRATED).unlink(missing_ok=True)  # of the former model
     done: dict[str, Any] = {
         "epochs": len(history),
         "of": recipe.epochs,
