@@ -112,7 +112,7 @@ def _probe(model: str, data: Path, max_bad_examples: int, as_json: bool) -> None
 
     source, _ = datasets.without_bad(data, max_bad_examples)
     result = evaluation.probe(
-        evaluation.Features(model), source, progress=_bar("embedding", as_json)
+        evaluation.Features(model), source, progress=progress_bar("embedding", as_json)
     )
     rows = [
         (f"{result['neighbours']} nearest neighbours", f"{result['knn']:.2%}"),
@@ -148,7 +148,7 @@ def embed(
     from keras_resnet import evaluate as evaluation
 
     features = evaluation.Features(model, normalize)
-    rows = evaluation.embed(features, data, split, _bar("embedding", as_json))
+    rows = evaluation.embed(features, data, split, progress_bar("embedding", as_json))
     evaluation.write_vectors(out, rows)
     result = {"path": str(out), "images": len(rows.paths), "size": features.size}
     print_result(result, as_json, make_table(None, "embedded", "", rows=result.items()))
@@ -170,7 +170,7 @@ def calibrate(run: Path, data: Path | None, split: str, as_json: bool) -> None:
 
     model = open_model(run)
     source = data or layout.read_json(run / layout.DATA)["path"]
-    bar = _bar("calibrating", as_json)
+    bar = progress_bar("calibrating", as_json)
     calibrated, result = evaluation.calibrate(model, source, split, bar)
     path = evaluation.write_calibrated(calibrated, run)
     rows = [
@@ -185,7 +185,7 @@ def calibrate(run: Path, data: Path | None, split: str, as_json: bool) -> None:
     print_result({"path": str(path), **result}, as_json, table, plain(line))
 
 
-def _bar(what: str, as_json: bool) -> Any:
+def progress_bar(what: str, as_json: bool) -> Any:
     """A function that shows the progress of an iteration over batches."""
     if as_json:
         return iter
@@ -220,7 +220,7 @@ def measure(
     from keras_resnet.evaluate.measures import to_json
     from keras_resnet.opening import open_model
 
-    bar = _bar("evaluating", as_json)
+    bar = progress_bar("evaluating", as_json)
     metrics = evaluation.run(model, data, split, progress=bar, **views)
     if run:
         if (run / layout.AVERAGE).is_file():
@@ -246,54 +246,19 @@ def metrics_tables(metrics: Mapping[str, Any]) -> Iterator[Table | str]:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    from keras_resnet.evaluate.measures import worst_classes
+    from keras_resnet.evaluate.measures import labelled, worst_classes
 
-    if "top1" not in metrics:
-        return _transfer_table(metrics)
-    several = len(metrics["per_class"]) > 1
-    rows = [
-        ("top-1", f"{metrics['top1']:.2%}"),
-        ("top-5", f"{metrics['top5']:.2%}"),
-        ("loss, nats", f"{metrics['loss']:.4f}"),
-        ("calibration error", f"{metrics['calibration_error']:.2%}"),
-        ("balanced accuracy", f"{metrics['balanced_accuracy']:.2%}"),
-        ("macro F1", f"{metrics['macro_f1']:.2%}"),
-        ("images", metrics["examples"]),
-        *[("left out", len(bad)) for bad in [metrics.get("bad_examples")] if bad],
-        *[
-            (f"worst: {name}", f"{accuracy:.2%}")
-            for name, accuracy in worst_classes(metrics)
-            if several
-        ],
-    ]
+    rows: list[tuple[str, object]] = [*labelled(metrics)]
+    classifies = "top1" in metrics
+    if not classifies:
+        classes = metrics["per_class"].items()
+        rows += [(f"class {name}", _share(value)) for name, value in classes]
+    rows.append(("images", metrics["examples"]))
+    rows += [("left out", len(bad)) for bad in [metrics.get("bad_examples")] if bad]
+    if classifies and len(metrics["per_class"]) > 1:
+        worst = worst_classes(metrics)
+        rows += [(f"worst: {name}", _share(accuracy)) for name, accuracy in worst]
     return make_table(None, "measure", "value", rows=rows)
-
-
-def _transfer_table(metrics: Mapping[str, Any]) -> Table:
-    """The measures of a detector or segmenter, and of each class."""
-    rows = [
-        (label, _share(metrics[name]))
-        for name, label in _TRANSFER.items()
-        if name in metrics
-    ]
-    classes = metrics["per_class"].items()
-    rows += [(f"class {name}", _share(value)) for name, value in classes]
-    bad = metrics.get("bad_examples", ())
-    rows += [("left out", str(len(bad)))] * bool(bad)
-    rows.append(("images", str(metrics["examples"])))
-    return make_table(None, "measure", "value", rows=rows)
-
-
-_TRANSFER = {
-    "map": "mAP, IoU 0.5 to 0.95",
-    "map50": "mAP, IoU 0.5",
-    "map75": "mAP, IoU 0.75",
-    "map_small": "mAP of small boxes, to 32 x 32",
-    "map_medium": "mAP of medium boxes, to 96 x 96",
-    "map_large": "mAP of large boxes",
-    "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-}
 
 
 def _share(value: float | None) -> str:
