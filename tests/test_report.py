@@ -364,6 +364,11 @@ def test_runs_of_two_tasks_are_not_compared(trained, tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
+def test_run_is_not_compared_with_itself(trained, tmp_path):
+    with pytest.raises(RunError, match="is the first run itself"):
+        report.write(trained[0], other=trained[0], out=tmp_path / "r.html")
+
+
 def test_data_without_validation_images_is_an_error(trained, own_folder, tmp_path):
     shutil.rmtree(own_folder / "val")
     with pytest.raises(DataError, match="no val pictures"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,6 +96,15 @@ def is_run(path: str | os.PathLike[str]) -> bool:
     return Path(path, layout.RECIPE).is_file()
 
 
+def read_recipe(run: str | os.PathLike[str]) -> Recipe:
+    """The recipe of a run; a RunError if the directory contains none."""
+    if not is_run(run):
+        raise RunError(
+            f"{run}: contains no {layout.RECIPE}; give the directory of a run"
+        )
+    return Recipe.read(Path(run, layout.RECIPE))
+
+
 def gather(
     run: str | os.PathLike[str],
     data: SourceLike | None,
@@ -115,15 +125,10 @@ def gather(
         RunError: there is no run, or a file of it cannot be read.
         DataError, ModelError: `data` cannot be used with the model of the run.
     """
-    run = Path(run)
-    if not is_run(run):
-        raise RunError(
-            f"{run}: contains no {layout.RECIPE}; give the directory of a run"
-        )
-    recipe = Recipe.read(run / layout.RECIPE)
+    run, recipe = Path(run), read_recipe(run)
     history = _read(run / layout.HISTORY, [])
     recorded = _read(run / layout.DATA, {})
-    source, problem = _opened(run, recipe, recorded, data)
+    source, problem = _opened(run, recipe, data)
     if source is None:
         metrics, at = _read(run / layout.METRICS, {}), str(recorded.get("path"))
         return Facts(run, recipe, history, at, "", [problem], metrics)
@@ -142,7 +147,7 @@ def _read(file: Path, otherwise: Any) -> Any:
 
 
 def _opened(
-    run: Path, recipe: Recipe, recorded: dict[str, Any], data: SourceLike | None
+    run: Path, recipe: Recipe, data: SourceLike | None
 ) -> tuple[Source | None, str]:
     """The Source to measure on; or None, and why a run is not measured."""
     if data is not None:
@@ -153,10 +158,10 @@ def _opened(
     )
     if not (run / layout.MODEL).is_file():
         return None, f"This run has no {layout.MODEL} yet. {rest}"
-    path = str(recorded.get("path", "the run names none"))
     try:
+        path = layout.read_json(run / layout.DATA)["path"]
         return without_bad(path, recipe.max_bad_examples, task=recipe.task)[0], ""
-    except DataError as error:
+    except (DataError, RunError, KeyError) as error:
         return None, (
             f"The data of this run cannot be opened here ({error}). {rest} Give DATA "
             "for all of it."
@@ -187,18 +192,13 @@ def _measured(
     mistakes = mistakes[~answers.right[mistakes]]
     doubts = _first(answers.confidence, pictures)
     shown, problem = show(model, source, answers, {*mistakes, *doubts})
-    return Facts(
-        run,
-        recipe,
-        history,
-        source.path,
-        source.fingerprint,
-        [*notes, *filter(None, [problem])],
-        metrics,
-        answers,
-        survey(source, progress),
-        [shown[it] for it in mistakes],
-        [shown[it] for it in doubts],
+    return dataclasses.replace(
+        facts,
+        notes=[*notes, *filter(None, [problem])],
+        answers=answers,
+        contents=survey(source, progress),
+        mistakes=[shown[it] for it in mistakes],
+        doubts=[shown[it] for it in doubts],
     )
 
 
@@ -212,7 +212,7 @@ def slices(facts: Facts) -> list[Slice]:
     if facts.answers is None or facts.contents is None:
         return []
     right, sides = facts.answers.right, facts.contents.short_sides
-    lows = 2 ** np.log2(np.maximum(sides, 1)).astype(int)
+    lows = 2 ** (np.frexp(sides)[1] - 1)  # powers of two
     formats = np.array(facts.contents.formats)
     parts = [
         (f"short side of {low} to {2 * low - 1} pixels", lows == low)

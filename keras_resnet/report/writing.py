@@ -15,7 +15,7 @@ from keras_resnet.errors import RunError
 from keras_resnet.files import write_whole
 from keras_resnet.report.advice import advise
 from keras_resnet.report.contents import Progress
-from keras_resnet.report.facts import Facts, gather
+from keras_resnet.report.facts import Facts, gather, read_recipe
 from keras_resnet.report.markup import joined, text
 from keras_resnet.report.sections import sections
 from keras_resnet.runs import layout
@@ -58,8 +58,8 @@ def write(
         "duplicates" is the number of validation images that are training images too.
 
     Raises:
-        RunError: a directory contains no run, the tasks differ, or the file cannot be
-            written there.
+        RunError: a directory contains no run, the two are one or of different tasks,
+            or the file cannot be written there.
         DataError, ModelError: `data` cannot be used with the model of a run.
 
     Example:
@@ -71,12 +71,15 @@ def write(
     file = Path(out) if out is not None else paths[0] / default
     if file.is_dir() or (out is not None and not file.parent.is_dir()):
         raise RunError(f"out={file}: must be a file in a directory that exists")
-    facts = [gather(path, data, pictures, progress) for path in paths]
-    if len({it.recipe.task for it in facts}) > 1:
+    tasks = [read_recipe(path).task for path in paths]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise RunError(f"{paths[1]}: is the first run itself; give another, or none")
+    if len({*tasks}) > 1:
         raise RunError(
-            f"{paths[1]}: is a run of task={facts[1].recipe.task!r}, {paths[0]} of "
-            f"{facts[0].recipe.task!r}; compare runs of one task"
+            f"{paths[1]}: is a run of task={tasks[1]!r}, {paths[0]} of {tasks[0]!r}; "
+            "compare runs of one task"
         )
+    facts = [gather(path, data, pictures, progress) for path in paths]
     write_whole(file, _page(facts))
     return {"path": str(file), "runs": [_figures(it) for it in facts]}
 
