@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not shutil.which("chromedriver"), reason="no chromedriver"),
 ]
-HEIGHT = 2280  # pixels, of the picture for the documentation
+HEIGHT = 2165  # pixels, of the picture for the documentation
 
 
 @pytest.fixture(scope="module")

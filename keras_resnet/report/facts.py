@@ -158,10 +158,12 @@ def _opened(
     )
     if not (run / layout.MODEL).is_file():
         return None, f"This run has no {layout.MODEL} yet. {rest}"
+    path = _read(run / layout.DATA, {}).get("path")
     try:
-        path = layout.read_json(run / layout.DATA)["path"]
+        if path is None:
+            raise DataError(f"{run / layout.DATA} does not name it")
         return without_bad(path, recipe.max_bad_examples, task=recipe.task)[0], ""
-    except (DataError, RunError, KeyError) as error:
+    except DataError as error:
         return None, (
             f"The data of this run cannot be opened here ({error}). {rest} Give DATA "
             "for all of it."
