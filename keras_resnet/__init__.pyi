@@ -9,6 +9,7 @@ from . import export as export
 from . import layers as layers
 from . import optimizers as optimizers
 from . import recipe as recipe
+from . import report as report
 from . import scale as scale
 from . import train as train
 from . import transfer as transfer

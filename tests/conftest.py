@@ -287,3 +287,19 @@ def shared(exported, tmp_path_factory):
     limits |= {"max_pixels": 10_000, "max_request_pixels": 15_000}
     with serving(folder, Settings("colours", **limits)) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, whose console is kept."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for word in ("headless=new", "no-sandbox", "disable-dev-shm-usage"):
+        options.add_argument(f"--{word}")
+    options.add_argument("--window-size=960,640")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options, service)
+    yield driver
+    driver.quit()

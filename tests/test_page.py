@@ -89,21 +89,6 @@ def server(folder):
         process.kill()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for word in ("headless=new", "no-sandbox", "disable-dev-shm-usage"):
-        options.add_argument(f"--{word}")
-    options.add_argument("--window-size=960,640")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options, service)
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def page(browser, server):
     browser.get(server.url)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from annotated import NAMES, write_boxes, write_masks
 from PIL import Image
 
-from keras_resnet import RECIPES, data, evaluate, train, transfer
+from keras_resnet import RECIPES, data, evaluate, report, train, transfer
 from keras_resnet.data.transforms import letterbox
 from keras_resnet.errors import DataError, ModelError, RecipeError
 from keras_resnet.evaluate.finding import find_each
@@ -73,6 +73,17 @@ def test_run_has_its_files_and_its_measures(done):
     for name in FOUND[done.recipe.task]:
         assert measured[name] == pytest.approx(rows[-1][f"val_{name}"], abs=1e-6)
     assert measured["examples"] == 4
+
+
+def test_report_has_the_measures_and_no_images(done, tmp_path):
+    (found,) = report.write(done.run, out=tmp_path / "report.html")["runs"]
+    measured = evaluate.run(open_model(done.run), done.data)
+    page = (tmp_path / "report.html").read_text()
+    for name in FOUND[done.recipe.task]:
+        assert found[name] == pytest.approx(measured[name], abs=1e-6)
+        assert f"<dd>{found[name]:.2%}</dd>" in page
+    assert "<img" not in page
+    assert all(name in page for name in NAMES)
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ _MODULES = {
     "prepare": "pictures",
     "preview": "pictures",
     "recipes": "training",
+    "report": "reporting",
     "serve": "serving",
     "show": "catalogue",
     "soup": "souping",

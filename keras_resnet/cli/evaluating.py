@@ -253,63 +253,19 @@ def metrics_tables(metrics: Mapping[str, Any]) -> Iterator[Table | str]:
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    from keras_resnet.evaluate.measures import worst_classes
+    from keras_resnet.evaluate.measures import labelled, worst_classes
 
-    if "top1" not in metrics:
-        return _transfer_table(metrics)
-    several = len(metrics["per_class"]) > 1
-    rows = [
-        *[
-            (label, f"{metrics[name]:{'.4f' if name == 'loss' else '.2%'}}")
-            for name, label in _CLASSIFIED.items()
-            if name in metrics
-        ],
-        ("images", metrics["examples"]),
-        *[("left out", len(bad)) for bad in [metrics.get("bad_examples")] if bad],
-        *[
-            (f"worst: {name}", f"{accuracy:.2%}")
-            for name, accuracy in worst_classes(metrics)
-            if several
-        ],
-    ]
+    rows: list[tuple[str, object]] = [*labelled(metrics)]
+    classifies = "top1" in metrics
+    if not classifies:
+        classes = metrics["per_class"].items()
+        rows += [(f"class {name}", _share(value)) for name, value in classes]
+    rows.append(("images", metrics["examples"]))
+    rows += [("left out", len(bad)) for bad in [metrics.get("bad_examples")] if bad]
+    if classifies and len(metrics["per_class"]) > 1:
+        worst = worst_classes(metrics)
+        rows += [(f"worst: {name}", _share(accuracy)) for name, accuracy in worst]
     return make_table(None, "measure", "value", rows=rows)
-
-
-def _transfer_table(metrics: Mapping[str, Any]) -> Table:
-    """The measures of a detector or segmenter, and of each class."""
-    rows = [
-        (label, _share(metrics[name]))
-        for name, label in _TRANSFER.items()
-        if name in metrics
-    ]
-    classes = metrics["per_class"].items()
-    rows += [(f"class {name}", _share(value)) for name, value in classes]
-    bad = metrics.get("bad_examples", ())
-    rows += [("left out", str(len(bad)))] * bool(bad)
-    rows.append(("images", str(metrics["examples"])))
-    return make_table(None, "measure", "value", rows=rows)
-
-
-_CLASSIFIED = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "loss": "loss, nats",
-    "calibration_error": "calibration error",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "mean_average_precision": "mean average precision",
-}
-_TRANSFER = {
-    "map": "mAP, IoU 0.5 to 0.95",
-    "map50": "mAP, IoU 0.5",
-    "map75": "mAP, IoU 0.75",
-    "map_small": "mAP of small boxes, to 32 x 32",
-    "map_medium": "mAP of medium boxes, to 96 x 96",
-    "map_large": "mAP of large boxes",
-    "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-}
 
 
 def _share(value: float | None) -> str:

@@ -29,6 +29,7 @@ def run(
     progress: Callable[[Iterable], Iterable] = iter,
     size: int | None = None,
     scales: Sequence[int] = (),
+    observe: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a model under the evaluation protocol stored in it.
 
@@ -51,6 +52,9 @@ def run(
         size: the side of the crop in pixels, in place of the protocol's; `crop_pct` is
             unchanged. If needed, a copy of the model is built for any size.
         scales: the short sides in pixels for "multi-scale", which they imply.
+        observe: a function that is called with the probabilities [N, K] and the true
+            classes, integers [N], or booleans [N, K] for several labels, of each batch,
+            in the order of the split; for classifiers alone.
 
     Returns:
         For one label an image, a dictionary of:
@@ -131,7 +135,10 @@ def run(
                     "weights, or use another dtype policy"
                 )
             truth = labels.numpy()
-            tally.add(probabilities, truth > 0 if several else truth.argmax(1))
+            truth = truth > 0 if several else truth.argmax(1)
+            tally.add(probabilities, truth)
+            if observe:
+                observe(probabilities, truth)
     return _complete(tally.result(source.class_names), source, split, skipped)
 
 

@@ -13,6 +13,25 @@ BINS = 15  # of confidence (arXiv 1706.04599 section 5)
 _LARGEST = 1000  # the most classes for which the confusion matrix is returned
 _WORST = 100  # the number of confused pairs of classes that are listed
 _SCORES = 2**26  # the most probabilities that are kept for the average precision
+# {key of the metrics of any task: (label, format)}
+_LABELS = {
+    "top1": ("top-1", ".2%"),
+    "top5": ("top-5", ".2%"),
+    "loss": ("loss, nats", ".4f"),
+    "calibration_error": ("calibration error", ".2%"),
+    "balanced_accuracy": ("balanced accuracy", ".2%"),
+    "macro_f1": ("macro F1", ".2%"),
+    "micro_f1": ("micro F1", ".2%"),
+    "mean_average_precision": ("mean average precision", ".2%"),
+    "map": ("mAP, IoU 0.5 to 0.95", ".2%"),
+    "map50": ("mAP, IoU 0.5", ".2%"),
+    "map75": ("mAP, IoU 0.75", ".2%"),
+    "map_small": ("mAP of small boxes, to 32 x 32", ".2%"),
+    "map_medium": ("mAP of medium boxes, to 96 x 96", ".2%"),
+    "map_large": ("mAP of large boxes", ".2%"),
+    "mean_iou": ("mean IoU", ".2%"),
+    "pixel_accuracy": ("pixel accuracy", ".2%"),
+}
 
 
 class Tally:
@@ -54,10 +73,7 @@ class Tally:
         predicted = probabilities.argmax(1)  # in a tie, the first class
         self.confusion.update(zip(truth.tolist(), predicted.tolist()))
         confidence = probabilities[rows, predicted]
-        # compared in the type of the probabilities, as 0.2 in float32 is not 3 / 15 in
-        # float64
-        borders = (np.arange(1, BINS) / BINS).astype(confidence.dtype)
-        bins = np.searchsorted(borders, confidence)  # a border belongs to the lower bin
+        bins = bins_of(confidence)
         self.hits += np.bincount(bins[predicted == truth], minlength=BINS)
         self.confidence += np.bincount(bins, confidence, BINS)
         if self.scores is not None:
@@ -162,7 +178,7 @@ class TagTally:
         f1 = _shares(names, 2 * hits, totals + claims)
         values = [average_precision(*pair) for pair in zip(p.T, truth.T)]
         exact = np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
-        bins = np.minimum((p * BINS).astype(int), BINS - 1).ravel()
+        bins = bins_of(p.ravel())
         gaps = np.bincount(bins, (truth - p.astype(np.float64)).ravel(), BINS)
         either = max(int((totals + claims).sum()), 1)
         return {
@@ -217,6 +233,23 @@ def _shares(
         name: int(part) / int(whole) if whole else None
         for name, part, whole in zip(names, parts, wholes)
     }
+
+
+def bins_of(confidence: np.ndarray) -> np.ndarray:
+    """The bin, 0 to BINS - 1, of each confidence; a border belongs to the lower bin."""
+    # compared in the type of the probabilities, as 0.2 in float32 is not 3 / 15 in
+    # float64
+    borders = (np.arange(1, BINS) / BINS).astype(confidence.dtype)
+    return np.searchsorted(borders, confidence)
+
+
+def labelled(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """[(label, value as text)] of the single figures that `evaluate.run` returned."""
+    return [
+        (label, "-" if metrics[name] is None else format(metrics[name], form))
+        for name, (label, form) in _LABELS.items()
+        if name in metrics
+    ]
 
 
 def worst_classes(

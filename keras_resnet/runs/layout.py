@@ -25,6 +25,8 @@ FINISHED = "finished.json"  # how many epochs the models were trained for
 METRICS = "metrics.json"  # the results of `keras-resnet evaluate`
 GRID = "predictions.png"
 CONFUSION = "confusion.png"
+REPORT = "report.html"  # of `keras-resnet report`
+COMPARISON = "comparison.html"  # of the same, with another run
 
 
 def finished(run: str | os.PathLike[str]) -> dict[str, Any] | None:

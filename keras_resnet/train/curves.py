@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,19 +44,46 @@ def curves(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 4), layout="constrained")
-    kind = TASKS[task]
-    unit = "loss" if task == "detect" else "loss, nats"
-    panels = {"loss": unit, kind.measure: kind.label, "rate": "learning rate"}
-    for place, (key, label) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(1, len(panels), place)
-        for split, prefix in (("training", ""), ("validation", "val_")):
-            rows = [row for row in history if prefix + key in row]
-            epochs = [row["epoch"] for row in rows]
-            if rows:
-                axes.plot(epochs, [row[prefix + key] for row in rows], label=split)
-        axes.set(title=label, xlabel="epoch")
-        axes.grid(alpha=0.3)
-        if key != "rate":
-            axes.legend()
+    keys = panels(task)
+    for axes, key in zip(figure.subplots(1, len(keys)), keys):
+        draw_panel(axes, key, {"": history}, task)
     figure.suptitle(title)
     return png(figure)
+
+
+def panels(task: str) -> dict[str, str]:
+    """{key of a history's rows: its label} of what `curves` shows of a task."""
+    kind = TASKS[task]
+    unit = "loss" if task == "detect" else "loss, nats"
+    return {"loss": unit, kind.measure: kind.label, "rate": "learning rate"}
+
+
+def draw_panel(
+    axes: Any, key: str, histories: Mapping[str, Sequence[dict[str, Any]]], task: str
+) -> None:
+    """Draws one of `panels` over the epochs: training dashed where runs are compared.
+
+    Args:
+        axes: matplotlib axes.
+        key: a key of `panels(task)`.
+        histories: {name of a run: its rows}; of a single run the name is not shown.
+        task: a key of TASKS.
+    """
+    several = len(histories) > 1
+    for number, (name, history) in enumerate(histories.items()):
+        for split, prefix in (("training", ""), ("validation", "val_")):
+            rows = [row for row in history if prefix + key in row]
+            style: dict[str, Any] = {"label": split}
+            if several:
+                style = {
+                    "label": name if key == "rate" else f"{name}, {split}",
+                    "color": f"C{number}",
+                    "linestyle": "-" if prefix or key == "rate" else "--",
+                }
+            if rows:
+                epochs = [row["epoch"] for row in rows]
+                axes.plot(epochs, [row[prefix + key] for row in rows], **style)
+    axes.set(title=panels(task)[key], xlabel="epoch")
+    axes.grid(alpha=0.3)
+    if axes.lines and (several or key != "rate"):
+        axes.legend()
