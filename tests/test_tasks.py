@@ -417,6 +417,15 @@ def test_foreign_file_runs_no_code(tmp_path):
         open_model(tmp_path / "cut.keras")
 
 
+def test_ten_crops_are_for_classifiers(tmp_path, call):
+    transfer.assemble_transfer(open_info("detect", "float32")).save(
+        tmp_path / "d.keras"
+    )
+    done = call("predict", "d.keras", "a.png", "--ten-crop", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--ten-crop, --ray: of a classifier alone; d.keras is for" in done.err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", WRITERS)
 def test_jax_trains_too(task, tmp_path):

@@ -70,7 +70,6 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead of tables."
 )
 
-
 calibrated_option = click.option(
     "--calibrated",
     is_flag=True,
