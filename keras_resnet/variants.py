@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import os
@@ -14,7 +15,7 @@ from keras_resnet.backend import keras
 from keras_resnet.config import VARIANTS, ResNetConfig, constructor_name, python_scalar
 from keras_resnet.info import ModelInfo
 from keras_resnet.model import ResNet, assemble
-from keras_resnet.weights import load_weights, locate, read_info
+from keras_resnet.weights import is_repository, load_weights, locate, read_info
 
 
 def create(
@@ -35,7 +36,8 @@ def create(
 
     Args:
         variant: a name of `list_models()`, such as "resnet50d"; as `name` too, where it
-            is left out.
+            is left out. A repository that `push_to_hub` wrote says its variant, classes
+            and overrides itself: `create(weights="hf://owner/name")`.
         weights: None for a fresh initialization; "imagenet" for the variant's best
             released weights, or a released tag such as "ra2_in1k"; hf://owner/name or
             hf://owner/name@revision; a file; or {name: array}. Released weights, and
@@ -62,7 +64,9 @@ def create(
     Raises:
         ValueError, TypeError: naming the argument, its value and what is allowed.
     """
-    if variant is None:
+    if variant is None and name is None and is_repository(weights):
+        variant, classes, overrides = _described(str(weights), classes, overrides)
+    elif variant is None:
         variant, name = name, None
     if variant not in VARIANTS:
         raise ValueError(f"name={variant!r}: {_suggest(variant)}")
@@ -87,6 +91,21 @@ def create(
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def _described(
+    repository: str, classes: int, overrides: Mapping[str, Any]
+) -> tuple[str, int, dict[str, Any]]:
+    """Variant, classes and overrides of a repository, but for those that are given."""
+    info = read_info(locate(repository))
+    assert info is not None  # `locate` writes it
+    fields = {
+        field.name: getattr(info.config, field.name)
+        for field in dataclasses.fields(info.config)
+    }
+    if classes == 1000:  # the default
+        classes = info.classes
+    return info.variant, classes, {**fields, **overrides}
 
 
 def configure(
