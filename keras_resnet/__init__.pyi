@@ -19,6 +19,7 @@ from .config import ResNetConfig as ResNetConfig
 from .config import list_models as list_models
 from .errors import DataError as DataError
 from .errors import Error as Error
+from .errors import HubError as HubError
 from .errors import ModelError as ModelError
 from .errors import RayError as RayError
 from .errors import RecipeError as RecipeError
@@ -30,6 +31,7 @@ from .info import Protocol as Protocol
 from .opening import open_model as open_model
 from .recipes import RECIPES as RECIPES
 from .scale import Predictor as Predictor
+from .sharing import push_to_hub as push_to_hub
 from .variants import backbone as backbone
 from .variants import create as create
 from .weights import LoadReport as LoadReport

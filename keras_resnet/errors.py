@@ -36,6 +36,10 @@ class RunError(Error, ValueError):
     """A run directory that cannot be used as requested."""
 
 
+class HubError(Error, RuntimeError):
+    """The Hugging Face hub refuses an upload or does not answer, or a wrong name."""
+
+
 class SavedModelError(Error, RuntimeError):
     """A SavedModel that cannot be loaded, or an input that it rejects."""
 

@@ -18,7 +18,13 @@ from keras_resnet.info import ModelInfo
 from keras_resnet.model import assemble, freeze_as
 from keras_resnet.runs import layout
 from keras_resnet.variants import create
-from keras_resnet.weights import is_tag, load_weights, locate, read_info
+from keras_resnet.weights import (
+    is_repository,
+    is_tag,
+    load_weights,
+    locate,
+    read_info,
+)
 from keras_resnet.weights.released import find
 
 _MAX_BLOCKS = 1000  # that a file may describe; ResNet-200 has 66
@@ -26,6 +32,8 @@ _MAX_BLOCKS = 1000  # that a file may describe; ResNet-200 has 66
 
 def open_model(name: str | os.PathLike[str]) -> Any:
     """Opens a run directory, a .keras file of this package, or "variant[:weights]".
+
+    A repository that `push_to_hub` wrote says its variant: "hf://owner/name" opens it.
 
     Files are only read as data, and no code in them is run: this package builds the
     model from the description in the file, and loads the tensors into it.
@@ -81,14 +89,16 @@ def read_model_info(name: str | os.PathLike[str]) -> ModelInfo:
     if is_tag(weights):
         classes = find(variant, weights).classes
         return ModelInfo(variant, VARIANTS[variant], classes=classes)
-    return read_info(weights) or ModelInfo(variant, VARIANTS[variant])
+    info = read_info(locate(weights, variant))
+    return info or ModelInfo(variant, VARIANTS[variant])
 
 
 def net_fields(weights: str | os.PathLike[str]) -> dict[str, Any]:
     """The recipe fields of the model that weights belong to, if their file has them.
 
     Args:
-        weights: a run directory, a weights file, or the tag of released weights.
+        weights: a run directory, a weights file, the tag of released weights, or a
+            repository of the hub.
 
     Returns:
         {"model": a variant, "overrides": its changed fields}. Mean and standard
@@ -97,6 +107,11 @@ def net_fields(weights: str | os.PathLike[str]) -> dict[str, Any]:
     """
     if is_tag(weights):
         return {}
+    if is_repository(weights):
+        try:
+            weights = locate(weights)
+        except WeightsError:  # of timm's own, or it cannot be fetched
+            return {}
     path = Path(weights)
     info = read_info(path / layout.MODEL if path.is_dir() else path, any_net=True)
     if info is None or info.config is None or info.variant not in VARIANTS:
@@ -112,6 +127,8 @@ def net_fields(weights: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _keras_file(name: str | os.PathLike[str]) -> Path | None:
     """The .keras file in a run directory, or with this name; None for other names."""
+    if is_repository(name):
+        return None
     path = Path(name)
     if path.is_dir():
         path = path / layout.MODEL
@@ -128,6 +145,10 @@ def _keras_file(name: str | os.PathLike[str]) -> Path | None:
 
 def _variant(name: str | os.PathLike[str]) -> tuple[str, str]:
     """Splits "variant[:weights]" into (variant, weights or "")."""
+    if is_repository(name):
+        info = read_info(locate(name))
+        assert info is not None  # `locate` writes it
+        return info.variant, str(name)
     variant, _, weights = str(name).partition(":")
     if variant not in VARIANTS:
         raise ModelError(

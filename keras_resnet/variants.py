@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import os
@@ -14,7 +15,7 @@ from keras_resnet.backend import keras
 from keras_resnet.config import VARIANTS, ResNetConfig, constructor_name, python_scalar
 from keras_resnet.info import ModelInfo
 from keras_resnet.model import ResNet, assemble
-from keras_resnet.weights import load_weights, locate, read_info
+from keras_resnet.weights import is_repository, load_weights, locate, read_info
 
 
 def create(
@@ -35,7 +36,8 @@ def create(
 
     Args:
         variant: a name of `list_models()`, such as "resnet50d"; as `name` too, where it
-            is left out.
+            is left out. A repository that `push_to_hub` wrote says its variant, classes
+            and overrides itself: `create(weights="hf://owner/name")`.
         weights: None for a fresh initialization; "imagenet" for the variant's best
             released weights, or a released tag such as "ra2_in1k"; hf://owner/name or
             hf://owner/name@revision; a file; or {name: array}. Released weights, and
@@ -45,7 +47,8 @@ def create(
         input_shape: (height, width, channels); None is (None, None, 3), any size.
         pooling: without the top, None for [N, h, w, C], "avg" or "max" for [N, C].
         classes: of the classifier.
-        classifier_activation: "softmax" for probabilities, None or "linear" for logits.
+        classifier_activation: "softmax" for probabilities, which is "sigmoid" with
+            weights for several labels; None or "linear" for logits.
         include_preprocessing: input is RGB in [0, 255], uint8 or float, and is
             normalized in the graph by the config's mean and std; False: used as it is.
         input_tensor: a Keras tensor [N, H, W, C] to build on, in place of an input of
@@ -62,7 +65,9 @@ def create(
     Raises:
         ValueError, TypeError: naming the argument, its value and what is allowed.
     """
-    if variant is None:
+    if variant is None and name is None and is_repository(weights):
+        variant, classes, overrides = _described(str(weights), classes, overrides)
+    elif variant is None:
         variant, name = name, None
     if variant not in VARIANTS:
         raise ValueError(f"name={variant!r}: {_suggest(variant)}")
@@ -71,7 +76,11 @@ def create(
         input_shape = _shape_of(input_tensor, input_shape)
     if isinstance(weights, str | os.PathLike):
         weights = locate(weights, variant)
-        config = configure(variant, overrides, read_info(weights))
+        described = read_info(weights)
+        config = configure(variant, overrides, described)
+        if described and described.several_labels and described.classes == classes:
+            usual = classifier_activation == "softmax"  # the default
+            classifier_activation = "sigmoid" if usual else classifier_activation
     info = ModelInfo(
         variant=variant,
         config=config,
@@ -87,6 +96,21 @@ def create(
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def _described(
+    repository: str, classes: int, overrides: Mapping[str, Any]
+) -> tuple[str, int, dict[str, Any]]:
+    """Variant, classes and overrides of a repository, but for those that are given."""
+    info = read_info(locate(repository))
+    assert info is not None  # `locate` writes it
+    fields = {
+        field.name: getattr(info.config, field.name)
+        for field in dataclasses.fields(info.config)
+    }
+    if classes == 1000:  # the default
+        classes = info.classes
+    return info.variant, classes, {**fields, **overrides}
 
 
 def configure(

@@ -10,7 +10,8 @@ from PIL import Image
 from resume_program import RECIPE
 from runs import differing, final, stop
 
-from keras_resnet import data, evaluate, export, train
+import keras_resnet
+from keras_resnet import data, evaluate, export, push_to_hub, report, train
 from keras_resnet.errors import DataError, ModelError, RecipeError
 from keras_resnet.evaluate.calibration import find_temperature
 from keras_resnet.evaluate.measures import TagTally
@@ -176,6 +177,25 @@ def test_calibrated_model_decides_the_same_and_is_exported(run, table, tmp_path)
     ours, theirs = evaluate.run(calibrated, table), evaluate.run(engine, table)
     assert ours["loss"] == pytest.approx(report["after"]["loss"], abs=1e-5)
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+
+
+def test_weights_file_knows_of_several_labels(run, table, tmp_path):
+    model = open_model(run)
+    keras_resnet.save_weights(model, tmp_path / "tags.safetensors")
+    other = open_model(f"resnet18d:{tmp_path / 'tags.safetensors'}")
+    assert other.info.classifier_activation == "sigmoid"
+    assert other.info.thresholds == model.info.thresholds
+    np.testing.assert_array_equal(*(probabilities(it, table) for it in (model, other)))
+    assert "blue" in push_to_hub(run, "me/tags", dry_run=True).card
+
+
+def test_report_has_the_measures_and_no_images(run, tmp_path):
+    result = report.write(run, out=tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "micro F1" in text
+    assert "<img" not in text
+    (row,) = result["runs"]
+    assert 0 < row["mean_average_precision"] <= 1
 
 
 def test_commands_say_the_labels(run, table, call, tmp_path):

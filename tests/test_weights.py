@@ -370,6 +370,8 @@ def test_released_tag_is_fetched_converted_once_and_brings_its_protocol(hub, tmp
     np.testing.assert_allclose(rescaling.scale, 2 / 255)
     np.testing.assert_allclose(rescaling.offset, -1)
     np.testing.assert_array_equal(model.get_layer("head").bias, truth["fc.bias"])
+    stem = model.get_layer("stem").conv1.conv.kernel.numpy()
+    np.testing.assert_array_equal(stem, truth["conv1.0.weight"].transpose(2, 3, 1, 0))
     assert [path.name for path in cache_folder().iterdir()] == [
         "resnet18d.ra4_e3600_r224_in1k.safetensors"
     ]

@@ -28,6 +28,7 @@ _MODULES = {
     "predict": "predicting",
     "prepare": "pictures",
     "preview": "pictures",
+    "push": "sharing",
     "recipes": "training",
     "report": "reporting",
     "serve": "serving",

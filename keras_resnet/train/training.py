@@ -322,9 +322,9 @@ def _identity(recipe: Recipe, source: Any) -> dict[str, dict[str, Any]]:
         "data_hash": source.fingerprint,
         "class_names": list(source.class_names),
         "bad_examples": list(source.skipped),
+        "counts": source.counts
+        or {name: {"pictures": split.size} for name, split in source.splits.items()},
     }
-    if source.counts:
-        data["counts"] = source.counts
     return {layout.RECIPE: recipe.to_dict(), layout.DATA: data}
 
 

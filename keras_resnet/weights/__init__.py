@@ -18,6 +18,7 @@ from keras_resnet.weights import torchvision
 from keras_resnet.weights.dialects import DIALECTS
 from keras_resnet.weights.fetch import cache_folder, locate
 from keras_resnet.weights.files import read_info, stamp, write
+from keras_resnet.weights.hub import split_source
 from keras_resnet.weights.readers import check_values, read
 from keras_resnet.weights.released import is_tag
 from keras_resnet.weights.translate import NATIVE, LoadReport, from_native, to_native
@@ -28,6 +29,7 @@ __all__ = [
     "WeightsError",
     "cache_folder",
     "convert",
+    "is_repository",
     "is_tag",
     "load_weights",
     "locate",
@@ -92,6 +94,11 @@ def load_weights(
     for path in translated.names:
         variables[path].assign(translated.value(path))
     return translated.report
+
+
+def is_repository(source: object) -> bool:
+    """Whether a source of weights is a repository of the Hugging Face hub."""
+    return split_source(source) is not None
 
 
 def _load_other(model: Any, source: Any, dialect: str, strict: bool) -> LoadReport:
@@ -188,4 +195,9 @@ def _adopt(model: Any, info: ModelInfo, with_head: bool) -> None:
         )
     adopts_names = with_head and own.include_top
     names = info.class_names if adopts_names else own.class_names
-    model.info = own.replace(protocol=info.protocol, class_names=names)
+    # a softmax gives no probabilities of several labels
+    adopts = adopts_names and own.classifier_activation != "softmax"
+    thresholds = info.thresholds if adopts else own.thresholds
+    model.info = own.replace(
+        protocol=info.protocol, class_names=names, thresholds=thresholds
+    )

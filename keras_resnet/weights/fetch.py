@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_resnet.complexity import variable_shapes
-from keras_resnet.config import IMAGENET_MEAN, IMAGENET_STD, VARIANTS
+from keras_resnet.config import VARIANTS
 from keras_resnet.errors import WeightsError
 from keras_resnet.files import atomic_write
-from keras_resnet.info import MAX_TEXT, ModelInfo, parse
+from keras_resnet.info import ModelInfo
 from keras_resnet.runs import layout
+from keras_resnet.weights import hub
 from keras_resnet.weights.files import write
 from keras_resnet.weights.readers import read
 from keras_resnet.weights.released import find, is_tag
 from keras_resnet.weights.translate import to_native
 
-_HUB = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^@]+))?")  # repository, revision
 
-
-def locate(source: str | os.PathLike[str], variant: str, refresh: bool = False) -> str:
+def locate(
+    source: str | os.PathLike[str], variant: str | None = None, refresh: bool = False
+) -> str:
     """The file that `source` means for a variant, fetched and converted if needed.
 
     Args:
         source: a released tag, "imagenet" for the variant's best one; "hf://owner/name"
             or "hf://owner/name@revision", a repository of the Hugging Face hub in
-            timm's form, at a branch, tag or commit; a run directory; or a file or a
-            TensorFlow checkpoint's prefix, as it is. "./imagenet" is such a path.
-        variant: a name of VARIANTS.
+            timm's form or ours, at a branch, tag or commit; a run directory; or a file
+            or a TensorFlow checkpoint's prefix, as it is. "./imagenet" is such a path.
+        variant: a name of VARIANTS; None for that of a repository that `push_to_hub`
+            wrote, which says it.
         refresh: ask the hub again though there is a converted file. Without it, that
             file is used for ever, also when the repository has changed since.
 
@@ -45,7 +48,7 @@ def locate(source: str | os.PathLike[str], variant: str, refresh: bool = False) 
             fails, the converted file stays.
     """
     source = os.fspath(source)
-    if _HUB.fullmatch(source):
+    if hub.split_source(source):
         name = source.removeprefix("hf://").replace("/", "--")
         return _converted(source, variant, name, refresh=refresh)
     if not is_tag(source):
@@ -53,7 +56,7 @@ def locate(source: str | os.PathLike[str], variant: str, refresh: bool = False) 
             return _model_of_run(source)
         if _looks_like_a_file(source):
             return source
-    entry = find(variant, source)
+    entry = find(variant or "", source)
     protocol = {
         "size": entry.test_size,
         "crop_pct": entry.crop_pct,
@@ -96,7 +99,7 @@ def _looks_like_a_file(source: str) -> bool:
 
 def _converted(
     origin: str,
-    variant: str,
+    variant: str | None,
     name: str,
     protocol: dict[str, Any] | None = None,
     classes: int | None = None,
@@ -105,30 +108,55 @@ def _converted(
     path = cache_folder() / f"{name}.safetensors"
     if path.is_file() and not refresh:
         return str(path)
+    repository = hub.split_source(origin)
+    info, settings = None, {}
+    if repository and protocol is None:
+        with _fetching(origin):
+            file = hub.download_settings(*repository, optional=variant is not None)
+        with _describing(origin):
+            settings = {} if file is None else hub.read_settings(file)
+            info = hub.description(settings)
+    if info is None and variant is None:
+        raise WeightsError(
+            f"{origin}: does not say which net it is of; give the variant too, such as "
+            f"resnet50d:{origin}"
+        )
+    with _fetching(origin):
+        file = hub.download_weights(*repository) if repository else _from_web(origin)
+    tensors = read(file)
+    with _describing(origin):
+        if info is None:
+            classes = _classes(tensors) if classes is None else classes
+            info = _info(str(variant), classes, protocol or hub.protocol(settings))
+        elif sum(info.config.depths) > len(tensors):  # before all are named
+            raise ValueError(f"depths={info.config.depths}: too large for its weights")
+    shapes = variable_shapes(info.config, info.classes)
+    translated = to_native(tensors, info.config, shapes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, translated.values, info)
+    return str(path)
+
+
+@contextlib.contextmanager
+def _fetching(origin: str) -> Iterator[None]:
     try:
-        if match := _HUB.fullmatch(origin):
-            file, settings = _from_hub(*match.groups())
-        else:
-            file, settings = _from_web(origin), None
+        yield
     except Exception as error:  # the libraries' own, of network and hub
         first = (str(error).strip() or type(error).__name__).partition("\n")[0]
         raise WeightsError(
             f"{origin}: cannot be fetched ({first}); with the file from elsewhere, "
             "give its path instead"
         ) from error
-    tensors = read(file)
-    classes = _classes(tensors) if classes is None else classes
+
+
+@contextlib.contextmanager
+def _describing(origin: str) -> Iterator[None]:
     try:
-        info = _info(variant, classes, protocol or _protocol(settings))
+        yield
     except (ValueError, TypeError) as error:
         raise WeightsError(
             f"{origin}: its config.json describes no net ({error})"
         ) from error
-    shapes = variable_shapes(info.config, classes)
-    translated = to_native(tensors, info.config, shapes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, translated.values, info)
-    return str(path)
 
 
 def _classes(tensors: Mapping[str, np.ndarray]) -> int:
@@ -150,45 +178,6 @@ def _info(variant: str, classes: int, protocol: dict[str, Any]) -> ModelInfo:
             "protocol": protocol,
         }
     )
-
-
-def _from_hub(repository: str, revision: str | None) -> tuple[str, str | None]:
-    """(local file, local config.json or None) of a repository in timm's form."""
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
-
-    def download(name: str) -> str:
-        return huggingface_hub.hf_hub_download(repository, name, revision=revision)
-
-    try:
-        file = download("model.safetensors")
-    except EntryNotFoundError:
-        file = download("pytorch_model.bin")
-    try:
-        return file, download("config.json")
-    except EntryNotFoundError:
-        return file, None
-
-
-def _protocol(settings: str | None) -> dict[str, Any]:
-    """The protocol in a repository's config.json; its values are not checked yet."""
-    config: Any = {}
-    if settings is not None:
-        with open(settings, "rb") as file:
-            config = parse(file.read(MAX_TEXT + 1))
-        config = config.get("pretrained_cfg", {}) if isinstance(config, dict) else None
-    if not isinstance(config, dict):
-        raise ValueError("pretrained_cfg: must be an object")
-    size = config.get("test_input_size") or config.get("input_size") or (3, 224, 224)
-    if not isinstance(size, list | tuple) or len(size) != 3:
-        raise ValueError(f"input_size={str(size)[:80]}: must be 3 numbers")
-    return {
-        "size": size[-1],
-        "crop_pct": config.get("test_crop_pct") or config.get("crop_pct") or 0.875,
-        "interpolation": config.get("interpolation") or "bicubic",
-        "mean": config.get("mean") or IMAGENET_MEAN,
-        "std": config.get("std") or IMAGENET_STD,
-    }
 
 
 def _from_web(address: str) -> str:

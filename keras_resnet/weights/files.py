@@ -31,8 +31,10 @@ def write(
         from safetensors.numpy import save_file
 
         metadata = {_INFO: _to_json(info)} if info else None
+        # save_file writes the memory of an array, whatever its strides
+        dense = {name: np.asarray(it, order="C") for name, it in tensors.items()}
         with atomic_write(path) as partial:
-            save_file(dict(tensors), partial, metadata=metadata)
+            save_file(dense, partial, metadata=metadata)
     elif path.suffix == ".npz":
         with atomic_write(path) as partial, open(partial, "wb") as stream:
             np.savez(stream, **tensors)  # type: ignore[arg-type]

@@ -94,6 +94,15 @@ def find(variant: str, tag: str) -> Released:
     raise WeightsError(f"weights={tag!r}: {variant} has {known}")
 
 
+def named(variant: str, weights: str) -> Released | None:
+    """The checkpoint that a recipe's `weights` names by tag or origin; None if none."""
+    tags = released().get(variant, {})
+    if weights in ("imagenet", *tags):
+        return find(variant, weights) if tags else None
+    origin = weights.partition("@")[0]
+    return next((it for it in tags.values() if it.origin == origin), None)
+
+
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(map(float, text.split()))
 
