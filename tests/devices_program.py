@@ -4,7 +4,7 @@
 
 SPEC is JSON: `devices`, how many; `kind`; and `out`, an .npz of what came of it. Of the
 kind "steps" that is the weights after six steps in float64, "fit" a run in `run` with
-`recipe`, fields of its recipe, "overflow" a step of which one device's gradient is
+`recipe`, fields of its recipe, and perhaps `data`, a source; "overflow" a step of which one device's gradient is
 infinite. With `process`, [HOST:PORT, how many processes, which of them] it is one of
 several processes, of which the first writes `out`.
 """
@@ -99,7 +99,8 @@ def _double(images, *others):
 
 
 def fit():
-    model = train.fit(SYNCHRONIZED, pictures(), SPEC["run"], devices=COUNT)
+    data = SPEC.get("data") or pictures()
+    model = train.fit(SYNCHRONIZED, data, SPEC["run"], devices=COUNT)
     return {
         f"{place} {weight.path}": np.array(keras.ops.convert_to_numpy(weight))
         for place, weight in enumerate(model.weights)

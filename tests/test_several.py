@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from resume_program import RECIPE
 from runs import differing, final, stop
+from test_devices import BACKENDS, run_on
 
 import keras_resnet
 from keras_resnet import data, evaluate, export, push_to_hub, report, train
@@ -177,6 +178,24 @@ def test_calibrated_model_decides_the_same_and_is_exported(run, table, tmp_path)
     ours, theirs = evaluate.run(calibrated, table), evaluate.run(engine, table)
     assert ours["loss"] == pytest.approx(report["after"]["loss"], abs=1e-5)
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_devices_choose_the_thresholds_of_one(backend, table, tmp_path):
+    fields = {"loss": SEVERAL.loss, "epochs": 1, "warmup_epochs": 0.0}
+    for count in (1, 2):
+        run_on(
+            count,
+            backend,
+            "fit",
+            tmp_path / "out.npz",
+            run=str(tmp_path / str(count)),
+            data=str(table),
+            recipe=fields,
+        )
+    one, two = (open_model(tmp_path / str(count)).info.thresholds for count in (1, 2))
+    assert one == pytest.approx(two, abs=1e-4)
 
 
 def test_weights_file_knows_of_several_labels(run, table, tmp_path):

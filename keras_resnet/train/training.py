@@ -236,8 +236,7 @@ def fit(
             train_epochs(
                 setup, source, saver, checkpoint, every, slice_of, len(chosen.names)
             )
-        if slice_of[1] > 1:
-            scope.close()  # process 0 builds models by itself
+        scope.close()  # one device of process 0 builds the models
         if writes:
             write_models(setup.model, recipe, run, history, source)
         processes.meet("models")
