@@ -5,8 +5,8 @@
 SPEC is JSON: `devices`, how many; `kind`; and `out`, an .npz of what came of it. Of the
 kind "steps" that is the weights after six steps in float64, "fit" a run in `run` with
 `recipe`, fields of its recipe, and perhaps `data`, a source; "overflow" a step of which
-one device's gradient is infinite. With `process`, [HOST:PORT, how many processes, which of them] it is one of
-several processes, of which the first writes `out`.
+one device's gradient is infinite. With `process`, [HOST:PORT, how many processes, which
+of them] it is one of several processes, of which the first writes `out`.
 """
 
 import json
