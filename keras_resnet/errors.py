@@ -36,6 +36,10 @@ class RunError(Error, ValueError):
     """A run directory that cannot be used as requested."""
 
 
+class Diverged(RunError):
+    """A run whose loss, gradients or weights are no longer finite."""
+
+
 class SavedModelError(Error, RuntimeError):
     """A SavedModel that cannot be loaded, or an input that it rejects."""
 

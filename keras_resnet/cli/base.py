@@ -34,6 +34,7 @@ _MODULES = {
     "show": "catalogue",
     "soup": "souping",
     "status": "training",
+    "sweep": "sweeping",
     "train": "training",
     "validate": "pictures",
 }

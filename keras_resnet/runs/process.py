@@ -19,6 +19,9 @@ from keras_resnet.runs import layout
 _LOCK_WAIT = 0.2  # seconds; `holder` also takes the lock, for an instant
 
 
+_outer: Stop | None = None  # of the enclosing `stoppable` of the main thread
+
+
 class Interrupted(KeyboardInterrupt):
     """Raised when a signal stopped a run, after its checkpoint was written."""
 
@@ -46,7 +49,7 @@ def stoppable(stop: Stop | None = None) -> Iterator[Stop]:
     """Turns the first SIGTERM, SIGINT or SIGUSR1 into a request to stop the run.
 
     A second signal ends the process. SLURM can send SIGUSR1 before the time limit
-    (`--signal=USR1@120`).
+    (`--signal=USR1@120`). One within another passes its request on.
 
     Args:
         stop: the Stop to ask; by default a new one.
@@ -54,6 +57,7 @@ def stoppable(stop: Stop | None = None) -> Iterator[Stop]:
     Yields:
         The Stop. Outside the main thread, no signal handlers are installed.
     """
+    global _outer
     stop = stop or Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -67,9 +71,15 @@ def stoppable(stop: Stop | None = None) -> Iterator[Stop]:
     names = ("SIGTERM", "SIGINT", "SIGUSR1")  # Windows lacks the last
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {number: signal.signal(number, ask) for number in numbers}
+    outer, _outer = _outer, stop
+    if outer and outer.signal:
+        stop.ask(outer.signal)
     try:
         yield stop
     finally:
+        _outer = outer
+        if outer and stop.signal:
+            outer.ask(stop.signal)
         for number, handler in before.items():
             # None: a handler not installed from Python, which cannot be restored here
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
