@@ -40,6 +40,10 @@ class HubError(Error, RuntimeError):
     """The Hugging Face hub refuses an upload or does not answer, or a wrong name."""
 
 
+class Diverged(RunError):
+    """A run whose loss, gradients or weights are no longer finite."""
+
+
 class SavedModelError(Error, RuntimeError):
     """A SavedModel that cannot be loaded, or an input that it rejects."""
 

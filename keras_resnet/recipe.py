@@ -448,8 +448,7 @@ class Recipe:
             object.__setattr__(self, "colour", type(self).colour)
             object.__setattr__(self, "colours", addons.YIQ)
         for f in dataclasses.fields(self):
-            object.__setattr__(self, f.name, _typed(f.name, getattr(self, f.name)))
-            _check_limits(f.name, getattr(self, f.name), f.metadata)
+            object.__setattr__(self, f.name, checked(f.name, getattr(self, f.name)))
         if self.monitor == type(self).monitor:  # each task has its own
             object.__setattr__(self, "monitor", f"val_{TASKS[self.task].measure}")
         _check_together(self)
@@ -527,6 +526,14 @@ _Loader.add_implicit_resolver(
 )
 # fields that may also name a part of TensorFlow Addons, such as "tfa.AdamW"
 _OF_ADDONS = ("optimizer", "colours")
+
+
+def checked(name: str, value: Any) -> Any:
+    """The value of a field as the field's type; RecipeError if it cannot have it."""
+    _check_names({name: value})
+    value = _typed(name, value)
+    _check_limits(name, value, Recipe.__dataclass_fields__[name].metadata)
+    return value
 
 
 def _typed(name: str, value: Any) -> Any:

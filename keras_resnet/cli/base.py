@@ -35,6 +35,7 @@ _MODULES = {
     "show": "catalogue",
     "soup": "souping",
     "status": "training",
+    "sweep": "sweeping",
     "train": "training",
     "validate": "pictures",
 }

@@ -21,6 +21,7 @@ MODEL = "model.keras"
 AVERAGE = "model_ema.keras"  # only if the recipe sets `ema`
 BEST = "best.keras"  # the model of the epoch with the best `monitor`
 CALIBRATED = "calibrated.keras"  # model.keras after `keras-resnet calibrate`
+FAILED = "failed.json"  # the fields of a trial of a sweep, and why it failed
 FINISHED = "finished.json"  # how many epochs the models were trained for
 METRICS = "metrics.json"  # the results of `keras-resnet evaluate`
 GRID = "predictions.png"

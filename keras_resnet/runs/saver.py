@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from keras_resnet.backend import keras, number
-from keras_resnet.errors import RunError
+from keras_resnet.errors import Diverged, RunError
 from keras_resnet.recipe import Recipe
 from keras_resnet.runs import checkpoints
 from keras_resnet.runs.checkpoints import Checkpoint, Place
@@ -189,7 +189,7 @@ class Saver(keras.callbacks.Callback):
             if not name.startswith(_METRIC)
         ):
             step = place.epoch * self.steps + place.batch
-            raise RunError(
+            raise Diverged(
                 f"{self.run}: the weights are not finite at step {step}, after "
                 f"{place.epoch} epochs; {rates}. The last checkpoint is kept; try a "
                 "smaller base_rate or a longer warm-up in another run directory"

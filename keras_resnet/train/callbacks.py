@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_resnet.backend import keras, number
-from keras_resnet.errors import RunError
+from keras_resnet.errors import Diverged
 from keras_resnet.runs import layout
 from keras_resnet.runs.saver import loss_scale, pace
 
@@ -122,7 +122,7 @@ class Watch(keras.callbacks.Callback):
         run: the run directory.
 
     Raises:
-        RunError: the loss was not finite for `STREAK` steps in a row, or the loss scale
+        Diverged: the loss was not finite for `STREAK` steps in a row, or the loss scale
             was halved `STREAK` times; the message has the learning rate.
     """
 
@@ -150,7 +150,7 @@ class Watch(keras.callbacks.Callback):
             if streak >= STREAK
             else f"the gradients overflowed {STREAK} times"
         )
-        raise RunError(
+        raise Diverged(
             f"{self.run}: stopped at step {self.before + batch + 1}: {reason}; "
             f"{pace(optimizer)}. The last checkpoint is kept; try a smaller "
             "base_rate, a longer warm-up or precision=float32 in another run directory"
