@@ -250,7 +250,6 @@ def sweep_plot(rows: Sequence[Row], space: Space, monitor: str) -> bytes:
         monitor: the label of the values.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
 
     done = [row for row in rows if not row["failed"]]
     figure = Figure(figsize=(1 + 3 * len(space), 3.5), layout="constrained")
@@ -262,8 +261,9 @@ def sweep_plot(rows: Sequence[Row], space: Space, monitor: str) -> bytes:
         elif axis["log"]:
             axes.set(xscale="log")
             # `png` draws no formulas, which the usual labels of such an axis are
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter(LogFormatter())
+            ticks = np.geomspace(axis["low"], axis["high"], 4)
+            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axes.minorticks_off()
         axes.plot(places, [row["value"] for row in done], "o", alpha=0.6)
         axes.set(xlabel=name)
         axes.grid(alpha=0.3)
