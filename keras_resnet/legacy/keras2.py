@@ -65,6 +65,7 @@ ops = SimpleNamespace(
     full_like=_full_like,
     isfinite=tf.math.is_finite,
     log1p=tf.math.log1p,
+    max=tf.reduce_max,
     maximum=tf.maximum,
     mean=tf.reduce_mean,
     minimum=tf.minimum,
@@ -80,6 +81,9 @@ ops = SimpleNamespace(
     square=tf.square,
     stop_gradient=tf.stop_gradient,
     sum=tf.reduce_sum,
+    # of the last axis, which is the only use
+    take_along_axis=lambda x, indices, axis: tf.gather(x, indices, batch_dims=1),
+    top_k=tf.math.top_k,
     where=tf.where,
     zeros_like=tf.zeros_like,
 )
