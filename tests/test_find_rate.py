@@ -314,7 +314,7 @@ def test_command_refuses_in_one_line(tiny, folder, tmp_path, call):
 def test_interruption_ends_it(tiny, folder, tmp_path, call, monkeypatch):
     (tmp_path / "tiny.json").write_text(json.dumps(tiny.to_dict()))
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(rates, "build", interrupted)

@@ -50,7 +50,9 @@ def assert_rows(rows, expected):
         assert row["ok"] == ("problem" not in other)
         assert row["problem"] == other.get("problem")
         assert row["classes"] == other.get("classes")
-        assert row["probabilities"] == other.get("probabilities")
+        if row["ok"]:  # by another batch, in which a fast kernel may sum otherwise
+            close = pytest.approx(other["probabilities"], rel=1e-6)
+            assert row["probabilities"] == close
 
 
 def test_predictor_answers_as_predict_does(trained, mixed, expected):
