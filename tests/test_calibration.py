@@ -111,6 +111,7 @@ def test_commands_use_the_calibrated_model_of_a_run(
     assert probed.returncode == 2
 
 
+@pytest.mark.slow
 def test_longer_training_removes_the_calibrated_model(folder, tiny, tmp_path):
     recipe = tiny.replace(epochs=1, warmup_epochs=0.0)
     train.fit(recipe, folder, tmp_path / "run")

@@ -344,6 +344,7 @@ def traced(monkeypatch):
     return sides
 
 
+@pytest.mark.slow
 def test_images_grow_with_the_epochs_and_a_resumed_run_goes_on(traced, tmp_path):
     recipe = RECIPE.replace(progressive_sizes=[24])
     assert [recipe.size_in(epoch) for epoch in range(3)] == [24, 24, 32]

@@ -135,6 +135,7 @@ def test_balanced_training_starts_at_any_position(unequal, recipe):
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_weights_sampling_and_mixing_resume_to_the_same_bits(tmp_path):
     recipe = RECIPE.replace(
         class_weights="balanced", sampling="balanced", label_smoothing=0.1
