@@ -233,12 +233,10 @@ def measure(
             metrics["ema"] = measure(average, data, split, as_json)
         write_whole(run / layout.METRICS, to_json(metrics))
         with attempted(run / layout.GRID):
-            if data.several_labels:
-                pass  # no label of an image is the least certain one
-            elif data.task == "classify":
-                evaluation.picture_grid(model, data, run / layout.GRID)
-            else:
+            if data.task != "classify":
                 evaluation.answer_grid(model, data, run / layout.GRID)
+            elif not data.several_labels:
+                evaluation.picture_grid(model, data, run / layout.GRID)
         with attempted(run / layout.CONFUSION):
             confusion_map(metrics, run / layout.CONFUSION)
     return metrics
