@@ -317,6 +317,9 @@ def test_bad_csv_is_one_clear_line(content, words, table, tmp_path):
 
 def test_bad_parquet_is_one_clear_line(tmp_path):
     pytest.importorskip("pyarrow")
+    for name in ("no.csv", "no.parquet"):
+        with pytest.raises(DataError, match=f"{name}: .*No such file"):
+            data.open_source(tmp_path / name)
     (tmp_path / "labels.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(DataError, match="not Parquet"):
         data.open_source(tmp_path / "labels.parquet")

@@ -73,7 +73,7 @@ def open_source(
     root = Path(source)
     if root.suffix == ".json" and root.is_file():
         return open_manifest(root)
-    if root.suffix in TABLES and root.is_file():
+    if root.suffix in TABLES and not root.is_dir():
         return open_table(root, preflight)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one that has train/ and val/")
