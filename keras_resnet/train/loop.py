@@ -126,9 +126,9 @@ def train_epochs(
         sized = recipe.replace(train_size=side, progressive_sizes=())
         batches = pictures.train_batches(source, sized, start.epoch, start.batch, only)
         if recipe.progressive_sizes:
-            # traced for several sizes, a step would know none; a resumed run would
-            # compute otherwise
-            model.make_train_function(force=True)
+            # traced for several sizes, a step would know none, and a resumed run would
+            # compute otherwise; `fit` makes a new one
+            model.train_function = None
         model.fit(
             _in_parts(batches, parts),
             initial_epoch=start.epoch,
