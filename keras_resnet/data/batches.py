@@ -59,8 +59,8 @@ def train_batches(
         epoch: the epoch to start in. An epoch has `steps_per_epoch` batches; the images
             left over, too few for a batch, are dropped. Each image occurs at most once
             in an epoch; with `repeats=n` it occurs n times in a row, and the epoch has
-            1/n as many different images. With `sampling="balanced"` it is as
-            `_balanced` says.
+            1/n as many different images. With `sampling="balanced"` each class has as
+            many places in the epoch, and images of rare classes occur several times.
         step: the batch of that epoch to start with; earlier batches are not read.
         slice_of: (index, count), to read only this slice of each batch: the slices of
             all `count` processes make up the batch of (0, 1), with the same draws.
@@ -72,8 +72,7 @@ def train_batches(
         may blend them; labels float32 [B, K], one-hot, several or mixed. For detection
         they are {"boxes": float32 [B, M, 4], "labels": float32 [B, M]}, boxes as (left,
         top, right, bottom) in pixels, with labels of -1 that fill up; for segmentation
-        int32
-        [B, S, S], with 255 for pixels without a label.
+        int32 [B, S, S], with 255 for pixels without a label.
 
     Raises:
         DataError: there is no training split, or it has fewer images than a batch, or
@@ -249,9 +248,9 @@ def eval_batches(
             is then filled up with images of weight zero, and weights are yielded too.
 
     Yields:
-        (images, labels): uint8 [B, S, S, 3], float32 [B, K], or boxes or masks
-        as in `train_batches`; and weights float32 [B] with `slice_of`, 0 for what fills
-        a batch up.
+        (images, labels): uint8 [B, S, S, 3], float32 [B, K], or boxes or masks as in
+        `train_batches`; and weights float32 [B] with `slice_of`, 0 for what fills a
+        batch up.
 
     Raises:
         DataError: the source does not have this split.

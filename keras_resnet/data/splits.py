@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import hashlib
 import json
@@ -144,9 +145,10 @@ class Files(Split):
         return np.array(self.labels, np.int64)
 
     def take(self, numbers: np.ndarray) -> Files:
-        return Files(
-            tuple(self.files[i] for i in numbers),
-            tuple(self.labels[i] for i in numbers),
+        return dataclasses.replace(
+            self,
+            files=tuple(self.files[i] for i in numbers),
+            labels=tuple(self.labels[i] for i in numbers),
         )
 
     def identity(self) -> list:
@@ -181,13 +183,6 @@ class Tagged(Files):
         raise DataError(
             "class_weights, sampling: are for one label an image, and the data has "
             "several; leave them out"
-        )
-
-    def take(self, numbers: np.ndarray) -> Tagged:
-        return Tagged(
-            tuple(self.files[i] for i in numbers),
-            tuple(self.labels[i] for i in numbers),
-            self.classes,
         )
 
 

@@ -14,7 +14,7 @@ from keras_resnet.data.sources import SourceLike
 from keras_resnet.errors import DataError, ModelError
 from keras_resnet.evaluate.evaluation import check_classes
 from keras_resnet.evaluate.measures import TagTally, Tally
-from keras_resnet.evaluate.views import padded, to_probabilities
+from keras_resnet.evaluate.views import padded, sigmoid, to_probabilities
 from keras_resnet.files import atomic_write, sha256, write_whole
 from keras_resnet.model import rebuild
 from keras_resnet.runs import layout
@@ -47,7 +47,7 @@ def find_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     def slope(inverse: float) -> float:
         """Of the cross-entropy, by 1 / T."""
         if several:
-            return float(np.mean(shifted * (_sigmoid(inverse * shifted) - labels)))
+            return float(np.mean(shifted * (sigmoid(inverse * shifted) - labels)))
         odds = np.exp(inverse * shifted)
         return float(np.mean((odds * shifted).sum(1) / odds.sum(1) - true))
 
@@ -116,7 +116,7 @@ def calibrate(
     calibrated = rebuild(net, policy, classifier_activation=info.probability)
     if info.several_labels:  # the same decisions
         before = np.array(info.thresholds)
-        thresholds = _sigmoid((np.log(before) - np.log1p(-before)) / temperature)
+        thresholds = sigmoid((np.log(before) - np.log1p(-before)) / temperature)
         calibrated.info = calibrated.info.replace(thresholds=tuple(thresholds.tolist()))
     report = {
         "temperature": temperature,
@@ -137,10 +137,6 @@ def write_calibrated(model: Any, run: Path) -> Path:
         done.setdefault("sha256", {})[path.name] = sha256(path)
         write_whole(run / layout.FINISHED, json.dumps(done))
     return path
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))
 
 
 def _measures(logits: np.ndarray, truth: np.ndarray, info: Any) -> dict[str, float]:

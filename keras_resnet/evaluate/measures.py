@@ -52,6 +52,7 @@ class Tally:
         self.confidence = np.zeros(BINS)  # sum by bin
         # all probabilities and true classes; None if they are too many
         self.scores: list[tuple[np.ndarray, np.ndarray]] | None = []
+        self.kept = 0  # probabilities in `scores`
 
     def add(self, probabilities: np.ndarray, truth: np.ndarray) -> None:
         """Adds a batch.
@@ -78,7 +79,8 @@ class Tally:
         self.confidence += np.bincount(bins, confidence, BINS)
         if self.scores is not None:
             self.scores.append((probabilities, truth))
-            if sum(scores.size for scores, _ in self.scores) > _SCORES:
+            self.kept += probabilities.size
+            if self.kept > _SCORES:
                 self.scores = None
 
     def result(self, class_names: Sequence[str]) -> dict[str, Any]:

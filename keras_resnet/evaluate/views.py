@@ -165,9 +165,14 @@ class MultiScale:
 def to_probabilities(logits: np.ndarray, info: ModelInfo) -> np.ndarray:
     """Returns the probabilities of the logits of a model, along the last axis."""
     if info.several_labels:
-        return 1 / (1 + np.exp(-logits))
+        return sigmoid(logits)
     exponents = np.exp(logits - logits.max(-1, keepdims=True))
     return exponents / exponents.sum(-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Returns the sigmoid of each logit."""
+    return 1 / (1 + np.exp(-logits))
 
 
 def _is_pixels(value: Any) -> bool:
