@@ -13,6 +13,7 @@ import click
 from keras_resnet import serve as serving
 from keras_resnet.cli.base import complain, group, json_option, print_result
 from keras_resnet.errors import ServeError
+from keras_resnet.export.numbering import model_name
 from keras_resnet.serve import Settings
 
 _DEFAULTS = Settings("any")
@@ -113,8 +114,6 @@ def serve(
     If tensorflow_model_server or docker is installed, this only prints the command that
     serves with TensorFlow Serving, which is recommended for production.
     """
-
-    from keras_resnet.export.tf_serving import model_name
 
     def announce(url: str, version: int) -> None:
         if as_json:

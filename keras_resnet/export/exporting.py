@@ -22,6 +22,7 @@ from keras_resnet.export.description import write_description
 from keras_resnet.export.engines import open_engine
 from keras_resnet.export.folding import fold_batch_norm
 from keras_resnet.export.formats import brief, check_format
+from keras_resnet.export.numbering import model_name
 from keras_resnet.export.publishing import check_versions, partial_folder, publish
 from keras_resnet.export.signatures import TOP_K, write_saved_model
 from keras_resnet.model import ResNet, in_float32, note_random_weights, rebuild
@@ -181,7 +182,7 @@ def _write_for_serving(
     }
     tf_serving.write_beside(folder, variables)
     if warm_up or (warm_up is None and tf_serving.can_warm_up()):
-        tf_serving.write_warm_up(version, tf_serving.model_name(folder), images[0])
+        tf_serving.write_warm_up(version, model_name(folder), images[0])
     elif warm_up is None:
         say(
             "no warm-up requests, since tensorflow-serving-api is not installed: a "

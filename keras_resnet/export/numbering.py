@@ -1,8 +1,9 @@
-"""Finds the numbered versions of a model folder by the rules of TensorFlow Serving."""
+"""Versions and names of model folders, by the rules of TensorFlow Serving."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 LAST = 2**63 - 1  # TensorFlow Serving's version numbers are 64-bit integers
@@ -36,3 +37,8 @@ def version_folders(folder: str | os.PathLike[str]) -> dict[int, Path]:
 def versions(folder: str | os.PathLike[str]) -> list[int]:
     """Returns the version numbers in a model folder in ascending order."""
     return list(version_folders(folder))
+
+
+def model_name(folder: str | os.PathLike[str]) -> str:
+    """Returns the folder's name with _ for characters that model names do not allow."""
+    return re.sub(r"[^\w.-]+", "_", Path(folder).resolve().name, flags=re.ASCII)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.export.numbering import model_name
 from keras_resnet.files import atomic_write
 from keras_resnet.info import ModelInfo
 
@@ -96,11 +96,6 @@ def said_of(info: ModelInfo, top: int) -> dict[str, str]:
         "show": 'print(dict(zip(answer["top_classes"], answer["top_probabilities"])))',
         "first": "top_classes",
     }
-
-
-def model_name(folder: str | os.PathLike[str]) -> str:
-    """Returns the folder's name with _ for characters that model names do not allow."""
-    return re.sub(r"[^\w.-]+", "_", Path(folder).resolve().name, flags=re.ASCII)
 
 
 def can_warm_up() -> bool:
