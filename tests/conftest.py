@@ -240,13 +240,17 @@ def quick(exported, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def exports(trained, exported, tmp_path_factory):
-    """{(format, precision): DIR} of the tiny trained net, each with version 1."""
-    from keras_resnet.export import converters, formats, signatures
+def exports(trained, exported, folder, tmp_path_factory):
+    """{(format, precision): DIR} of the tiny trained net, each with version 1.
+
+    LiteRT's int8 is that of weights alone, and the others' is calibrated.
+    """
+    from keras_resnet.export import converters, formats, quantizing, signatures
     from keras_resnet.export.description import write_description
     from keras_resnet.export.folding import fold_batch_norm
 
     root, folders, model = tmp_path_factory.mktemp("exports"), {}, trained[1]
+    calibration = converters.Calibration(quantizing.divide(folder, model)[0])
     for kind, precisions in formats.FORMATS.items():
         for precision in precisions:
             version = root / f"{kind}-{precision}" / "1"
@@ -260,7 +264,9 @@ def exports(trained, exported, tmp_path_factory):
                 write_description(version / "assets", model.info, kind, precision)
             else:
                 version.mkdir()
-                converters.write(model, version, kind, precision)
+                calibrated = precision == "int8" and kind != "litert"
+                some = calibration if calibrated else None
+                converters.write(model, version, kind, precision, some)
                 write_description(version, model.info, kind, precision)
     return folders
 

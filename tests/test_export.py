@@ -233,7 +233,12 @@ def test_own_pictures_are_compared(trained, quick, folder, tmp_path):
         ({"precision": "float16"}, "precision='float16' with format='savedmodel': mus"),
         (
             {"precision": "int8", "format": "onnx"},
-            "precision='int8' with format='onnx': must be one of float32",
+            "precision='int8' with format='onnx': needs images to calibrate on; give",
+        ),
+        ({"calibrate": "photos"}, "calibrate: is for precision='int8', not 'float32'"),
+        (
+            {"precision": "int8", "format": "litert", "most_loss": -1},
+            "most_loss=-1: must be points, from 0 to 100",
         ),
         ({"warm_up": True, "format": "onnx"}, "warm_up=True with format='onnx'"),
     ],

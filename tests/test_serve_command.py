@@ -325,9 +325,24 @@ def test_stop_is_not_delayed_by_what_never_ends(tmp_path):
         assert line == "some requests did not end in time; stopped without them"
 
 
-def test_server_imports_no_python_of_tensorflow():
-    program = (
-        "import sys, keras_resnet.serve.server\n"
-        "assert not {'tensorflow', 'keras', 'keras_resnet.layers'} & {*sys.modules}"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
+_BARE = """
+import os, sys
+from keras_resnet import cli, serve
+
+run = serve.run
+
+def check(url, version):
+    found = {"tensorflow", "keras", "keras_resnet.layers"} & {*sys.modules}
+    os._exit(1 if found else 42)
+
+serve.run = lambda folder, settings, host, port, announce: run(
+    folder, settings, host, port, check
+)
+sys.argv = ["keras-resnet", "serve", sys.argv[1], "--here", "--port", "0"]
+cli.main()
+"""
+
+
+def test_command_imports_no_python_of_tensorflow(two_versions):
+    words = [sys.executable, "-c", _BARE, two_versions]
+    assert subprocess.run(words).returncode == 42

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from resume_program import RECIPE
 from runs import differing, final, stop
+from serving import ask_bytes, serving
 from test_devices import BACKENDS, run_on
 
 import keras_resnet
@@ -175,6 +176,12 @@ def test_calibrated_model_decides_the_same_and_is_exported(run, table, tmp_path)
         assert ours["labels"] == theirs["labels"]
         assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-4)
     assert any(len(row["labels"]) > 1 for row in before)
+    with serving(exported.parent) as client:
+        rows = ask_bytes(client, *(file.read_bytes() for file in files)).json()
+    for ours, theirs in zip(rows["predictions"], after):
+        assert ours["ok"]
+        likely = [theirs["probabilities"][theirs["classes"].index(it)] for it in NAMES]
+        assert ours["probabilities"] == pytest.approx(likely, abs=1e-4)
     ours, theirs = evaluate.run(calibrated, table), evaluate.run(engine, table)
     assert ours["loss"] == pytest.approx(report["after"]["loss"], abs=1e-5)
     assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)

@@ -34,11 +34,14 @@ PRODUCT = 4096  # the side of matrices, for the machine's peak
 RATE = "pictures/s"
 # root of the mean squared difference from plain Keras's float32 in a logarithm of a
 # probability, of the deviation of these: another net's is above 1
-TOLERANCES = {"float32": 1e-3, "bfloat16": 0.3}
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.3, "int8": 0.5}
+CALIBRATED = 64  # images that int8 is calibrated on
 GOALS = [  # batch, side, against, goal
     (16, "ours bfloat16", "plain Keras float32", 4.0),
     (1, "ours bfloat16", "plain Keras float32", 2.5),
     (16, "ours float32", "plain Keras float32", 1.1),
+    (16, "ours int8, OpenVINO", "ours float32", 2.0),
+    (1, "ours int8, OpenVINO", "ours float32", 2.0),
     (16, "ours bfloat16", "KerasHub bfloat16", 2.0),
     (16, "ours bfloat16", "KerasHub bfloat16, predict", 2.0),
     (16, "ours float32", "KerasHub float32", 2.0),
@@ -71,8 +74,9 @@ def _measure(
     sides = []
     for name in answers:
         spread = turns.spread(answers, name, RATE)
-        peak = peaks["products bfloat16" if "bfloat16" in name else "products float32"]
-        share = {} if name in PEAKS else {"of peak": 2 * GMACS * spread[RATE] / peak}
+        peak = peaks.get(f"products {precision_of(name)}")
+        share = {"of peak": 2 * GMACS * spread[RATE] / peak} if peak else {}
+        share = {} if name in PEAKS else share
         sides.append({"side": name, **spread, **share})
     ratios = [
         {"side": name, "against": base, **turns.ratios(answers, name, base, RATE)}
@@ -111,15 +115,20 @@ def write(folder: Path) -> None:
     plain = rebuild(model, config=config)
     np.save(folder / "answers.npy", plain.predict(images, verbose=0))
     _export_plainly(plain, folder / "plain Keras float32")
-    folded = {name: export.fold_batch_norm(model, name) for name in TOLERANCES}
+    folded = {name: export.fold_batch_norm(model, name) for name in FLOATS}
     for precision, net in folded.items():
         signatures.write_saved_model(net, folder / f"ours {precision}")
+    seen = random.uniform(0, 255, (CALIBRATED, SIZE, SIZE, 3)).astype(np.uint8)
+    calibrations = {"float32": None, "int8": converters.Calibration(seen)}
     for format in ("onnx", "openvino"):
-        (folder / format).mkdir()
-        try:
-            converters.write(folded["float32"], folder / format, format)
-        except ModelError as error:
-            print(error, file=sys.stderr)
+        for precision, calibration in calibrations.items():
+            about = (format, precision, calibration)
+            (folder / f"{format} {precision}").mkdir()
+            try:
+                net = folded["float32"]
+                converters.write(net, folder / f"{format} {precision}", *about)
+            except ModelError as error:
+                print(error, file=sys.stderr)
     for precision in ("float32", "bfloat16"):
         try:
             hub = keras_hub(precision)
@@ -178,7 +187,8 @@ def exported(format: str, precision: str, folder: Path) -> Work:
     from keras_resnet.export import formats, runtimes
 
     try:
-        path = folder / format / formats.FILES[format]
+        stored = "int8" if precision == "int8" else "float32"
+        path = folder / f"{format} {stored}" / formats.FILES[format]
         return runtimes.start(format, path, precision)[1]
     except ModelError as error:
         raise ImportError(error) from error
@@ -222,10 +232,17 @@ def products(dtype: str, folder: Path) -> Work:
     return lambda images: (left @ right)[0, 0].numpy()
 
 
-PEAKS = {f"products {dtype}": partial(products, dtype) for dtype in TOLERANCES}
+def precision_of(side: str) -> str:
+    return next(name for name in TOLERANCES if name in side)
+
+
+FLOATS = ("float32", "bfloat16")
+PEAKS = {f"products {dtype}": partial(products, dtype) for dtype in FLOATS}
 SIDES: dict[str, Callable] = PEAKS | {
     "ours float32": partial(saved_model, "ours float32"),
     "ours bfloat16": partial(saved_model, "ours bfloat16"),
+    "ours int8, OpenVINO": partial(exported, "openvino", "int8"),
+    "ours int8, ONNX Runtime": partial(exported, "onnx", "int8"),
     "plain Keras float32": partial(saved_model, "plain Keras float32"),
     "KerasHub float32": partial(saved_model, "KerasHub float32"),
     "KerasHub bfloat16": partial(saved_model, "KerasHub bfloat16"),
@@ -263,7 +280,7 @@ def main() -> None:
         if name not in PEAKS and "Hub" not in name:
             truth = np.log(np.load(folder / "answers.npy")[: len(images)])
             off = np.sqrt(np.square(np.log(answer) - truth).mean()) / truth.std()
-            if not off <= TOLERANCES["bfloat16" if "bfloat16" in name else "float32"]:
+            if not off <= TOLERANCES[precision_of(name)]:
                 raise ValueError(f"{name}: its answers are off by {off:.1e}")
             print(f"off by {off:.1e}", file=sys.stderr)
         amount = 2e-9 * PRODUCT**3 if name in PEAKS else len(images)

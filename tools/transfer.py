@@ -193,19 +193,20 @@ def _scene(split: str, draw: np.random.Generator) -> Scene:
     return scene
 
 
-def digits(seed: int) -> dict[str, Any]:
+def digits(seed: int, side: int = CLASSIFIED) -> dict[str, Any]:
     """One digit a picture, to be classified; the seed draws the training pictures."""
+    smallest = SIZES[0] * side // CLASSIFIED
     _, labels, names = _shapes()
     found: dict[str, Any] = {"class_names": names}
     for split, indices in held_out().items():
         draw = np.random.default_rng((seed, 2) if split == "train" else 2)
         indices = np.repeat(indices, COPIES)
-        images = np.stack([crop(split, CLASSIFIED, draw) for _ in indices])
+        images = np.stack([crop(split, side, draw) for _ in indices])
         for image, index in zip(images, indices, strict=True):
-            size = int(draw.integers(SIZES[0], CLASSIFIED + 1))
+            size = int(draw.integers(smallest, side + 1))
             height, width = (cover := ink(index, size)).shape
-            top = int(draw.integers(CLASSIFIED - height + 1))
-            left = int(draw.integers(CLASSIFIED - width + 1))
+            top = int(draw.integers(side - height + 1))
+            left = int(draw.integers(side - width + 1))
             paint(image[top : top + height, left : left + width], cover, draw)
         found[split] = images, labels[indices]
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,7 +16,7 @@ from keras_resnet.cli.base import (
     plain,
     print_result,
 )
-from keras_resnet.export.formats import FORMATS
+from keras_resnet.export.formats import FORMATS, MOST_LOSS
 from keras_resnet.runs import layout
 
 
@@ -47,6 +48,19 @@ from keras_resnet.runs import layout
     help="Whether to write requests with which TensorFlow Serving warms up; by default "
     "if tensorflow-serving-api is installed.",
 )
+@click.option(
+    "--calibrate",
+    metavar="DATA",
+    help="Data set with the model's classes, for int8: activations get the ranges that "
+    "they have on its images, and the accuracy before and after is compared.",
+)
+@click.option(
+    "--most-loss",
+    type=click.FloatRange(0, 100),
+    default=MOST_LOSS,
+    show_default=True,
+    help="Percentage points of top-1 that int8 may lose.",
+)
 @calibrated_option
 @json_option
 def export(
@@ -56,6 +70,8 @@ def export(
     precision: str,
     picture: tuple[Path, ...],
     warm_up: bool | None,
+    calibrate: str | None,
+    most_loss: float,
     calibrated: bool,
     as_json: bool,
 ) -> None:
@@ -66,15 +82,17 @@ def export(
 
     lines: list[str] = []
     net = open_model(layout.calibrated(model) if calibrated else model)
-    version = exporting.save(
-        net, folder, kind, precision, picture, warm_up, lines.append
-    )
-    result = {
+    about = (kind, precision, picture, warm_up, lines.append)
+    version = exporting.save(net, folder, *about, calibrate, most_loss)
+    written = read_description(version)
+    result: dict[str, Any] = {
         "path": str(version),
         "format": kind,
         "precision": precision,
-        "difference": read_description(version).difference,
+        "difference": written.difference,
     }
+    if written.accuracy:
+        result["accuracy"] = dataclasses.asdict(written.accuracy)
     print_result(result, as_json, *lines, f"{kind} in {plain(version)}")
 
 

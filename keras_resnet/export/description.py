@@ -14,7 +14,40 @@ from keras_resnet.export.formats import FORMATS, brief
 from keras_resnet.info import ModelInfo, parse
 
 DESCRIPTION = "model.json"  # beside an exported model; a SavedModel's is in assets/
+_MEASURES = {"top1": "top-1", "micro_f1": "micro F1"}
 _MAX_BYTES = 2**24  # 16 MiB; the names of 20,000 classes take about 1 MiB
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The accuracy of a model before and after quantization, on the same images."""
+
+    measure: str  # "top1"; or "micro_f1", for several labels
+    float32: float  # in [0, 1]
+    int8: float
+    examples: int
+
+    @classmethod
+    def from_json(cls, content: Any) -> Accuracy:
+        """The Accuracy of its JSON; raises a ValueError or TypeError for another."""
+        accuracy = cls(**content)
+        numbers = (accuracy.float32, accuracy.int8, accuracy.examples)
+        if accuracy.measure not in _MEASURES or not all(
+            isinstance(number, float | int) for number in numbers
+        ):
+            raise ValueError(f"accuracy={content!r}")
+        return accuracy
+
+    @property
+    def lost(self) -> float:
+        """What was lost, in percentage points; negative if it was gained."""
+        return 100 * (self.float32 - self.int8)
+
+    def __str__(self) -> str:
+        return (
+            f"{_MEASURES[self.measure]} {100 * self.int8:.2f} % of {self.examples} "
+            f"held-out images, {100 * self.float32:.2f} % in float32"
+        )
 
 
 @dataclass(frozen=True)
@@ -25,6 +58,7 @@ class Description:
     precision: str
     info: ModelInfo
     difference: float | None = None  # the largest |p - p'| at export
+    accuracy: Accuracy | None = None  # of an int8 export that was calibrated
 
 
 def write_description(
@@ -33,6 +67,7 @@ def write_description(
     format: str,
     precision: str = "float32",
     difference: float | None = None,
+    accuracy: Accuracy | None = None,
 ) -> None:
     """Writes the model.json of an exported model.
 
@@ -42,6 +77,7 @@ def write_description(
         format: one of `formats.FORMATS`.
         precision: one of `formats.FORMATS[format]`.
         difference: the largest difference of probabilities that `comparing` found.
+        accuracy: before and after quantization.
     """
     info = info.replace(dtype_policy="float32", input_shape=None)
     if info.gives_logits:
@@ -50,6 +86,8 @@ def write_description(
     content["info"] = dataclasses.asdict(info)
     if difference is not None:
         content["difference"] = difference
+    if accuracy is not None:
+        content["accuracy"] = dataclasses.asdict(accuracy)
     Path(folder, DESCRIPTION).write_text(json.dumps(content, indent=1))
 
 
@@ -80,7 +118,9 @@ def read_description(folder: str | os.PathLike[str]) -> Description:
             raise ValueError(f"difference={difference!r}")
         info = ModelInfo.from_json(content["info"])
         _check_exportable(info)
-        return Description(format, precision, info, difference)
+        found = content.get("accuracy")
+        accuracy = None if found is None else Accuracy.from_json(found)
+        return Description(format, precision, info, difference, accuracy)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DescriptionError(
             f"{path}: describes no export of keras_resnet ({brief(error)})"

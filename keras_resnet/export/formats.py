@@ -15,22 +15,35 @@ INPUT, OUTPUT = "images", "probabilities"  # the tensors of every format
 # {format: its precisions, the default first}
 FORMATS = {
     "savedmodel": ("float32", "bfloat16"),
-    "onnx": ("float32",),
-    "openvino": ("float32", "bfloat16"),
-    "litert": ("float32", "int8"),  # int8 means "dynamic range" quantization
+    "onnx": ("float32", "int8"),
+    "openvino": ("float32", "bfloat16", "int8"),
+    "litert": ("float32", "int8"),
 }
+MOST_LOSS = 0.5  # percentage points of top-1 that an int8 export may lose
 FILES = {
     "savedmodel": "saved_model.pb",
     "onnx": "model.onnx",
     "openvino": "model.xml",
     "litert": "model.tflite",
 }
+SERVED = ("onnx", "openvino")  # by `keras-resnet serve`, besides a SavedModel
+FRAME = "frame"  # the folder of the SavedModel that reads files and names classes
 
 
 def check_format(
-    format: str, precision: str, allowed: Container[str] = FORMATS.keys()
+    format: str,
+    precision: str,
+    allowed: Container[str] = FORMATS.keys(),
+    calibrated: bool = False,
 ) -> None:
-    """Raises a ModelError if the format is not allowed or lacks the precision."""
+    """Raises a ModelError if these do not go together.
+
+    Args:
+        format: the format, which must be one of `allowed`.
+        precision: must be one of the format's.
+        allowed: names of formats.
+        calibrated: whether there are images to calibrate on.
+    """
     if format not in allowed:
         names = ", ".join(name for name in FORMATS if name in allowed)
         raise ModelError(f"format={format!r}: must be one of {names}")
@@ -38,6 +51,15 @@ def check_format(
         raise ModelError(
             f"precision={precision!r} with format={format!r}: must be one of "
             f"{', '.join(FORMATS[format])}"
+        )
+    if calibrated and precision != "int8":
+        raise ModelError(
+            f"calibrate: is for precision='int8', not {precision!r}; leave it out"
+        )
+    if precision == "int8" and not calibrated and format != "litert":
+        raise ModelError(
+            f"precision='int8' with format={format!r}: needs images to calibrate on; "
+            "give a data set as calibrate (--calibrate DATA)"
         )
 
 

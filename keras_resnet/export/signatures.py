@@ -20,6 +20,7 @@ from keras_resnet.transfer import load_square
 
 TOP_K = 5
 _PARALLEL = 8  # images that are decoded in parallel
+_ENCODED = tf.TensorSpec([None], tf.string, "image_bytes")
 
 
 def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
@@ -31,9 +32,7 @@ def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
         path: the folder to create.
     """
     size, is_transfer = model.info.protocol.size, model.info.task != "classify"
-    # the original bytes of folder names, which may not be UTF-8
-    names = tf.constant([os.fsencode(name) for name in class_names(model)])
-    top = min(TOP_K, model.info.classes)
+    rank = _ranker(model)
     load = guarded_loader(
         model.info.protocol, load_square if is_transfer else _load_crop
     )
@@ -50,15 +49,7 @@ def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
             sizes = [tf.maximum(it, 1) for it in sizes]
             outputs = other_tasks.in_pictures(model, outputs, *sizes)
             return {**{k: _blank(it, ok) for k, it in outputs.items()}, "ok": ok}
-        # rows that could not be decoded must not get a class
-        probabilities = tf.where(ok[:, None], outputs[OUTPUT], 0)
-        likeliest, places = tf.math.top_k(probabilities, top)
-        return {
-            OUTPUT: probabilities,
-            "top_classes": tf.where(ok[:, None], tf.gather(names, places), ""),
-            "top_probabilities": likeliest,
-            "ok": ok,
-        }
+        return rank(outputs[OUTPUT], ok)
 
     answer = trace(model).get_concrete_function()  # once, not in each signature
 
@@ -71,23 +62,66 @@ def write_saved_model(model: ResNet, path: str | os.PathLike[str]) -> None:
         images = tf.ensure_shape(images, [None, size, size, 3])
         return {name: it[:count] for name, it in answer(images).items()}
 
-    encoded = tf.TensorSpec([None], tf.string, "image_bytes")
     module = tf.Module()
     # TensorFlow's own variables, because Keras's would be written twice
     module.kept = [native(variable) for variable in model.variables]
-    tf.saved_model.save(
-        module,
-        str(path),
-        {
-            signature.__name__: tf.function(
-                signature, input_signature=[spec], autograph=False
-            )
-            for signature, spec in (
-                (serving_default, _pixels(model)),
-                (serving_bytes, encoded),
-            )
-        },
-    )
+    _save(module, path, (serving_default, _pixels(model)), (serving_bytes, _ENCODED))
+
+
+def write_frame(model: ResNet, path: str | os.PathLike[str]) -> None:
+    """Writes a SavedModel of what `serving_bytes` does before and after the net.
+
+    With it, `served.ServedEngine` answers as a SavedModel of the model would. It has
+    the signatures decode, from image_bytes to images uint8 [None, S, S, 3] and ok; and
+    rank, from probabilities and ok to the outputs of serving_bytes.
+
+    Args:
+        model: a classifier.
+        path: the folder to create.
+    """
+    load, ranked = guarded_loader(model.info.protocol, _load_crop), _ranker(model)
+
+    def decode(image_bytes: Any) -> dict[str, Any]:
+        (images,), ok = load(image_bytes)
+        return {INPUT: images, "ok": ok}
+
+    def rank(probabilities: Any, ok: Any) -> dict[str, Any]:
+        return ranked(probabilities, ok)
+
+    likely = tf.TensorSpec([None, model.info.classes], tf.float32, OUTPUT)
+    good = tf.TensorSpec([None], tf.bool, "ok")
+    _save(tf.Module(), path, (decode, _ENCODED), (rank, likely, good))
+
+
+def _save(
+    module: Any, path: str | os.PathLike[str], *signatures: tuple[Any, ...]
+) -> None:
+    """Writes functions of tensors as signatures; each is followed by its inputs."""
+    functions = {
+        answer.__name__: tf.function(answer, input_signature=specs, autograph=False)
+        for answer, *specs in signatures
+    }
+    tf.saved_model.save(module, str(path), functions)
+
+
+def _ranker(model: ResNet) -> Callable[[Any, Any], dict[str, Any]]:
+    """Returns a function from probabilities and ok to the outputs of serving_bytes."""
+    # the original bytes of folder names, which may not be UTF-8
+    names = tf.constant([os.fsencode(name) for name in class_names(model)])
+    top = min(TOP_K, model.info.classes)
+
+    def rank(probabilities: Any, ok: Any) -> dict[str, Any]:
+        # rows that could not be decoded must not get a class
+        probabilities = tf.where(ok[:, None], probabilities, 0)
+        likeliest, places = tf.math.top_k(probabilities, top)
+        return {
+            OUTPUT: probabilities,
+            "top_classes": tf.where(ok[:, None], tf.gather(names, places), ""),
+            "top_probabilities": likeliest,
+            "ok": ok,
+        }
+
+    return rank
 
 
 def _blank(values: Any, ok: Any) -> Any:

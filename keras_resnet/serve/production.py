@@ -5,6 +5,8 @@ import shutil
 import subprocess
 
 from keras_resnet import onednn
+from keras_resnet.export.formats import FILES
+from keras_resnet.export.numbering import version_folders
 
 # The environment of a server. The first variable enables oneDNN where TensorFlow does
 # not (see onednn.py). The second promises that variables do not change, so that oneDNN
@@ -25,8 +27,12 @@ def command(
         port: the port for REST; None or 0: 8501.
 
     Returns:
-        None if neither tensorflow_model_server nor docker can run.
+        None if neither tensorflow_model_server nor docker can run, or if no version is
+        a SavedModel.
     """
+    found = version_folders(folder).values()
+    if not any((version / FILES["savedmodel"]).is_file() for version in found):
+        return None
     path, port = os.path.abspath(folder), port or _PORT  # 0 would disable REST
     settings = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
     if shutil.which("tensorflow_model_server"):

@@ -15,7 +15,7 @@ from typing import Any
 
 from keras_resnet.errors import SavedModelError
 from keras_resnet.export.numbering import version_folders
-from keras_resnet.export.savedmodel import SavedModel
+from keras_resnet.export.served import open_served
 from keras_resnet.serve import answers
 from keras_resnet.serve.batching import Batcher, Pool
 from keras_resnet.serve.loading import Files, list_files, load_and_run
@@ -78,7 +78,7 @@ class Versions:
         self,
         folder: str | os.PathLike[str],
         settings: Settings,
-        load: Callable[[Path], Any] = SavedModel,
+        load: Callable[[Path], Any] = open_served,
     ) -> None:
         self.folder, self.settings, self.metrics = Path(folder), settings, Metrics()
         self.current: Version | None = None
