@@ -76,6 +76,9 @@ def test_onnx_has_8_bits_for_weights_per_channel_and_for_activations(versions):
             assert np.abs(quantized.astype(int)).max() <= 64
             kernels += 1
     assert kernels > 5
+    last = graph.node[-1]
+    assert (last.op_type, [*last.output]) == ("Softmax", ["probabilities"])
+    assert makers[last.input[0]].op_type == "Add"
 
 
 def test_openvino_and_litert_have_8_bits_too(versions):

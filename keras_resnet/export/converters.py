@@ -99,6 +99,11 @@ def _quantize_onnx(proto: Any, path: Path, calibration: Calibration) -> Any:
     onnx = require("onnx", "onnx")
     feeds = ({INPUT: np.float32(image[None])} for image in calibration.images)
     ends = _ends((node.op_type, node.name) for node in proto.graph.node)
+    names = [node.name for node in proto.graph.node]
+    after = names[
+        names.index(ends[-1]) + 1 :
+    ]  # probabilities are no multiples of 1/255
+    kept = [*ends, *after] if calibration.float_ends else after
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         quantized = Path(scratch, "quantized.onnx")
         quantization.quantize_static(
@@ -108,7 +113,8 @@ def _quantize_onnx(proto: Any, path: Path, calibration: Calibration) -> Any:
             per_channel=True,
             # with 8 bits, sums of products overflow on processors without VNNI
             reduce_range=True,
-            nodes_to_exclude=ends if calibration.float_ends else [],
+            nodes_to_exclude=kept,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
         )
         return onnx.load(quantized)
 
