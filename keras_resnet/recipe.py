@@ -142,6 +142,12 @@ class Recipe:
         False,
         "Antialias when shrinking, as Pillow does; the paper's OpenCV does not.",
     )
+    scaled_decode: bool = _field(
+        "augmentation",
+        True,
+        "Decode large JPEGs at 1/2, 1/4 or 1/8 of their size where the crop then is at "
+        "least train_size still; in classification, and for training alone.",
+    )
     min_area: float = _field(
         "augmentation",
         0.08,
@@ -499,7 +505,10 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Recipe:
-        """A recipe from a .json, .yaml or .yml file."""
+        """A recipe from a .json, .yaml or .yml file.
+
+        A .json file without a field of `BEFORE` was written before that field.
+        """
         path = Path(path)
         try:  # JSON is YAML too
             values = read_yaml(path.read_text())
@@ -507,6 +516,8 @@ class Recipe:
             raise RecipeError(f"{path}: not a readable recipe: {error}") from error
         if not isinstance(values, dict):
             raise RecipeError(f"{path}: must hold a mapping of Recipe fields")
+        if path.suffix == ".json":
+            values = BEFORE | values
         return cls.from_dict(values)
 
 
@@ -524,6 +535,8 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
 )
+# what was done before there was a field, where its default does otherwise
+BEFORE = types.MappingProxyType({"scaled_decode": False})
 # fields that may also name a part of TensorFlow Addons, such as "tfa.AdamW"
 _OF_ADDONS = ("optimizer", "colours")
 

@@ -1,5 +1,6 @@
 """RECIPES: the published runs, and those that a user begins with.
 
+Published runs decode images in full, as their publishers did (`scaled_decode=False`).
 Where a publisher's run cannot be had exactly, no accuracy is claimed for the recipe:
 
 - `ra4` is the recipe behind timm's best weights of ResNet-18-D, -34 and -50-D. Public
@@ -29,6 +30,7 @@ _BASELINE = Recipe(  # section 2
     overrides={**_PAPER, "zero_gamma": False},
     initializer="xavier",
     precision="float32",
+    scaled_decode=False,
     mixup=0.0,
     epochs=120,
     warmup_epochs=0.0,
@@ -50,6 +52,7 @@ _BAG_OF_TRICKS = Recipe(  # section 5, without distillation: its best but one
     name="bag-of-tricks",
     overrides=_PAPER,
     initializer="xavier",
+    scaled_decode=False,
     batch_size=1024,
     smoothing="other-classes",
 )
@@ -65,6 +68,7 @@ _RSB_A1 = Recipe(  # arXiv 2110.00476 table 2, and the hyper-parameters of timm'
     overrides={"drop_path": 0.05},
     train_interpolation="bicubic",
     train_antialias=True,
+    scaled_decode=False,
     colour=0.0,
     lighting=0.0,
     mixup=0.2,
@@ -89,6 +93,7 @@ _RA4 = Recipe(
     overrides={"mean": [0.5] * 3, "std": [0.5] * 3, "dropout": 0.25},
     train_interpolation="bicubic",
     train_antialias=True,
+    scaled_decode=False,
     colour=0.0,
     lighting=0.0,
     mixup=0.0,
@@ -110,6 +115,7 @@ _RESNET_RS = [
         model=f"resnetrs{depth}",
         overrides={"dropout": dropout, "drop_path": drop_path},
         train_size=size,
+        scaled_decode=False,
         test_size=size,
         interpolation="bilinear",
         colour=0.0,
@@ -139,6 +145,7 @@ _SMALL = Recipe(  # small pictures that may not be mirrored or recoloured
     overrides={"width": 16},
     precision="float32",  # the same everywhere; so small a net gains nothing by half
     train_size=32,
+    scaled_decode=False,
     min_area=0.7,
     max_aspect=1.15,
     flip=0.0,
@@ -244,6 +251,7 @@ RECIPES = types.MappingProxyType(
             _SMALL.replace(  # does all of it run here, on this data? in seconds
                 name="smoke",
                 overrides={"width": 8, "depths": [1, 1, 1, 1]},
+                scaled_decode=True,
                 batch_size=8,
                 epochs=2,
                 base_rate=0.2,

@@ -1,17 +1,24 @@
 """Crops: evaluation's are Pillow's, training's are drawn as the paper's code draws."""
 
+import io
 import re
 
+import matplotlib.cbook as cbook
 import numpy as np
 import pytest
 import tensorflow as tf
 from checkpoints import GOLDENS
 from conftest import load_one
+from hostile_pictures import encoded
 from PIL import Image
 from scipy import stats
 
 from keras_resnet import data
-from keras_resnet.data.transforms.random_crop import draw_crops, random_window
+from keras_resnet.data.transforms.random_crop import (
+    _decode_crop,
+    draw_crops,
+    random_window,
+)
 from keras_resnet.data.transforms.resize import resize_as_pillow
 
 CROPS = sorted((GOLDENS / "pictures" / "eval").glob("*.eval_*"))
@@ -244,3 +251,88 @@ def test_pixels_are_cropped_as_their_encoding_is(tiny):
         load_one(tf.constant(image), tiny, seed),
         load_one(tf.io.encode_png(image), tiny, seed),
     )
+
+
+def grace():
+    """A photograph, uint8 [600, 512, 3]."""
+    with Image.open(
+        cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+    ) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("ratio", [1, 2, 4, 8])
+def test_smaller_decode_is_libjpegs_and_its_window_in_the_smaller_pixels(
+    ratio, progressive
+):
+    photo = encoded(grace()[:599, :505], subsampling=0, progressive=progressive)
+    with Image.open(io.BytesIO(photo)) as image:
+        if ratio > 1:
+            image.draft("RGB", (505 // ratio, 599 // ratio))
+        whole = np.asarray(image)
+    assert whole.shape[:2] == (-(-599 // ratio), -(-505 // ratio))
+    random = np.random.default_rng(ratio)
+    windows = [(0, 0, 599, 505), (591, 497, 8, 8), (3, 4, 300, 8)]
+    for _ in range(20):
+        height, width = random.integers(8, (600, 506))
+        top, left = random.integers(0, (600 - height, 506 - width))
+        windows.append((top, left, height, width))
+    for window in np.array(windows, np.int32):
+        part = _decode_crop(tf.constant(photo), tf.constant(window), ratio).numpy()
+        edges = np.concatenate([window[:2], window[:2] + window[2:]]) / ratio
+        top, left, bottom, right = np.floor(edges + 0.5).astype(int)
+        assert part.shape[0] >= window[2] // ratio
+        assert part.shape[1] >= window[3] // ratio
+        np.testing.assert_array_equal(part, whole[top:bottom, left:right])
+
+
+def test_crops_below_twice_the_train_size_are_decoded_in_full(tiny):
+    photo = encoded(grace(), quality=92)
+    on, off = tiny.replace(min_area=0.05), tiny.replace(scaled_decode=False)
+    off = off.replace(min_area=0.05)
+    seen = set()
+    for size in (90, 150):
+        for index in range(12):
+            seed = tf.constant([size, index], tf.int64)
+            crop = draw_crops(on, 1, seed)[0]
+            window = random_window(tf.constant([600, 512]), on, crop).numpy()
+            smaller = min(window[2:]) >= 2 * size
+            pair = [
+                load_one(photo, it.replace(train_size=size), seed) for it in (on, off)
+            ]
+            assert (levels_apart(*pair).max() > 0) == smaller
+            seen.add((size, bool(smaller)))
+    assert seen == {(90, True), (90, False), (150, True), (150, False)}
+
+
+def test_only_jpegs_are_decoded_smaller(tiny):
+    image = grace()
+    seed = tf.constant([0, 0], tf.int64)
+    for given in (encoded(image, "png"), tf.constant(image)):
+        on, off = (
+            load_one(given, tiny.replace(scaled_decode=it), seed)
+            for it in (True, False)
+        )
+        np.testing.assert_array_equal(on, off)
+
+
+# crops of 281 to 512 pixels to 64: a window is off by up to half a pixel of the smaller
+# image, and without antialias most pixels are skipped where libjpeg averages them
+@pytest.mark.parametrize(
+    ("antialias", "mean", "psnr"), [(True, 4.0, 31.0), (False, 9.5, 23.0)]
+)
+def test_training_picture_of_a_smaller_decode_is_near(antialias, mean, psnr, tiny):
+    photo = encoded(grace(), quality=92)
+    recipe = tiny.replace(train_size=64, min_area=0.3, train_antialias=antialias)
+    apart = []
+    for index in range(24):
+        seed = tf.constant([1, index], tf.int64)
+        pair = [
+            load_one(photo, recipe.replace(scaled_decode=it), seed)
+            for it in (True, False)
+        ]
+        apart.append(levels_apart(*pair))
+    decibels = [10 * np.log10(255**2 / np.mean(it**2.0)) for it in apart]
+    assert np.mean(apart) < mean
+    assert np.mean(decibels) > psnr

@@ -13,10 +13,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import COLOURS, write_picture
 from resume_program import RECIPE
 
 from keras_resnet import data as pictures
 from keras_resnet import evaluate, open_model, train
+from keras_resnet.errors import RunError
 from keras_resnet.runs.status import status
 
 FORMER = Path(__file__).parent / "goldens" / "former"
@@ -71,6 +73,34 @@ def test_run_that_was_stopped_goes_on_from_its_step(data, tmp_path):
         for number, weight in enumerate(model.weights):
             expected = answers[f"weight{number:02d}"]
             np.testing.assert_allclose(weight, expected, atol=2e-3, err_msg=weight.path)
+
+
+def test_run_without_scaled_decode_goes_on_without_it(tiny, tmp_path):
+    folder = tmp_path / "large"
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        for index in range(4):
+            split = "train" if index else "val"
+            file = folder / split / name / f"{index}.jpg"
+            write_picture(file, colour, 10 * number + index, (100, 120))
+    recipe = tiny.replace(batch_size=4, epochs=2, warmup_epochs=0.0, min_area=0.8)
+    former, run = recipe.replace(scaled_decode=False), tmp_path / "run"
+    train.fit(former, folder, run)
+    again = shutil.copytree(run, tmp_path / "again")
+    fields = json.loads((run / "recipe.json").read_text())
+    del fields["scaled_decode"]
+    (run / "recipe.json").write_text(json.dumps(fields))
+    with pytest.raises(RunError, match="scaled_decode is False there and True here"):
+        train.is_finished(recipe, folder, again)
+    assert train.is_finished(recipe, folder, run)
+    longer = {"epochs": 4}
+    ours = train.fit(recipe.replace(**longer), folder, run)
+    theirs = train.fit(former.replace(**longer), folder, again)
+    for a, b in zip(ours.weights, theirs.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert "scaled_decode" not in json.loads((run / "recipe.json").read_text())
+    assert train.is_finished(recipe.replace(**longer), folder, run)
+    other = train.fit(recipe.replace(**longer), folder, tmp_path / "other")
+    assert not np.array_equal(other.weights[0], ours.weights[0])
 
 
 def test_records_are_the_same_data_set():

@@ -264,3 +264,21 @@ def test_resnet_strikes_back_is_as_in_its_table(name, numbers):
     assert (recipe.batch_size, recipe.optimizer, recipe.cutmix) == (2048, "lamb", 1.0)
     assert (recipe.loss, recipe.rand_augment_std) == ("binary-cross-entropy", 0.5)
     assert (recipe.test_size, recipe.crop_pct) == (224, 0.95)
+
+
+def test_published_runs_decode_in_full_and_ones_own_smaller():
+    on = [name for name, recipe in RECIPES.items() if recipe.scaled_decode]
+    assert on == ["fine-tune", "transfer", "smoke"]
+    assert Recipe().scaled_decode
+
+
+def test_saved_recipe_without_scaled_decode_is_of_a_version_that_had_it_not(tmp_path):
+    values = Recipe().to_dict()
+    del values["scaled_decode"]
+    saved, written = tmp_path / "recipe.json", tmp_path / "recipe.yaml"
+    saved.write_text(json.dumps(values))
+    written.write_text("train_size: 160")
+    assert Recipe.read(saved) == Recipe(scaled_decode=False)
+    assert Recipe.read(written) == Recipe(train_size=160)
+    saved.write_text(json.dumps(Recipe().to_dict()))
+    assert Recipe.read(saved) == Recipe()

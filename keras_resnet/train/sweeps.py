@@ -20,7 +20,7 @@ from keras_resnet.files import PARTIAL, write_whole
 from keras_resnet.recipe import FIELD_TYPES, Recipe, checked
 from keras_resnet.runs import layout
 from keras_resnet.runs.history import best_place
-from keras_resnet.train.training import fit, is_finished
+from keras_resnet.train.training import fit, former_fields, is_finished
 
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler"}  # of optuna.samplers
 _FORM = "{low: ..., high: ..., log: true or false} or {choices: [...]}"
@@ -95,7 +95,9 @@ def sweep(
     folder = Path(folder)
     source, _ = pictures.without_bad(data, recipe.max_bad_examples, task=recipe.task)
     identity = {"data_hash": source.fingerprint, "space": space, "sampler": sampler}
-    _claim(folder, recipe.to_dict() | identity)
+    former = former_fields(folder / "sweep.json")
+    recipe = recipe.replace(**former)
+    _claim(folder, recipe.to_dict() | identity, former)
     rows: list[Row] = []
     try:
         for number in range(trials):
@@ -137,7 +139,7 @@ def _checked_axis(name: str, axis: Any) -> dict[str, Any]:
     return {"low": low, "high": high, "log": log}
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
+def _claim(folder: Path, identity: dict[str, Any], former: dict[str, Any]) -> None:
     """Writes sweep.json; RunError if the folder has trials of another sweep."""
     identity, path = json.loads(json.dumps(identity)), folder / "sweep.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +148,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         raise RunError(f"{folder}: contains files, but no sweep; use an empty folder")
     if names > {path.name}:
         # with values of the fields that the sweep's version did not have yet
-        stored = Recipe().to_dict() | layout.read_json(path)
+        stored = Recipe().to_dict() | former | layout.read_json(path)
         differing = [
             f"{key} is {stored.get(key)!r} there and {value!r} here"
             for key, value in identity.items()
@@ -157,7 +159,8 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
                 f"{folder}: belongs to another sweep: {'; '.join(differing)}. Choose "
                 "another folder; only the number of trials may differ"
             )
-    write_whole(path, json.dumps(identity, indent=1))
+    kept = {name: value for name, value in identity.items() if name not in former}
+    write_whole(path, json.dumps(kept, indent=1))
 
 
 def _begun(run: Path, space: Space) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from keras_resnet.errors import DataError, RecipeError, RunError
 from keras_resnet.files import PARTIAL, write_whole
 from keras_resnet.info import ModelInfo
 from keras_resnet.opening import open_model
-from keras_resnet.recipe import Recipe
+from keras_resnet.recipe import BEFORE, Recipe
 from keras_resnet.runs import layout
 from keras_resnet.runs.checkpoints import (
     Checkpoint,
@@ -81,7 +81,8 @@ def fit(
 
     Args:
         recipe: a Recipe. To resume a run, it must equal the run's recipe, except that
-            `epochs` may be larger. The recipe's `weights` are read only until the
+            `epochs` may be larger. A run of a version before `scaled_decode` goes on
+            without it. The recipe's `weights` are read only until the
             first checkpoint is written.
         data: what `data.open_source` takes for the recipe's `task`, with the splits
             "train" and "val". Up to `recipe.max_bad_examples` images that cannot be
@@ -161,6 +162,8 @@ def fit(
         if is_finished(recipe, source, run):
             _report_early_end(run)
             return open_model(run)
+        former = former_fields(run / layout.RECIPE)
+        recipe = recipe.replace(**former)
         chosen = choose(devices, recipe)
         onednn.recommend()
         stop = processes.SharedStop() if processes.count() > 1 else Stop()
@@ -221,7 +224,8 @@ def fit(
             write_whole(run / layout.FINISHED, json.dumps(before))
         # recipe.json last, as it marks a complete run directory
         for name, content in reversed(_identity(recipe, source).items()):
-            if writes:
+            if writes:  # the fields that the run's version lacked are not added
+                content = {k: v for k, v in content.items() if k not in former}
                 write_whole(run / name, json.dumps(content, indent=1))
         for note in source.notes:
             print(f"{source.path}: {note}", file=sys.stderr)
@@ -281,8 +285,10 @@ def is_finished(recipe: Recipe, data: Any, run: str | os.PathLike[str]) -> bool:
             raise RunError(f"{run}: contains files, but no run; use an empty directory")
         return False
     differing = []
+    former = former_fields(run / layout.RECIPE)
+    recipe = recipe.replace(**former)
     # values of the fields that the run's version did not have yet
-    defaults = {layout.RECIPE: Recipe().to_dict()}
+    defaults = {layout.RECIPE: Recipe().to_dict() | former}
     source, _ = pictures.without_bad(data, recipe.max_bad_examples, task=recipe.task)
     for name, given in _identity(recipe, source).items():
         stored = {**defaults.get(name, {}), **layout.read_json(run / name)}
@@ -302,6 +308,22 @@ def is_finished(recipe: Recipe, data: Any, run: str | os.PathLike[str]) -> bool:
         )
     done = layout.finished(run)
     return done is not None and done["of"] >= recipe.epochs
+
+
+def former_fields(path: Path) -> dict[str, Any]:
+    """Values for the fields of a recipe that the version which wrote a file lacked.
+
+    Args:
+        path: recipe.json, or a file of the same fields; it need not exist.
+
+    Returns:
+        The items of `BEFORE` that the file does not have; none without a file.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    written = layout.read_json(path) if path.exists() else BEFORE
+    return {name: value for name, value in BEFORE.items() if name not in written}
 
 
 def _report_early_end(run: Path) -> None:

@@ -1,7 +1,8 @@
-"""Random crops for training; of a JPEG, only the crop is decoded."""
+"""Random crops for training; of a JPEG, only the crop is decoded, perhaps smaller."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +19,7 @@ from keras_resnet.data.transforms.randaugment import rand_augment
 from keras_resnet.data.transforms.resize import resize_as_pillow
 
 _TRIES = 10  # random crops to try before falling back to the center crop
+_RATIOS = (2, 4, 8)  # by which libjpeg shrinks while it decodes
 
 
 def load_train(
@@ -75,15 +77,47 @@ def _random_crop(data: tf.Tensor, recipe: Any, crop: tf.Tensor) -> tf.Tensor:
         shape = tf.image.extract_jpeg_shape(data)
         with tf.control_dependencies([check_size(shape[0], shape[1])]):
             window = random_window(shape[:2], recipe, crop)
-        return tf.io.decode_and_crop_jpeg(
-            mark_cmyk(data, shape[2]), window, 3, dct_method="INTEGER_ACCURATE"
+        marked = mark_cmyk(data, shape[2])
+        if not recipe.scaled_decode:
+            return _decode_crop(marked, window)
+        times = tf.reduce_min(window[2:]) // recipe.train_size
+        return tf.cond(
+            times < _RATIOS[0],
+            lambda: _decode_crop(marked, window),
+            lambda: decode_smaller(marked, window, times),
         )
+
+    @tf.function(experimental_attributes={"_noinline": True})
+    def decode_smaller(data: tf.Tensor, window: tf.Tensor, times: tf.Tensor) -> Any:
+        larger = tf.reduce_sum(tf.cast(times >= _RATIOS, tf.int32)) - 1
+        decoders = [functools.partial(_decode_crop, data, window, r) for r in _RATIOS]
+        return tf.switch_case(larger, decoders)
 
     if data.dtype == tf.uint8:
         return decode_then_crop(data, crop)
     # a truncated file is decoded as a whole, so that it fails for every crop
     is_jpeg = has_magic(data, "jpeg") & ends_whole(data)
     return tf.cond(is_jpeg, decode_window, lambda: decode_then_crop(data, crop))
+
+
+def _decode_crop(data: tf.Tensor, window: tf.Tensor, ratio: int = 1) -> tf.Tensor:
+    """Decodes a window of a JPEG at 1 / ratio of its size.
+
+    Args:
+        data: scalar string.
+        window: int32 [4], top, left, height and width in pixels of the whole image.
+        ratio: 1, 2, 4 or 8.
+
+    Returns:
+        uint8 [h, w, 3]. The edges of the window are rounded to the smaller pixels, so
+        that h and w are at least height // ratio and width // ratio.
+    """
+    if ratio > 1:  # decode_and_crop_jpeg takes a window of the smaller image
+        edges = tf.stack([window[:2], window[:2] + window[2:]])
+        edges = (2 * edges + ratio) // (2 * ratio)
+        window = tf.concat([edges[0], edges[1] - edges[0]], 0)
+    method = "INTEGER_ACCURATE"
+    return tf.io.decode_and_crop_jpeg(data, window, 3, ratio=ratio, dct_method=method)
 
 
 def draw_crops(recipe: Any, count: int, seed: Any) -> tf.Tensor:
