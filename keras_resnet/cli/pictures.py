@@ -51,6 +51,11 @@ _LISTED = 20  # bad images that `validate` prints
     help="Color over which images with alpha are composited, such as white.",
 )
 @click.option(
+    "--raw",
+    is_flag=True,
+    help="Store decoded pixels, which take more space and no decoding in training.",
+)
+@click.option(
     "--ray",
     metavar="[ADDRESS]",
     is_flag=False,
@@ -67,6 +72,7 @@ def prepare(
     resize: int,
     upright: bool,
     background: str,
+    raw: bool,
     ray: str | None,
     as_json: bool,
 ) -> None:
@@ -92,6 +98,7 @@ def prepare(
             show,
             upright=upright,
             background=background,
+            raw=raw,
         )
     result = {"path": str(destination), "classes": len(written.class_names)}
     for name in ("train", "val"):

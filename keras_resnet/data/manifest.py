@@ -61,7 +61,11 @@ def open_manifest(file: Path) -> Source:
             if "shards" in content:
                 first_label = manifest["first_label"]
                 splits[name] = _records(
-                    root, content["shards"], len(class_names), first_label
+                    root,
+                    content["shards"],
+                    len(class_names),
+                    first_label,
+                    manifest.get("raw", False),
                 )
             else:
                 splits[name] = _files(root, content["files"], runs)
@@ -109,13 +113,17 @@ def _parse(file: Path) -> tuple[dict[str, Any], list[_FileEntries]]:
 
 
 def _records(
-    root: Path, shards: list[dict[str, Any]], class_count: int, first_label: int
+    root: Path,
+    shards: list[dict[str, Any]],
+    class_count: int,
+    first_label: int,
+    raw: bool,
 ) -> Records:
     for shard in shards:
         _check_size(root / shard["file"], shard["bytes"])
     files = [root / shard["file"] for shard in shards]
     offsets = [shard["offsets"] for shard in shards]
-    return record_split(files, offsets, class_count, first_label)
+    return record_split(files, offsets, class_count, first_label, raw=raw)
 
 
 def _files(

@@ -17,6 +17,10 @@ import tensorflow as tf
 from keras_resnet.data.splits import Reader, Split
 from keras_resnet.errors import DataError
 
+RAW = b"raw"  # the format of pixels that are not encoded
+FORMAT_KEY = "image/format"
+SIDES = ("image/height", "image/width")  # keys that raw pixels need
+MISFIT = "raw pixels have another number of bytes:"  # than height * width * 3
 _FRAMING = 8 + 4 + 4  # bytes: the length, its checksum, the checksum of the payload
 
 
@@ -31,6 +35,7 @@ class Records(Split):
     class_count: int
     first_label: int = 0  # the label of class 0 in the records
     keys: tuple[str, str] = ("image/encoded", "image/class/label")
+    raw: bool = False  # the records hold pixels, as `encode_example` stores them
 
     @property
     def size(self) -> int:
@@ -44,6 +49,8 @@ class Records(Split):
             image: tf.io.FixedLenFeature([], tf.string),
             label: tf.io.FixedLenFeature([], tf.int64),
         }
+        if self.raw:
+            features |= dict.fromkeys(SIDES, features[label])
 
         def read(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             file = tf.gather(shards, tf.gather(shard, number))
@@ -54,7 +61,10 @@ class Records(Split):
             in_range = (index >= 0) & (index < self.class_count)
             message = ["label out of range:", example[label]]
             with tf.control_dependencies([tf.debugging.Assert(in_range, message)]):
-                return example[image], tf.identity(index)
+                index = tf.identity(index)
+            if self.raw:
+                return _pixels(example[image], *map(example.get, SIDES)), index
+            return example[image], index
 
         return read
 
@@ -76,12 +86,24 @@ class Records(Split):
         return [names, digest, self.first_label]
 
 
+def _pixels(data: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """Raw pixels as uint8 [H, W, 3]."""
+    flat = tf.io.decode_raw(data, tf.uint8)
+    found, sides = tf.size(flat, tf.int64), tf.stack([height, width])
+    within = tf.reduce_all((sides > 0) & (sides <= found))  # no overflow then
+    fits = within & (found == tf.reduce_prod(sides) * 3)
+    message = [MISFIT, found, "for height and width:", height, width]
+    with tf.control_dependencies([tf.debugging.Assert(fits, message)]):
+        return tf.reshape(flat, tf.stack([height, width, 3]))
+
+
 def record_split(
     shards: Sequence[str | Path],
     offsets: Sequence[Sequence[int]],
     class_count: int,
     first_label: int = 0,
     keys: tuple[str, str] = Records.keys,
+    raw: bool = False,
 ) -> Records:
     """The split of all records of the shards, given the byte offsets in each shard."""
     counts = [len(starts) for starts in offsets]
@@ -93,6 +115,7 @@ def record_split(
         class_count=class_count,
         first_label=first_label,
         keys=keys,
+        raw=raw,
     )
 
 
@@ -114,8 +137,17 @@ def read_record(shard: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.DatasetToSingleElement(dataset=first, **kind)[0]
 
 
-def encode_example(data: bytes, label: int, text: str) -> bytes:
-    """A serialized tf.train.Example with the keys that are usual for ImageNet."""
+def encode_example(
+    data: bytes, label: int, text: str, sides: tuple[int, int] | None = None
+) -> bytes:
+    """A serialized tf.train.Example with the keys that are usual for ImageNet.
+
+    Args:
+        data: the content of an image file; or uint8 [H, W, 3] pixels, row by row.
+        label: the class.
+        text: its name.
+        sides: the height and width of pixels; None for an image file.
+    """
     bytes_list, int64_list = tf.train.BytesList, tf.train.Int64List
     feature = {
         "image/encoded": tf.train.Feature(bytes_list=bytes_list(value=[data])),
@@ -124,6 +156,10 @@ def encode_example(data: bytes, label: int, text: str) -> bytes:
             bytes_list=bytes_list(value=[text.encode(errors="surrogateescape")])
         ),
     }
+    if sides is not None:
+        sizes = [tf.train.Feature(int64_list=int64_list(value=[it])) for it in sides]
+        raw = tf.train.Feature(bytes_list=bytes_list(value=[RAW]))
+        feature |= dict(zip(SIDES, sizes)) | {FORMAT_KEY: raw}
     example = tf.train.Example(features=tf.train.Features(feature=feature))
     return example.SerializeToString(deterministic=True)
 

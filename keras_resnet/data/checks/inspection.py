@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_resnet.data.folders import preflight_problem
-from keras_resnet.data.records import read_record
+from keras_resnet.data.records import FORMAT_KEY, MISFIT, RAW, SIDES, read_record
 from keras_resnet.data.transforms.decode import decode_image, first_sentence, sniff
 from keras_resnet.data.transforms.upright import read_header
 
@@ -77,7 +77,27 @@ def _inspect_record(request: dict[str, Any]) -> dict[str, Any]:
         found, _ = _values(example, {key: "bytes_list"})
         if key in found:
             answer[name] = found[key][:_LONGEST].decode(errors="replace")
+    form, _ = _values(example, {FORMAT_KEY: "bytes_list"})
+    if form.get(FORMAT_KEY) == RAW:
+        return answer | _inspect_pixels(values[image], example)
     return answer | _inspect_bytes(values[image])
+
+
+def _inspect_pixels(data: bytes, example: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "format": RAW.decode(),
+        "mode": "RGB",
+    }
+    values, problem = _values(example, dict.fromkeys(SIDES, "int64_list"))
+    if problem:
+        return answer | {"reason": problem}
+    height, width = (values[side] for side in SIDES)
+    if min(height, width) <= 0 or len(data) != height * width * 3:
+        found = f"{MISFIT} {len(data)} for height and width: {height} {width}"
+        return answer | {"reason": found}
+    return answer | {"height": height, "width": width}
 
 
 def _inspect_bytes(data: bytes) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from keras_resnet.data.checks.labels import KEYS, check_names, find_names, find_
 from keras_resnet.data.checks.report import Inspection, Survey
 from keras_resnet.data.checks.workers import cores
 from keras_resnet.data.manifest import MANIFEST
-from keras_resnet.data.records import Records, index_records, record_split
+from keras_resnet.data.records import RAW, Records, index_records, record_split
 from keras_resnet.errors import DataError
 from keras_resnet.files import sha256
 
+_RAW = RAW.decode()
 Inspect = Callable[[dict[str, list[dict]]], dict[str, list[Inspection]]]
 Shards = Mapping[str, list[Path]]  # {split: files}
 
@@ -61,11 +62,16 @@ def survey_records(
     names, labels = _read_labels(
         root, splits, inspections, former, first_label, classes
     )
+    raw = _are_raw(inspections)
     for found_of_split in inspections.values():
         for number, found in enumerate(found_of_split):
             if not found.reason and found.label not in labels:
                 allowed = f"must be from {labels[0]} to {labels[-1]}"
                 reason = f"label {found.label}: {allowed}"
+                found_of_split[number] = found._replace(reason=reason)
+            elif not found.reason and (found.format == _RAW) != raw:
+                others = _RAW if raw else "image files"
+                reason = f"{found.format}, but most records are {others}"
                 found_of_split[number] = found._replace(reason=reason)
     manifest = {}
     for name, split in splits.items():
@@ -79,8 +85,14 @@ def survey_records(
         inspections=inspections,
         manifest=manifest,
         first_label=first_label,
-        extra={"first_label": first_label},
+        extra={"first_label": first_label, **({"raw": True} if raw else {})},
     )
+
+
+def _are_raw(inspections: Mapping[str, list[Inspection]]) -> bool:
+    """Whether most of the good records hold raw pixels."""
+    good = [it for found in inspections.values() for it in found if not it.reason]
+    return 2 * sum(it.format == _RAW for it in good) > len(good)
 
 
 def _first_label(root: Path, former: FormerManifest | None, given: int | None) -> int:

@@ -16,6 +16,8 @@ FORMAT = 1  # the version of the shards; unfinished work of other versions is di
 # bytes of a resized JPEG per pixel of a square of its short side: 0.5 per pixel, for an
 # aspect ratio of 4:3
 _RESIZED = 0.67
+_RAW = 4  # the same of raw pixels
+_INFLATED = 10  # the same of raw pixels per byte of a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class Plan:
     resize: int
     upright: bool
     background: str
+    raw: bool
     shards: tuple[Shard, ...]
     identity: str
 
@@ -48,6 +51,7 @@ def make_plan(
     shard_bytes: int,
     upright: bool = False,
     background: str = "",
+    raw: bool = False,
 ) -> Plan:
     """Distributes the images of each split over shards of about `shard_bytes` bytes."""
     shards = []
@@ -56,8 +60,10 @@ def make_plan(
         size: float = sum(size for size, _ in stats)
         if isinstance(split, Arrays):
             size = split.images.nbytes
+        elif raw and not (isinstance(split, Records) and split.raw):
+            size *= _INFLATED
         if resize:
-            size = min(size, split.size * resize**2 * _RESIZED)
+            size = min(size, split.size * resize**2 * (_RAW if raw else _RESIZED))
         count = min(math.ceil(size / shard_bytes), split.size)
         order = split.order(seed, -1).numpy()  # differs from those of training epochs
         for index, numbers in enumerate(np.array_split(order, count)):
@@ -68,12 +74,15 @@ def make_plan(
     identity = [FORMAT, source.fingerprint, seed, resize, files]
     if upright or background:
         identity += [upright, background]
+    if raw:
+        identity += ["raw"]
     return Plan(
         class_names=source.class_names,
         splits=source.splits,
         resize=resize,
         upright=upright,
         background=background,
+        raw=raw,
         shards=tuple(shards),
         identity=hash_json(identity),
     )

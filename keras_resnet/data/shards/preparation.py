@@ -47,6 +47,7 @@ def prepare(
     shard_bytes: int = 128 * 2**20,
     upright: bool = False,
     background: str = "",
+    raw: bool = False,
 ) -> Source:
     """Writes a data set as TFRecord shards, in random order.
 
@@ -75,6 +76,9 @@ def prepare(
         upright: whether to rotate and mirror images by their EXIF orientation.
         background: a color, such as "white" or "#ffffff", over which images with alpha
             are composited; with "", alpha is dropped when images are read.
+        raw: whether to store decoded pixels, three bytes each, in place of files. They
+            take several times the space and no decoding: for data sets that fit into
+            memory or on a fast disk, best with `resize`, which then encodes no JPEGs.
 
     Returns:
         The Source of the destination.
@@ -97,7 +101,7 @@ def prepare(
         opened = _hold_out(source, val, seed) if val else open_source(source)
         opened.check_one_label("prepare")
         _check_good(opened)
-        plan = make_plan(opened, seed, resize, shard_bytes, upright, background)
+        plan = make_plan(opened, seed, resize, shard_bytes, upright, background, raw)
         folder = held.enter_context(_partial_folder(destination, plan))
         if ray is not None:
             write_on_ray(folder, plan)
@@ -196,5 +200,6 @@ def _manifest(folder: Path, plan: Plan) -> dict[str, Any]:
         "validated": False,
         "class_names": list(plan.class_names),
         "first_label": 0,
+        **({"raw": True} if plan.raw else {}),
         "splits": splits,
     }

@@ -35,6 +35,7 @@ _QUALITY = 92  # of JPEGs
 
 # (the bytes to store, height, width, label) of an image
 Stored = tuple[bytes, int, int, int]
+# image -> (bytes or pixels to store, height, width)
 Store = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
 
@@ -48,16 +49,19 @@ def stored_pictures(plan: Plan, shards: Sequence[Shard]) -> Iterator[Stored]:
     """
     for name, group in itertools.groupby(shards, lambda shard: shard.split):
         numbers = np.concatenate([shard.numbers for shard in group])
-        store = _make_store(plan.resize, plan.upright, plan.background)
-        yield from _store(plan.splits[name], numbers, store)
+        store = _make_store(plan.resize, plan.upright, plan.background, plan.raw)
+        ahead = 8 if plan.raw else 64  # pixels take memory
+        yield from _store(plan.splits[name], numbers, store, ahead)
 
 
-def _store(split: Split, numbers: np.ndarray, store: Store) -> Iterator[Stored]:
+def _store(
+    split: Split, numbers: np.ndarray, store: Store, ahead: int
+) -> Iterator[Stored]:
     pictures = (
         split.take(numbers)
         .ordered()
         .map(lambda picture, label: (*store(picture), label), tf.data.AUTOTUNE)
-        .prefetch(64)
+        .prefetch(ahead)
         .as_numpy_iterator()
     )
     for number in numbers:
@@ -68,19 +72,22 @@ def _store(split: Split, numbers: np.ndarray, store: Store) -> Iterator[Stored]:
             raise DataError(
                 f"{split.where(number)}: cannot be read ({reason}); repair or remove it"
             ) from error
+        data = data if isinstance(data, bytes) else data.tobytes()
         yield data, int(height), int(width), int(label)
 
 
 @functools.cache  # tracing the graph takes a second
-def _make_store(resize: int, upright: bool, background: str) -> Store:
-    """Returns a tf.function image -> (bytes to store, height, width)."""
+def _make_store(resize: int, upright: bool, background: str, raw: bool) -> Store:
+    """Returns a tf.function of an image, as a source gives it."""
 
     @tf.function(autograph=False)
     def store(picture: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         is_file = picture.dtype == tf.string
-        data = picture if is_file else tf.io.encode_png(picture)
-        if upright or background:
+        data = picture if is_file or raw else tf.io.encode_png(picture)
+        if is_file and (upright or background):
             data = amend(data, upright, background)
+        if raw:
+            data = decode_image(data)
         if resize:
             data = _shrink(data, resize)
         height, width = picture_size(data)
@@ -91,12 +98,13 @@ def _make_store(resize: int, upright: bool, background: str) -> Store:
 
 
 def _shrink(data: tf.Tensor, short: int) -> tf.Tensor:
-    image = decode_image(data)
-    return tf.cond(
-        tf.reduce_min(tf.shape(image)[:2]) > short,
-        lambda: tf.io.encode_jpeg(resize_short(image, short), quality=_QUALITY),
-        lambda: data,
-    )
+    image, is_file = decode_image(data), data.dtype == tf.string
+
+    def shrunk() -> tf.Tensor:
+        smaller = resize_short(image, short)
+        return tf.io.encode_jpeg(smaller, quality=_QUALITY) if is_file else smaller
+
+    return tf.cond(tf.reduce_min(tf.shape(image)[:2]) > short, shrunk, lambda: data)
 
 
 def write_shard(
@@ -111,7 +119,9 @@ def write_shard(
             with tf.io.TFRecordWriter(os.fsencode(file)) as writer:
                 own_pictures = itertools.islice(pictures, len(shard.numbers))
                 for data, height, width, label in own_pictures:
-                    record = encode_example(data, label, plan.class_names[label])
+                    sides = (height, width) if plan.raw else None
+                    text = plan.class_names[label]
+                    record = encode_example(data, label, text, sides)
                     writer.write(record)
                     sizes.append([height, width, len(data)])
         except tf.errors.OpError as error:
