@@ -4,8 +4,9 @@
         that commands which only read take beyond `python -c pass`
     python tools/benchmark.py load       ResNet-50-D from safetensors against
         numpy.load, and building ResNet-152-D against keras.applications' ResNet-152
-    python tools/benchmark.py input      pictures a second, against decoding alone; or
-        with --stages, microseconds of CPU a picture that each stage takes
+    python tools/benchmark.py input      pictures a second, against decoding alone; of
+        the sides with --only TEXT in their names; or with --stages, microseconds of CPU
+        a picture that each stage takes
     python tools/benchmark.py start      opening 200,000 pictures: a folder, its
         manifest, and shards, and what that makes for ImageNet's 1.33 million
     python tools/benchmark.py infer      exported nets, against Keras's own export
@@ -242,11 +243,16 @@ def main() -> None:
     parser.add_argument("what", choices=[*peers, *alone])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--python", help="a Python that has torch and timm")
+    parser.add_argument("--only", default="", help="input: sides with this in a name")
     parser.add_argument("--stages", action="store_true", help="input: a stage a line")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.what == "input" and arguments.stages:
         measure: Measure = benchmark_input.measure_stages
+    elif arguments.what == "input":
+        measure = functools.partial(
+            benchmark_input.measure, python=arguments.python, only=arguments.only
+        )
     elif arguments.what in peers:
         measure = functools.partial(peers[arguments.what], python=arguments.python)
     else:

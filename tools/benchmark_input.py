@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CORES = len(os.sched_getaffinity(0))  # tf.data's threads, torch's workers
 PICTURES, HEIGHT, WIDTH = 512, 375, 500
+# photographs of 12 megapixels and 3.5 MB
+LARGE, LARGE_HEIGHT, LARGE_WIDTH, LARGE_QUALITY, LARGE_BATCH = 4, 3000, 4000, 85, 8
 BATCH, SIZE, CROP_PCT = 64, 224, 0.875
 # batches of a round: they fill the pipeline; they are timed, and are an epoch
 WARM, TIMED = 2 * CORES, 16 * CORES
@@ -34,14 +36,21 @@ GOALS = [
     ("training", "timm training", 2.5),
     ("evaluation", "timm evaluation", 1.0),
     ("training, prepared 256", "training", 1.8),
+    ("training, raw 256", "training", 1.8),
+    ("12 megapixels", "12 megapixels, in full", 4.0),
+    ("12 megapixels, antialiased", "12 megapixels, antialiased, in full", 4.0),
 ]
 
 
-def measure(rounds: int, python: str | None = None) -> dict[str, turns.Rows]:
-    """The rows of {"sides", "ratios"}."""
+def measure(
+    rounds: int, python: str | None = None, only: str = ""
+) -> dict[str, turns.Rows]:
+    """The rows of {"sides", "ratios"}, of the sides with `only` in their names."""
+    names = [name for name in SIDES if only in name]
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
-        answers = turns.take(__file__, SIDES, [folder], rounds, python)
+        write_large(Path(folder))
+        answers = turns.take(__file__, names, [folder], rounds, python)
 
     def ratios(name: str, base: str) -> dict[str, float]:
         by_cpu = turns.ratios(answers, base, name, COST)["ratio"]
@@ -50,7 +59,11 @@ def measure(rounds: int, python: str | None = None) -> dict[str, turns.Rows]:
     sides = [
         {"side": name, **turns.spread(answers, name, RATE)}
         | {COST: turns.spread(answers, name, COST)[COST]}
-        | {"of raw decode": ratios(name, "raw decode")["ratio"]}
+        | (
+            {"of raw decode": ratios(name, "raw decode")["ratio"]}
+            if "raw decode" in answers and "megapixels" not in name
+            else {}
+        )
         for name in answers
     ]
     return {
@@ -66,32 +79,14 @@ def measure(rounds: int, python: str | None = None) -> dict[str, turns.Rows]:
 def write_pictures(folder: Path) -> None:
     """photos/, its files linked as often as an epoch needs; prepared/, if it can be."""
     os.environ.update(QUIET)  # the sides inherit it
-    import numpy as np
     import tensorflow as tf
 
     from keras_resnet import data
 
-    frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH))
-    frequency[0, 0] = np.inf
-
-    def field(random: np.random.Generator, slope: float) -> np.ndarray:
-        spectrum = random.normal(size=(2, *frequency.shape)) * frequency**-slope
-        values = np.fft.irfft2(spectrum[0] + 1j * spectrum[1], (HEIGHT, WIDTH))
-        return values / values.std()
-
-    def photo(random: np.random.Generator) -> np.ndarray:
-        """Smooth light, textures of 1 / f that are strong here and weak there."""
-        texture = field(random, 1.0) * np.exp(0.5 * field(random, 2.0))
-        light = 120 + 45 * field(random, 1.8) + 22 * texture
-        blue, red = 10 * field(random, 1.5), 10 * field(random, 1.5)
-        planes = (1.4 * red, -0.34 * blue - 0.71 * red, 1.77 * blue)
-        picture = light[..., None] + np.stack(planes, -1)
-        return np.clip(picture, 0, 255).astype(np.uint8)
-
     for name in "01":
         (folder / "photos" / "train" / name).mkdir(parents=True)
     for number in range(PICTURES):
-        picture = photo(np.random.default_rng(number))
+        picture = _photo(number, HEIGHT, WIDTH)
         jpeg = tf.io.encode_jpeg(picture, quality=86 + number % 8)  # 60 to 100 KB
         files = [
             folder / f"photos/train/{number % 2}/{number:03}-{link:03}.jpg"
@@ -101,6 +96,41 @@ def write_pictures(folder: Path) -> None:
         for file in files[1:]:
             file.hardlink_to(files[0])
     data.prepare(folder / "photos", folder / "prepared", resize=256)
+    data.prepare(folder / "photos", folder / "raw", resize=256, raw=True)
+
+
+def write_large(folder: Path) -> None:
+    """large/, each file linked as often as an epoch needs."""
+    import tensorflow as tf
+
+    for number in range(LARGE):
+        file = folder / f"large/train/{number % 2}/{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture = _photo(number, LARGE_HEIGHT, LARGE_WIDTH)
+        file.write_bytes(tf.io.encode_jpeg(picture, quality=LARGE_QUALITY).numpy())
+        for link in range(1, TIMED * LARGE_BATCH // LARGE):
+            file.with_stem(f"{number}-{link:03}").hardlink_to(file)
+
+
+def _photo(seed: int, height: int, width: int) -> np.ndarray:
+    """Smooth light, textures of 1 / f that are strong here and weak there."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    frequency[0, 0] = np.inf
+
+    def field(slope: float) -> np.ndarray:
+        spectrum = random.normal(size=(2, *frequency.shape)) * frequency**-slope
+        values = np.fft.irfft2(spectrum[0] + 1j * spectrum[1], (height, width))
+        return values / values.std()
+
+    texture = field(1.0) * np.exp(0.5 * field(2.0))
+    light = 120 + 45 * field(1.8) + 22 * texture
+    blue, red = 10 * field(1.5), 10 * field(1.5)
+    planes = (1.4 * red, -0.34 * blue - 0.71 * red, 1.77 * blue)
+    picture = light[..., None] + np.stack(planes, -1)
+    return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 def main() -> None:
@@ -108,19 +138,20 @@ def main() -> None:
 
     def start() -> turns.Round:
         batches = SIDES[sys.argv[1]](Path(sys.argv[2]))
-        return lambda: _round(batches)
+        size = LARGE_BATCH if "megapixels" in sys.argv[1] else BATCH
+        return lambda: _round(batches, size)
 
     turns.answer(start)
 
 
-def _round(batches: Iterable[Any]) -> dict[str, float]:
+def _round(batches: Iterable[Any], size: int) -> dict[str, float]:
     for number, _ in enumerate(batches, start=1):
         if number == WARM:
             start, cpu = time.perf_counter(), _cpu()
         if number == WARM + TIMED:
             seconds, cpu = time.perf_counter() - start, _cpu() - cpu
     # the iterator is gone: nothing of it works on in another side's turn
-    pictures = TIMED * BATCH
+    pictures = TIMED * size
     return {RATE: pictures / seconds, COST: 1e6 * cpu / pictures}
 
 
@@ -160,11 +191,16 @@ def raw_decode(folder: Path) -> tf.data.Dataset:
 
 
 def training(
-    folder: Path, photos: str = "photos", recipe: str = "efficient"
+    folder: Path,
+    photos: str = "photos",
+    recipe: str = "efficient",
+    batch_size: int = BATCH,
+    **fields: Any,
 ) -> tf.data.Dataset:
     from keras_resnet import RECIPES, data
 
-    chosen = RECIPES[recipe].replace(batch_size=BATCH, train_size=SIZE)
+    sizes = {"batch_size": batch_size, "train_size": SIZE}
+    chosen = RECIPES[recipe].replace(**sizes, **fields)
     return _finite(data.train_batches(folder / photos, chosen))
 
 
@@ -225,11 +261,21 @@ def timm_loader(folder: Path, is_training: bool) -> Iterable[Any]:
     )
 
 
+large = functools.partial(training, photos="large", batch_size=LARGE_BATCH)
 SIDES: dict[str, Callable] = {
     "raw decode": raw_decode,
     "training": training,
     "training, mixup": functools.partial(training, recipe="bag-of-tricks"),
     "training, prepared 256": functools.partial(training, photos="prepared"),
+    "training, raw 256": functools.partial(training, photos="raw"),
+    "12 megapixels": functools.partial(large, scaled_decode=True),
+    "12 megapixels, in full": large,
+    "12 megapixels, antialiased": functools.partial(
+        large, scaled_decode=True, train_antialias=True
+    ),
+    "12 megapixels, antialiased, in full": functools.partial(
+        large, train_antialias=True
+    ),
     "evaluation": evaluation,
     "unfused tf.image chain": unfused_chain,
     "timm training": functools.partial(timm_loader, is_training=True),
@@ -326,14 +372,15 @@ def _stages(folder: Path) -> dict[str, tuple[tf.data.Dataset, tf.data.Dataset]]:
         "mixup": (batches, batches.map(mix)),
         "evaluation crop": (decoded, decoded.map(data.eval_crop)),
     }
-    prepared = data.open_source(folder / "prepared").split("train")
-    small = kept(prepared.ordered().take(PICTURES).map(lambda jpeg, _: jpeg))
-    drawn = kept(small.enumerate().map(with_crop))
-    return stages | {
-        "read, prepared 256": (numbers, numbers.map(prepared.reader())),
-        "decode, prepared 256": (small, small.map(tf.io.decode_jpeg)),
-        "training crop, prepared 256": (drawn, drawn.map(train)),
-    }
+    for name in ("prepared", "raw"):
+        split = data.open_source(folder / name).split("train")
+        small = kept(split.ordered().take(PICTURES).map(lambda picture, _: picture))
+        drawn = kept(small.enumerate().map(with_crop))
+        stages[f"read, {name} 256"] = (numbers, numbers.map(split.reader()))
+        if name == "prepared":
+            stages["decode, prepared 256"] = (small, small.map(tf.io.decode_jpeg))
+        stages[f"training crop, {name} 256"] = (drawn, drawn.map(train))
+    return stages
 
 
 if __name__ == "__main__":
