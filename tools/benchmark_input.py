@@ -49,7 +49,8 @@ def measure(
     names = [name for name in SIDES if only in name]
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
-        write_large(Path(folder))
+        if any("megapixels" in name for name in names):
+            write_large(Path(folder))
         answers = turns.take(__file__, names, [folder], rounds, python)
 
     def ratios(name: str, base: str) -> dict[str, float]:
