@@ -80,15 +80,16 @@ def _random_crop(data: tf.Tensor, recipe: Any, crop: tf.Tensor) -> tf.Tensor:
         marked = mark_cmyk(data, shape[2])
         if not recipe.scaled_decode:
             return _decode_crop(marked, window)
-        times = tf.reduce_min(window[2:]) // recipe.train_size
+        least = _RATIOS[0] * recipe.train_size
         return tf.cond(
-            times < _RATIOS[0],
+            tf.reduce_min(window[2:]) < least,
             lambda: _decode_crop(marked, window),
-            lambda: decode_smaller(marked, window, times),
+            lambda: decode_smaller(marked, window),
         )
 
     @tf.function(experimental_attributes={"_noinline": True})
-    def decode_smaller(data: tf.Tensor, window: tf.Tensor, times: tf.Tensor) -> Any:
+    def decode_smaller(data: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        times = tf.reduce_min(window[2:]) // recipe.train_size
         larger = tf.reduce_sum(tf.cast(times >= _RATIOS, tf.int32)) - 1
         decoders = [functools.partial(_decode_crop, data, window, r) for r in _RATIOS]
         return tf.switch_case(larger, decoders)
