@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,14 @@ GOALS = [
 ]
 
 
-def measure(rounds: int, python: str | None = None) -> dict[str, turns.Rows]:
+def measure(
+    rounds: int, python: str | None = None, only: Sequence[str] = ()
+) -> dict[str, turns.Rows]:
     """The rows of {"sides", "ratios"}."""
+    only = [*only, "raw decode"] if only else ()  # with which all are compared
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
-        answers = turns.take(__file__, SIDES, [folder], rounds, python)
+        answers = turns.take(__file__, SIDES, [folder], rounds, python, only)
 
     def ratios(name: str, base: str) -> dict[str, float]:
         by_cpu = turns.ratios(answers, base, name, COST)["ratio"]
