@@ -66,7 +66,6 @@ def blocks(net):
         pytest.param({"precision": "mixed_float16"}, marks=pytest.mark.slow),
         pytest.param({"accumulate": 2, "ema": 0.5}, marks=pytest.mark.slow),
         pytest.param({"stage_rates": [0, 0, 1]}, marks=pytest.mark.slow),
-        pytest.param({"overrides": GROUPS}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -84,6 +83,7 @@ def test_steps_are_the_same_to_the_bit(fields):
     "fields",
     [
         {"jit_compile": True},  # XLA fuses what it may
+        {"overrides": GROUPS},
         {"freeze_statistics": True},  # TensorFlow folds them where nothing is kept
     ],
     ids=str,
