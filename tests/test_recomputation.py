@@ -18,7 +18,7 @@ from keras_resnet.train.build import build
 
 BLOCK = {"attention": "se", "drop_path": 0.3, "zero_gamma": False}
 
-GROUPS = {"width": 32, "normalization": "group", "fused_batch_norm": False}
+GROUPS = {"width": 64, "normalization": "group", "fused_batch_norm": False}
 
 
 def setup(remat, **fields):
