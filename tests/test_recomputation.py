@@ -140,7 +140,7 @@ import test_recomputation as here
 np.testing.assert_allclose(losses, theirs, 1e-6)
 here.assert_near(again, kept)
 seeds = [value[1] for path, value in again if path.endswith("generator_state")]
-print(losses, seeds)
+print(losses, [*map(int, seeds)])
 """
 
 
