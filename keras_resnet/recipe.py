@@ -273,6 +273,13 @@ class Recipe:
         "Number of parts in which a batch is processed, to take less memory.",
         low=1,
     )
+    remat: str = _field(
+        "optimisation",
+        "",
+        "Compute the activations within the blocks of the stages again in the backward "
+        "pass (arXiv 1604.06174), to take less memory and more time.",
+        choices=("", "stages"),
+    )
     epochs: int = _field("optimisation", 200, "Passes over the training images.", low=1)
     base_rate: float = _field(
         "optimisation",

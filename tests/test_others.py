@@ -251,6 +251,7 @@ def test_what_cannot_be_trained_is_one_error_before_anything_is_written(
         ({"weights": "imagenet"}, "load them where the model is built"),
         ({"stage_rates": [0, 1]}, "no stages"),
         ({"freeze_statistics": True}, "set `trainable`"),
+        ({"remat": "stages"}, "a larger `accumulate`"),
         ({"overrides": {"width": 8}}, "width is not for"),
     ],
 )

@@ -4,13 +4,16 @@ import io
 import re
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 from rich.console import Console
 
 from keras_resnet.recipe import Recipe
+from keras_resnet.runs.saver import ResumableCallbacks
 from keras_resnet.train import build as train_build
 from keras_resnet.train import progress
+from keras_resnet.train.callbacks import Watch
 from keras_resnet.train.progress import TrainingBar
 
 
@@ -89,3 +92,43 @@ def test_off_a_terminal_a_line_comes_now_and_then(monkeypatch):
     assert re.fullmatch(rf"epoch   2, step 3 of 10: {facts}", lines[0])
     assert re.fullmatch(rf"epoch   2, step 7 of 10: {facts}", lines[1])
     assert len([line for line in lines if line.strip()]) == 2
+
+
+class OnDevice:
+    """A number that the host waits for, and how often it did."""
+
+    read = 0
+
+    def __float__(self):
+        self.read += 1
+        return 0.5
+
+
+def test_numbers_of_a_step_are_read_only_for_a_callback_that_wants_them(tmp_path):
+    def step(*more):
+        callbacks = ResumableCallbacks(
+            [Watch(tmp_path), keras.callbacks.EarlyStopping(), *more],
+            model=None,
+            first=2,
+            metrics={},
+            measure=dict,
+            steps=20,
+        )
+        callbacks.on_train_batch_end(0, {"loss": loss})
+
+    loss, seen = OnDevice(), []
+    step()
+    assert loss.read == 0
+
+    class Wants(keras.callbacks.Callback):
+        def on_batch_end(self, batch, logs=None):
+            seen.append((batch, logs))
+
+    step(
+        Wants(),
+        keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: seen.append((batch, logs))
+        ),
+    )
+    assert seen == [(2, {"loss": 0.5})] * 2
+    assert loss.read == 1  # for both

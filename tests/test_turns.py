@@ -67,12 +67,22 @@ def test_side_that_lacks_something_is_skipped_with_a_line(script, tmp_path, caps
     answers = turns.take(script, names, [tmp_path / "log"], rounds=1)
     assert list(answers) == ["fast"]
     assert capsys.readouterr().err.splitlines() == [
+        "3 sides, 2 rounds: about 1 min",
         "poor: skipped: no module of that name",
         "timm: skipped: no --python",
+        "round 0 of 1, fast: rate 3",
+        "round 1 of 1, fast: rate 6",
     ]
     names = ["timm"]
     answers = turns.take(script, names, [tmp_path / "log"], 1, python=sys.executable)
     assert answers == {"timm": [{"rate": 4.0}]}
+
+
+def test_only_the_sides_that_are_named_run(script, tmp_path):
+    log = tmp_path / "log"
+    answers = turns.take(script, ["fast", "slow"], [log], 1, only=["slow"])
+    assert answers == {"slow": [{"rate": 4.0}]}
+    assert log.read_text().split() == ["slow1", "slow2"]
 
 
 def test_side_that_fails_ends_the_comparison_with_what_it_said(script, tmp_path):

@@ -4,9 +4,8 @@
         that commands which only read take beyond `python -c pass`
     python tools/benchmark.py load       ResNet-50-D from safetensors against
         numpy.load, and building ResNet-152-D against keras.applications' ResNet-152
-    python tools/benchmark.py input      pictures a second, against decoding alone; of
-        the sides with --only TEXT in their names; or with --stages, microseconds of CPU
-        a picture that each stage takes
+    python tools/benchmark.py input      pictures a second, against decoding alone; or
+        with --stages, microseconds of CPU a picture that each stage takes
     python tools/benchmark.py start      opening 200,000 pictures: a folder, its
         manifest, and shards, and what that makes for ImageNet's 1.33 million
     python tools/benchmark.py infer      exported nets, against Keras's own export
@@ -17,9 +16,11 @@
         steps, against checkpoints after epochs alone
 
 Peers are measured where they are installed: the extra `bench` has KerasHub, OpenVINO
-and ONNX Runtime; --python PY names a Python that has torch and timm. Times depend on
-the machine and on its neighbours; what counts is the comparison of the sides of one
-run. tools/benchmark_gpu.py is for a machine with a GPU.
+and ONNX Runtime; --python PY names a Python that has torch and timm. --only SIDE, as
+often as wanted, leaves out the other sides. How long it takes, about, and each answer
+are printed to stderr as they come. Times depend on the machine and on its neighbours;
+what counts is the comparison of the sides of one run. tools/benchmark_gpu.py is for a
+machine with a GPU.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def measure_import(rounds: int) -> dict[str, float]:
         for words in _LIGHT:
             name = f"keras-resnet {' '.join(words)} beyond `pass`, s"
             took[name] = _seconds(_COMMAND, *words) - empty
+        turns.say(f"round {turn} of {rounds}: {turns.numbers(took)}")
         for name, value in took.items() if turn else ():  # the first warms caches
             seconds.setdefault(name, []).append(value)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -139,6 +141,7 @@ def measure_load(rounds: int) -> dict[str, float]:
     for turn in range(rounds + 1):
         for side, them in build.items():
             took = float(_python(_BUILD, side))
+            turns.say(f"round {turn} of {rounds}, build {side}: {took:.3g} s")
             if turn:  # the first round warms the file cache
                 them.append(took)
     with tempfile.TemporaryDirectory() as folder:
@@ -152,6 +155,7 @@ def measure_load(rounds: int) -> dict[str, float]:
         for turn in range(rounds + 1):
             for what in seconds:
                 first, peak = map(float, _python(_LOAD, what, *files).split())
+                turns.say(f"round {turn} of {rounds}, {what}: {first:.3g} s")
                 if turn:  # the first round warms the file cache
                     seconds[what].append(first)
                     peaks[what].append(peak)
@@ -205,6 +209,8 @@ def measure_checkpoint(rounds: int) -> dict[str, turns.Rows]:
                 paths = f"{folder}/digits", f"{folder}/{turn}-{steps}"
                 said = map(float, _python(_TRAIN, *paths, steps).split())
                 answers[side].append(dict(zip(("s", "s of CPU"), said)))
+                took = turns.numbers(answers[side][-1])
+                turns.say(f"round {turn + 1} of {rounds}, {side}: {took}")
     return {
         "sides": [
             {"side": side, **turns.spread(answers, side, "s")}
@@ -228,10 +234,10 @@ def _python(program: str, *arguments: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    peers: dict[str, Callable[..., dict[str, Any]]] = {
-        "input": benchmark_input.measure,
-        "infer": benchmark_infer.measure,
-        "train": benchmark_train.measure,
+    peers: dict[str, Any] = {
+        "input": benchmark_input,
+        "infer": benchmark_infer,
+        "train": benchmark_train,
     }
     alone: dict[str, Measure] = {
         "import": measure_import,
@@ -243,18 +249,26 @@ def main() -> None:
     parser.add_argument("what", choices=[*peers, *alone])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--python", help="a Python that has torch and timm")
-    parser.add_argument("--only", default="", help="input: sides with this in a name")
     parser.add_argument("--stages", action="store_true", help="input: a stage a line")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="SIDE",
+        help="input, infer, train: this side, and others so named",
+    )
     arguments = parser.parse_args()
+    sides = peers[arguments.what].SIDES if arguments.what in peers else {}
+    if unknown := [name for name in arguments.only if name not in sides]:
+        named = ", ".join(map(repr, sides)) or f"{arguments.what} has no sides"
+        parser.error(f"--only {unknown[0]!r}: must be one of {named}")
     if arguments.what == "input" and arguments.stages:
         measure: Measure = benchmark_input.measure_stages
-    elif arguments.what == "input":
-        measure = functools.partial(
-            benchmark_input.measure, python=arguments.python, only=arguments.only
-        )
     elif arguments.what in peers:
-        measure = functools.partial(peers[arguments.what], python=arguments.python)
+        measure = functools.partial(
+            peers[arguments.what].measure, python=arguments.python, only=arguments.only
+        )
     else:
         measure = alone[arguments.what]
     result = {"machine": turns.machine(), **measure(arguments.rounds)}

@@ -54,22 +54,26 @@ GOALS = [  # batch, side, against, goal
 
 
 def measure(
-    rounds: int, python: str | None = None, batches: Sequence[int] = BATCHES
+    rounds: int,
+    python: str | None = None,
+    only: Sequence[str] = (),
+    batches: Sequence[int] = BATCHES,
 ) -> dict[str, dict[str, turns.Rows]]:
     """{"batch N": {"sides", "ratios"}}, each a list of rows."""
     os.environ.update(benchmark_input.QUIET)  # the sides inherit it
     with tempfile.TemporaryDirectory() as folder:
         turns.run([sys.executable, __file__, "write", folder])
         return {
-            f"batch {batch}": _measure(folder, batch, rounds, python)
+            f"batch {batch}": _measure(folder, batch, rounds, python, only)
             for batch in batches
         }
 
 
 def _measure(
-    folder: str, batch: int, rounds: int, python: str | None
+    folder: str, batch: int, rounds: int, python: str | None, only: Sequence[str]
 ) -> dict[str, turns.Rows]:
-    answers = turns.take(__file__, SIDES, [folder, batch], rounds, python)
+    only = [*only, *PEAKS] if only else ()
+    answers = turns.take(__file__, SIDES, [folder, batch], rounds, python, only)
     peaks = {name: turns.spread(answers, name, RATE)[RATE] for name in PEAKS}
     sides = []
     for name in answers:

@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,15 +43,15 @@ GOALS = [
 
 
 def measure(
-    rounds: int, python: str | None = None, only: str = ""
+    rounds: int, python: str | None = None, only: Sequence[str] = ()
 ) -> dict[str, turns.Rows]:
-    """The rows of {"sides", "ratios"}, of the sides with `only` in their names."""
-    names = [name for name in SIDES if only in name]
+    """The rows of {"sides", "ratios"}."""
+    only = [*only, "raw decode"] if only else ()  # with which all are compared
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder))
-        if any("megapixels" in name for name in names):
+        if not only or any("megapixels" in name for name in only):
             write_large(Path(folder))
-        answers = turns.take(__file__, names, [folder], rounds, python)
+        answers = turns.take(__file__, SIDES, [folder], rounds, python, only)
 
     def ratios(name: str, base: str) -> dict[str, float]:
         by_cpu = turns.ratios(answers, base, name, COST)["ratio"]
@@ -62,7 +62,7 @@ def measure(
         | {COST: turns.spread(answers, name, COST)[COST]}
         | (
             {"of raw decode": ratios(name, "raw decode")["ratio"]}
-            if "raw decode" in answers and "megapixels" not in name
+            if "megapixels" not in name
             else {}
         )
         for name in answers

@@ -53,6 +53,8 @@ def measure(rounds: int) -> dict[str, turns.Rows]:
             for name, place in sides.items():
                 command = [sys.executable, "-c", _OPEN, name, str(place)]
                 said = subprocess.check_output(command, stderr=subprocess.DEVNULL)
+                took = turns.numbers(json.loads(said))
+                turns.say(f"round {turn} of {rounds}, {name}: {took}")
                 if turn:  # the first round warms the file cache
                     answers.setdefault(name, []).append(json.loads(said))
     return {"sides": [_row(answers, name) for name in answers]}

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ Answers = Mapping[str, Sequence[Mapping[str, float]]]  # of a side, one a round
 Round = Callable[[], Mapping[str, float]]  # a side's answer of a round
 Rows = list[dict[str, Any]]  # of a table
 _SKIPPED = "skipped: "
+_START = 15.0  # seconds that a side takes to start, about
 
 # before a side imports TensorFlow, which leaves it off on processors with AVX2 alone
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -33,8 +34,12 @@ def take(
     arguments: Iterable[object],
     rounds: int,
     python: str | None = None,
+    only: Container[str] = (),
+    seconds: float = 5.0,
 ) -> Answers:
     """What each side answered in each round but the first, which starts everything.
+
+    How long it takes, about, and each answer are lines on stderr as they come.
 
     A side that says that it cannot run, for want of a package, is left out with a line
     on stderr; one that fails ends this program with what it wrote there.
@@ -45,14 +50,19 @@ def take(
         arguments: after the name.
         rounds: that count.
         python: the other Python; without one, its sides are left out.
+        only: the names of the sides to run; empty: all.
+        seconds: of a side's turn, about.
     """
+    names = [name for name in names if not only or name in only]
+    minutes = len(names) * (_START + (rounds + 1) * seconds) / 60
+    say(f"{len(names)} sides, {rounds + 1} rounds: about {minutes:.0f} min")
     answers: dict[str, list] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         sides: dict[str, tuple[subprocess.Popen, Path]] = {}
         for name in names:
             interpreter = python if name.startswith("timm") else sys.executable
             if not interpreter:
-                print(f"{name}: {_SKIPPED}no --python", file=sys.stderr)
+                say(f"{name}: {_SKIPPED}no --python")
                 continue
             log = Path(folder, str(len(sides)))
             side = subprocess.Popen(
@@ -66,16 +76,28 @@ def take(
             stack.callback(side.kill)
             first = _line(side, name, log)  # it has started: the next one may
             if first.startswith(_SKIPPED):
-                print(f"{name}: {first}", file=sys.stderr)
+                say(f"{name}: {first}")
             else:
                 sides[name], answers[name] = (side, log), []
         for turn in range(rounds + 1):
             for name, (side, log) in sides.items():
                 print(file=side.stdin, flush=True)
                 said = json.loads(_line(side, name, log))
+                say(f"round {turn} of {rounds}, {name}: {numbers(said)}")
                 if turn:
                     answers[name].append(said)
     return answers
+
+
+def say(text: str) -> None:
+    """Prints a line on stderr, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def numbers(answer: Mapping[str, object]) -> str:
+    """What of an answer is a number, as text."""
+    found = {key: it for key, it in answer.items() if isinstance(it, (int, float))}
+    return ", ".join(f"{key} {_cell(it)}" for key, it in found.items())
 
 
 def _line(side: subprocess.Popen[str], name: str, log: Path) -> str:

@@ -10,6 +10,7 @@ from keras_resnet.layers.attention import ATTENTION
 from keras_resnet.layers.composite import Composite, Shape, build_in_order, strided
 from keras_resnet.layers.convolution import ConvNorm
 from keras_resnet.layers.pooling import BlurPool
+from keras_resnet.layers.recomputation import recomputable
 from keras_resnet.layers.shortcuts import SHORTCUTS
 
 
@@ -21,6 +22,7 @@ class _ResidualBlock(Composite):
     """
 
     expansion: int  # channels that come out, over `filters`
+    recomputes = False  # in training; an attribute, which no config and no file has
 
     def __init__(
         self,
@@ -228,6 +230,7 @@ class BottleneckBlock(_ResidualBlock):
         smoothed = self.conv2, self.anti_alias
         self._build(input_shape, self.conv1, *smoothed, self.conv3, self.attention)
 
+    @recomputable
     def call(self, inputs: Any) -> Any:
         y = self.conv1(inputs)
         y = self.conv2(y)
@@ -280,6 +283,7 @@ class BasicBlock(_ResidualBlock):
         smoothed = self.conv1, self.anti_alias
         self._build(input_shape, *smoothed, self.conv2, self.attention)
 
+    @recomputable
     def call(self, inputs: Any) -> Any:
         y = self.conv1(inputs)
         y = self.anti_alias(y) if self.anti_alias else y

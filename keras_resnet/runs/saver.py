@@ -75,6 +75,8 @@ class Saver(keras.callbacks.Callback):
         writes: whether to write files; False in all but one of several processes.
     """
 
+    takes_tensors = True  # as `ResumableCallbacks` has it
+
     def __init__(
         self,
         run: Path,
@@ -329,13 +331,35 @@ class ResumableCallbacks(keras.callbacks.CallbackList):
         super().on_train_batch_begin(batch + self.first, logs)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        super().on_train_batch_end(batch + self.first, logs)
+        """As Keras's, which makes all of `logs` numbers, and waits for the device.
+
+        Here that is done only for a callback that wants them: one with a method for
+        batches and without `takes_tensors`.
+        """
+        numbers = None
+        for callback in self.callbacks:
+            if getattr(callback, "takes_tensors", False):
+                given = logs
+            elif _looks_at_batches(callback):
+                given = numbers = numbers or _floats(logs or {})
+            else:
+                continue
+            callback.on_train_batch_end(batch + self.first, given)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.first = 0
         if logs and "val_loss" in logs:
             logs = {**logs, **self.measure()}
         super().on_epoch_end(epoch, logs)
+
+
+def _looks_at_batches(callback: Any) -> bool:
+    usual = keras.callbacks.Callback
+    methods = callback.on_train_batch_end, callback.on_batch_end
+    return [getattr(method, "__func__", None) for method in methods] != [
+        usual.on_train_batch_end,
+        usual.on_batch_end,
+    ]
 
 
 def pace(optimizer: Any) -> str:

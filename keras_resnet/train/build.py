@@ -112,6 +112,8 @@ def build(
         _freeze(net, recipe)
     else:
         net = _transfer_net(recipe, names, file, info, began)
+    if recipe.remat:
+        _recompute(net, recipe)
     if several_labels:
         net.info = net.info.replace(thresholds=(0.5,) * len(names))
     averages = getattr(rule, "averages", None)  # Addons' averaging optimizers
@@ -405,3 +407,14 @@ def _freeze(net: Any, recipe: Recipe) -> None:
         for layer in net._flatten_layers():
             if isinstance(layer, BatchNormalization):
                 layer.frozen_statistics = True
+
+
+def _recompute(net: Any, recipe: Recipe) -> None:
+    if not hasattr(keras, "remat"):
+        raise RecipeError(
+            f"remat={recipe.remat!r}: needs Keras 3, and this is "
+            f"{keras.__version__}; leave it out"
+        )
+    for layer in net._flatten_layers():
+        if hasattr(layer, "recomputes"):
+            layer.recomputes = True

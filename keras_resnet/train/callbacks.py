@@ -126,6 +126,8 @@ class Watch(keras.callbacks.Callback):
             was halved `STREAK` times; the message has the learning rate.
     """
 
+    takes_tensors = True  # as `ResumableCallbacks` has it
+
     def __init__(self, run: Path) -> None:
         super().__init__()
         self.run = run

@@ -99,6 +99,7 @@ def check(recipe: Recipe) -> None:
         "weights": "load them where the model is built",
         "stage_rates": "it has no stages of known names",
         "freeze_statistics": "set `trainable` of its layers instead",
+        "remat": "use a larger `accumulate`, which takes less memory too",
     }
     for name, remedy in refused.items():
         if value := getattr(recipe, name):

@@ -38,6 +38,8 @@ class TrainingBar(keras.callbacks.Callback):
             lines above it.
     """
 
+    takes_tensors = True  # as `ResumableCallbacks` has it
+
     def __init__(self, recipe: Recipe, out: Console, err: Console) -> None:
         super().__init__()
         self.recipe, self.out = recipe, out

@@ -405,7 +405,8 @@ def explained_memory_errors(recipe: Recipe) -> Iterator[None]:
             raise
         raise RunError(
             f"out of memory with batch_size={recipe.batch_size}, accumulate="
-            f"{recipe.accumulate}, train_size={recipe.train_size}: use a smaller "
-            "batch_size or train_size, or a larger accumulate, which splits each batch "
-            "into that many parts, in another run directory"
+            f"{recipe.accumulate}, train_size={recipe.train_size}, remat="
+            f"{recipe.remat!r}: use a smaller batch_size or train_size, a larger "
+            "accumulate, which splits each batch into that many parts, or "
+            "remat='stages', in another run directory"
         ) from error
