@@ -38,7 +38,7 @@ def folders(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=KINDS)
 def engine(request, folders):
-    return ServedEngine(folders[request.param] / "1")
+    return ServedEngine(folders[request.param] / "1", streams=2)
 
 
 def files():

@@ -19,13 +19,14 @@ Run = Callable[[np.ndarray], Any]
 Started = tuple[dict[str, Shape], Run]
 
 
-def start(format: str, path: Path, precision: str) -> Started:
+def start(format: str, path: Path, precision: str, streams: int = 1) -> Started:
     """Starts a runtime on the CPU with its default number of threads.
 
     Args:
         format: one of `formats.FORMATS`.
         path: the model file; for a SavedModel, its saved_model.pb.
         precision: one of `formats.FORMATS[format]`.
+        streams: of OpenVINO, runs at a time, which share the cores among them.
 
     Returns:
         (shapes, run). `shapes` is {tensor: its shape, with None for sizes that may
@@ -37,10 +38,12 @@ def start(format: str, path: Path, precision: str) -> Started:
         ModelError: a package is not installed.
         Exception: whatever the runtime raises.
     """
-    return _STARTERS[format](path, precision)
+    if format == "openvino":
+        return _start_openvino(path, precision, streams)
+    return _STARTERS[format](path)
 
 
-def _start_savedmodel(path: Path, precision: str) -> Started:
+def _start_savedmodel(path: Path) -> Started:
     model = SavedModel(path.parent)
     try:
         sides = model.signatures["serving_default"].values()
@@ -56,7 +59,7 @@ def _start_savedmodel(path: Path, precision: str) -> Started:
     return shapes, run
 
 
-def _start_onnx(path: Path, precision: str) -> Started:
+def _start_onnx(path: Path) -> Started:
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # fatal only, because errors are also raised
@@ -70,10 +73,12 @@ def _start_onnx(path: Path, precision: str) -> Started:
     return shapes, lambda images: session.run([OUTPUT], {INPUT: images})[0]
 
 
-def _start_openvino(path: Path, precision: str) -> Started:
+def _start_openvino(path: Path, precision: str, streams: int) -> Started:
     runtime = require("openvino", "openvino")
     # by default, OpenVINO chooses bfloat16 on CPUs with bfloat16 instructions
     config = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
+    if streams > 1:
+        config["NUM_STREAMS"] = str(streams)
     model = runtime.Core().compile_model(path, "CPU", config)
     shapes: dict[str, Shape] = {
         port.any_name: tuple(
@@ -92,7 +97,7 @@ def _start_openvino(path: Path, precision: str) -> Started:
     return shapes, run
 
 
-def _start_litert(path: Path, precision: str) -> Started:
+def _start_litert(path: Path) -> Started:
     runtime = require("ai_edge_litert.interpreter", "litert")
     interpreter = runtime.Interpreter(model_path=str(path))
     signature = interpreter.get_signature_runner("serving_default")
@@ -106,9 +111,8 @@ def _start_litert(path: Path, precision: str) -> Started:
     return shapes, lambda images: signature(**{INPUT: images})[OUTPUT]
 
 
-_STARTERS: dict[str, Callable[[Path, str], Started]] = {
+_STARTERS: dict[str, Callable[[Path], Started]] = {
     "savedmodel": _start_savedmodel,
     "onnx": _start_onnx,
-    "openvino": _start_openvino,
     "litert": _start_litert,
 }

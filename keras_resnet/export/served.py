@@ -24,8 +24,14 @@ from keras_resnet.export.savedmodel import SavedModel
 _METHOD = "tensorflow/serving/predict"
 
 
-def open_served(folder: str | os.PathLike[str]) -> SavedModel | ServedEngine:
+def open_served(
+    folder: str | os.PathLike[str], streams: int = 1
+) -> SavedModel | ServedEngine:
     """Opens the version of a model that is in a folder, whichever its format.
+
+    Args:
+        folder: the folder of the version.
+        streams: as of a ServedEngine.
 
     Raises:
         SavedModelError: it cannot be opened; the message has the reason.
@@ -34,7 +40,7 @@ def open_served(folder: str | os.PathLike[str]) -> SavedModel | ServedEngine:
     if not any(Path(folder, name).is_file() for name in others):
         return SavedModel(folder)
     try:
-        return ServedEngine(folder)
+        return ServedEngine(folder, streams)
     except ModelError as error:
         raise SavedModelError(str(error)) from error
 
@@ -47,6 +53,8 @@ class ServedEngine:
 
     Args:
         folder: the folder of the version.
+        streams: how many threads call `run` at a time; OpenVINO divides the cores among
+            them, which answers more requests a second than taking turns.
 
     Attributes:
         signatures, metadata: as of a SavedModel.
@@ -57,7 +65,7 @@ class ServedEngine:
         SavedModelError: the frame beside it is missing or damaged.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], streams: int = 1) -> None:
         described = read_description(folder)
         path = Path(folder, FILES[described.format])
         if described.format not in SERVED:
@@ -70,7 +78,7 @@ class ServedEngine:
             raise ModelError(f"{frame}: no such folder; export the model again")
         try:
             shapes, self._compute = runtimes.start(
-                described.format, path, described.precision
+                described.format, path, described.precision, streams
             )
         except ModelError:
             raise

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from keras_resnet.errors import SavedModelError
 from keras_resnet.export.numbering import version_folders
 from keras_resnet.export.served import open_served
 from keras_resnet.serve import answers
-from keras_resnet.serve.batching import Batcher, Pool
+from keras_resnet.serve.batching import RUNNERS, Batcher, Pool
 from keras_resnet.serve.loading import Files, list_files, load_and_run
 from keras_resnet.serve.metrics import Metrics
 from keras_resnet.serve.settings import Settings
 
 log = logging.getLogger(__name__)
+_open = partial(open_served, streams=RUNNERS)
 _REMEMBERED = 16  # closed versions that `statuses` still lists
 
 
@@ -78,7 +80,7 @@ class Versions:
         self,
         folder: str | os.PathLike[str],
         settings: Settings,
-        load: Callable[[Path], Any] = open_served,
+        load: Callable[[Path], Any] = _open,
     ) -> None:
         self.folder, self.settings, self.metrics = Path(folder), settings, Metrics()
         self.current: Version | None = None
