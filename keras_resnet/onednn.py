@@ -2,7 +2,8 @@
 
 TensorFlow turns oneDNN on by itself only if the processor has AVX-512 VNNI, AVX-VNNI or
 AMX. On processors that have only AVX2, oneDNN works too, and is 1.1 to 1.5 times as
-fast as TensorFlow's other kernels in training and serving (models/benchmarks.md).
+fast as TensorFlow's other kernels in training and serving
+(docs/reference/benchmarks.md).
 """
 
 import functools

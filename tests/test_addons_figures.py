@@ -1,6 +1,6 @@
 """What TensorFlow Addons answered, beside what takes its place here or in Keras.
 
-The figures are those of models/tensorflow-addons.md. A rule is replayed on 20 recorded
+The figures are those of docs/reference/migration.md. A rule is replayed on 20 recorded
 gradients in float64; "apart" is the distance of the two ends over the way that Addons'
 rule went.
 """

@@ -53,10 +53,10 @@ def test_released_recipe_is_readable_and_of_the_demo():
     [("resnet18", 12, 5), ("mobilenet", 6, 3), ("inception_v3", 6, 3)],
 )
 def test_ablation_table_is_of_its_results(net, rows, seeds):
-    folder = MODELS / "ablation"
-    results = json.loads((folder / "results.json").read_text())
+    results = json.loads((DOCS / "ablation.json").read_text())
     places = {name: place for place, name in enumerate(results)}
-    sections = (folder / "README.md").read_text().split("\n## ")[1:]
+    page = (DOCS / "reference" / "ablation.md").read_text()
+    sections = page.split("\n## ")[1:]
     table = sections[places[net]]
     assert results[net]["how"]["command"] in table
     trained = results[net]["rows"]
@@ -72,7 +72,7 @@ def test_ablation_table_is_of_its_results(net, rows, seeds):
 
 def test_lineage_page_is_of_its_results():
     results = json.loads((DOCS / "lineage.json").read_text())
-    page = (DOCS / "lineage.md").read_text()
+    page = (DOCS / "explanation" / "lineage.md").read_text()
     assert results["how"]["command"] in page
     assert results["how"]["commit"] in page
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]

@@ -1,4 +1,4 @@
-"""The tricks one after the other on 20 written digits a class -> models/ablation/.
+"""The tricks one after the other on 20 digits a class -> docs/reference/ablation.md.
 
 The order of arXiv 1812.01187's tables 4 and 5 on resnet18 of width 16, and of its table
 6 on that and on narrow nets of keras.applications: trained on 20 of scikit-learn's
@@ -177,10 +177,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=60, help="of runs without mixup")
     parser.add_argument("--workers", type=int, help="processes; one a core")
     parser.add_argument("--runs", default="runs/ablation")
-    parser.add_argument("--output", default="models/ablation", type=Path)
+    parser.add_argument("--output", default="docs", type=Path)
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
-    kept = options.output / "results.json"
+    page_file = options.output / "reference" / "ablation.md"
+    page_file.parent.mkdir(parents=True, exist_ok=True)
+    kept = options.output / "ablation.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
     for net in options.nets:
         results[net] = measure(net, options)
@@ -196,7 +197,7 @@ def main() -> None:
             ),
         ]
     )
-    (options.output / "README.md").write_text(page)
+    page_file.write_text(page)
     plot(results, options.output / "ablation.png")
     print(page)
 
@@ -212,9 +213,9 @@ Top-1 is in percent: mean and standard deviation of the seeds, each of which dra
 own training pictures. The difference to the row before (of the last three: to label
 smoothing) is of the same seeds, with its standard error. Half precision is
 mixed_bfloat16, since processors have no fast float16; the nets of table 6 are trained
-in float32. Every run's numbers are in results.json.
+in float32. [Every run's numbers](../ablation.json).
 
-![top-1 of each row and seed](ablation.png)
+![top-1 of each row and seed](../ablation.png)
 """.split("\n")
 
 

@@ -272,7 +272,7 @@ def _errors(folder: Path) -> list[float]:
 
 
 def table(results: Mapping[str, Any]) -> list[str]:
-    """The two tables of docs/lineage.md, as Markdown."""
+    """The two tables of the page of explanation, as Markdown."""
     base = results["nets"]["resnet26a"]["step_ms"]
     lines = [
         "| net | paper | parameters | million multiply-adds | time a step | top-1 |",

@@ -452,7 +452,7 @@ def _measured(results: Mapping[str, Any]) -> list[str]:
 
 
 def table(results: Mapping[str, Any]) -> list[str]:
-    """The table of docs/transfer.md, as Markdown: mean and deviation, in percent."""
+    """The table of the tutorial, as Markdown: mean and deviation, in percent."""
     names = _measured(results)
     titles = " | ".join(MEASURES[name][0] for name in names)
     lines = [f"| backbone | epochs | {titles} |", f"|---|{'---:|' * (len(names) + 1)}"]
