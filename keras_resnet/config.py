@@ -372,6 +372,7 @@ VARIANTS: dict[str, ResNetConfig] = {
     "resnetrs350": _rs(350),
     "resnetrs420": _rs(420),
 }
+"""{name: ResNetConfig} of the published nets, as `keras-resnet list` shows them."""
 _SPELLINGS = {
     "wide_": "Wide",
     "resnet": "ResNet",

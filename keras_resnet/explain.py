@@ -48,7 +48,7 @@ def grad_cam(
         ModelError: the model is not such a classifier, or it has no such layer.
         ValueError: `classes` has another shape, or values that are no classes.
 
-    Example:
+    Examples:
 
     >>> heat = keras_resnet.explain.grad_cam(model, images)
     >>> pyplot.imshow(images[0])

@@ -260,3 +260,4 @@ RECIPES = types.MappingProxyType(
         )
     }
 )
+"""{name: Recipe} of the published runs, and of those that a user begins with."""

@@ -24,8 +24,10 @@ class InceptionBlock(Composite):
 
     Args:
         ones: filters of the first branch.
-        reduce_threes, threes: filters of the second.
-        reduce_fives, fives: filters of the third.
+        reduce_threes: filters of the second's 1x1.
+        threes: filters of its 3x3.
+        reduce_fives: filters of the third's 1x1.
+        fives: filters of its 3x3.
         pooled: filters of the fourth.
     """
 

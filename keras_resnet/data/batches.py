@@ -30,7 +30,8 @@ BATCHES = 2  # batches prepared ahead of the one in use
 _ORDER, _CROP, _PICTURE, _COLOUR, _MIX, _CHOICE, _CLASS = range(7)
 
 Pair = tuple[tf.Tensor, Any]  # images, and labels, boxes or masks
-Slice = tuple[int, int]  # which slice of each batch, of how many
+Slice = tuple[int, int]
+"""(index, count): the part of each batch that a process reads, and of how many."""
 
 
 def steps_per_epoch(source: SourceLike, recipe: Any) -> int:

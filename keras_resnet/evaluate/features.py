@@ -38,7 +38,7 @@ class Features:
         ModelError: the model has no features, as an exported one.
         WeightsError: its weights cannot be found or read.
 
-    Example:
+    Examples:
 
     >>> features = keras_resnet.Features("resnet50d:imagenet", normalize=True)
     >>> one, two = features(images)

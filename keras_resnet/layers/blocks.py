@@ -187,8 +187,9 @@ class BottleneckBlock(_ResidualBlock):
         dilation: of the 3x3 (basic block: of its second).
         first_dilation: of a stage's first block, which still sees the former stage's
             grid; None is `dilation`.
-        groups, group_width: a grouped 3x3 of filters * group_width / 64 * groups
-            channels (ResNeXt, arXiv 1611.05431).
+        groups: of the 3x3, which then has filters * group_width / 64 * groups channels
+            (ResNeXt, arXiv 1611.05431).
+        group_width: of each group at 64 filters.
         shortcut: "avg_pool", "projection" or "zero_pad", where the shapes differ; or
             "none" for a plain block, without any.
         project: also where they agree (option C, and Paddle's basic nets).
@@ -196,7 +197,8 @@ class BottleneckBlock(_ResidualBlock):
         zero_gamma: that normalization's gamma starts at zero (section 3.1), so that the
             block starts as its shortcut.
         drop_path: probability that a sample skips the branch in training.
-        fused_batch_norm, normalization: as `ConvNorm`'s.
+        fused_batch_norm: as `ConvNorm`'s.
+        normalization: as `ConvNorm`'s.
         anti_alias: "avg" or "blur" to let the 3x3 compute at stride 1, and an average
             pool or a `BlurPool` stride behind its ReLU.
         se_ratio: of "se", inner over outer channels.

@@ -75,7 +75,8 @@ class DeepStem(_Stem):
     Args:
         width: filters of the second convolution.
         tiered: the first has three quarters of them.
-        fused_batch_norm, normalization: as `ConvNorm`'s.
+        fused_batch_norm: as `ConvNorm`'s.
+        normalization: as `ConvNorm`'s.
         pool: "max", 3x3; in its place "conv", a 3x3 convolution (ResNet-RS), "avg",
             2x2, or "blur", a 3x3 maximum at stride 1 and a `BlurPool`.
     """

@@ -64,7 +64,9 @@ class AdamW(_TwoMoments):
 
     Args:
         learning_rate: a number or a schedule.
-        beta_1, beta_2, epsilon: as above.
+        beta_1: as above.
+        beta_2: as above.
+        epsilon: as above.
         weight_decay: times w, beside u.
         decay: "kernels" decays variables of rank above 1; "all" every one.
         rates: as `CoupledSGD`'s.
@@ -114,7 +116,9 @@ class Lamb(_TwoMoments):
 
     Args:
         learning_rate: a number or a schedule.
-        beta_1, beta_2, epsilon: as above.
+        beta_1: as above.
+        beta_2: as above.
+        epsilon: as above.
         weight_decay: times w, in the direction.
         decay: "kernels" decays, and adapts, variables of rank above 1; "all" every one.
         rates: as `CoupledSGD`'s.

@@ -62,7 +62,7 @@ def write(
             or the file cannot be written there.
         DataError, ModelError: `data` cannot be used with the model of a run.
 
-    Example:
+    Examples:
 
     >>> keras_resnet.report.write("runs/photos", out="photos.html")
     """

@@ -35,7 +35,7 @@ class Predictor:
         ModelError, WeightsError: at the first call: the model cannot be opened, or has
             no features.
 
-    Example:
+    Examples:
 
     >>> predict = keras_resnet.Predictor("runs/photos", top=1)
     >>> predict({"bytes": [open("cat.jpg", "rb").read()]})["top_classes"]

@@ -45,7 +45,7 @@ def ray_train(
         RayError: Ray is not installed, its cluster does not answer, or training failed;
             the message has the reason.
 
-    Example:
+    Examples:
 
     >>> recipe = keras_resnet.RECIPES["bag-of-tricks"].replace(batch_size=1024)
     >>> scale.ray_train(recipe, "/data/photos", "/runs/photos", workers=8, gpus=1)

@@ -63,7 +63,7 @@ def find_rate(
         ModelError, WeightsError: the recipe's teacher or weights cannot be used.
         RunError: the loss was not finite from the start, or memory ran out.
 
-    Example:
+    Examples:
 
     >>> found = find_rate(RECIPES["fine-tune"], "photos")
     >>> recipe = RECIPES["fine-tune"].replace(base_rate=found["base_rate"])

@@ -73,7 +73,7 @@ def sweep(
         Interrupted: a signal stopped a trial, as `fit` raises it.
         DataError, ModelError, WeightsError: as `fit` raises them.
 
-    Example:
+    Examples:
 
     >>> space = {"base_rate": {"low": 0.01, "high": 1, "log": True}}
     >>> best = sweep(RECIPES["fine-tune"], "photos", "sweeps/rate", space, 20)[0]

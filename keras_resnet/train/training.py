@@ -125,7 +125,7 @@ def fit(
         DataError, RecipeError, ModelError, WeightsError, ValueError: an argument is
             invalid, before anything is written.
 
-    Example:
+    Examples:
 
     >>> recipe = RECIPES["fine-tune"].replace(epochs=10)
     >>> model = train.fit(recipe, "photos", "runs/photos")

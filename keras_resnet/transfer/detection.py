@@ -57,7 +57,7 @@ def detector(
             has no part that is in `frozen`.
         Error: KerasHub is not installed.
 
-    Example:
+    Examples:
 
     >>> net = keras_resnet.backbone("resnet50d", weights="imagenet")
     >>> model = keras_resnet.transfer.detector(net, classes=20)

@@ -104,7 +104,7 @@ def segmenter(
             `frozen`.
         Error: KerasHub is not installed.
 
-    Example:
+    Examples:
 
     >>> net = keras_resnet.backbone("resnet50d", weights="imagenet")
     >>> model = keras_resnet.transfer.segmenter(net, classes=21)

@@ -249,3 +249,4 @@ DIALECTS: dict[str, tuple[Dialect | Native, ...]] = {
     ),
     "keras_resnet": (Native(), KerasFile()),
 }
+"""{dialect: its schemes of names}; the keys are what `dialect` may be."""

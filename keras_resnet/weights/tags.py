@@ -68,7 +68,7 @@ _DATA = {
 def explain(tag: str) -> list[str]:
     """The sentences that a tag stands for, without the sizes, which its row has.
 
-    Example:
+    Examples:
 
     >>> explain("a2_in1k")[-1]
     'Trained on ImageNet-1k.'
