@@ -16,7 +16,7 @@ export TF_ENABLE_ONEDNN_OPTS ?= 1
 ONEDNN_TESTS = tests/test_export.py tests/test_formats.py tests/test_savedmodel.py \
 	tests/test_signatures.py tests/test_tf_serving.py
 
-.PHONY: demo test test-without-onednn test-slow test-browser addons test-addons test-addons-short check format release-check clean
+.PHONY: demo test test-without-onednn test-slow test-browser addons test-addons test-addons-short check format docs release-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/keras-resnet demo
@@ -48,6 +48,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# the site, in build/site; Material's notice of another builder is not ours to heed
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # the wheel alone, in an environment of its own, must do the main job
 release-check: $(VENV)/.dev

@@ -2,8 +2,6 @@
 
 import csv
 import re
-import runpy
-from pathlib import Path
 
 import pytest
 from checkpoints import GOLDENS, our_name
@@ -12,7 +10,6 @@ from keras_resnet import VARIANTS, WeightsError
 from keras_resnet.weights.released import find, released
 from keras_resnet.weights.tags import explain
 
-ROOT = Path(__file__).parent.parent
 ROWS = [row for tags in released().values() for row in tags.values()]
 
 # variant, tag: train size, crop, top-1, top-5; test size, crop, top-1, top-5, as in
@@ -213,12 +210,3 @@ def test_an_unknown_variant_is_told_those_that_there_are():
         WeightsError, match=r"variant='resnet50': must be one of resnet"
     ):
         find("resnet50", "imagenet")
-
-
-def test_the_page_of_weights_is_what_the_tool_prints(capsys):
-    runpy.run_path(str(ROOT / "tools" / "released_table.py"), run_name="__main__")
-    printed = capsys.readouterr().out
-    assert printed == (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
-    lines = printed.splitlines()
-    assert sum(line.startswith("| `") for line in lines) == len(VARIANTS)
-    assert sum("| " in line and "-nc-" in line for line in lines) == 15
