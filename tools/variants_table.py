@@ -1,4 +1,4 @@
-"""Prints README's table of depths and letters: parameters, multiply-adds at 224."""
+"""Prints the table of depths and letters in docs/explanation/family.md: their cost."""
 
 from keras_resnet import VARIANTS
 from keras_resnet.complexity import complexity
