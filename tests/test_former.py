@@ -75,6 +75,7 @@ def test_run_that_was_stopped_goes_on_from_its_step(data, tmp_path):
             np.testing.assert_allclose(weight, expected, atol=2e-3, err_msg=weight.path)
 
 
+@pytest.mark.slow
 def test_run_without_scaled_decode_goes_on_without_it(tiny, tmp_path):
     folder = tmp_path / "large"
     for number, (name, colour) in enumerate(COLOURS.items()):

@@ -272,6 +272,7 @@ def test_builder_that_fails_is_one_line(folder, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_of_googlenet_are_trained_and_resumed(folder, tmp_path):
     def googlenet(classes):
         return keras_resnet.baselines.GoogLeNet(classes=9, input_shape=(32, 32, 3))

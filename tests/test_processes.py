@@ -126,6 +126,7 @@ def assert_same(one, several, tolerance):
         assert row == pytest.approx(other, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(folder, tmp_path):
     fields = {"epochs": 1, "warmup_epochs": 0.0, "ema": 0.0}
     runs = tmp_path / "one", tmp_path / "two"

@@ -139,6 +139,7 @@ def test_batches_of_raw_records_are_those_of_the_same_pictures(raw, lossless, ti
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_run_on_raw_records_resumes_on_validated_and_moved_ones(
     raw, lossless, own, tiny, tmp_path
 ):
