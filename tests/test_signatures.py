@@ -184,7 +184,8 @@ def test_row_that_is_not_finite_harms_no_other(served):
     images[1, 5, 5, 0] = np.nan
     answers = served.run("serving_default", images=images)["probabilities"]
     assert np.isfinite(answers[[0, 2]]).all()
-    np.testing.assert_array_equal(answers[0], answers[2])
+    # equal rows of a batch may be rounded otherwise, by where threads divide it
+    np.testing.assert_allclose(answers[0], answers[2], atol=1e-6)
 
 
 def test_hundred_mebibytes_are_one_bad_row(served):
