@@ -4,7 +4,7 @@ The released resnet18d-digits, 32 pixels, gray; and a ResNet-18-D that is traine
 on digits painted on photographs, 96 pixels, in color, as tools/transfer.py makes them.
 Each is calibrated on 300 training images, and measured on all held-out ones.
 
-    python tools/quantize.py [--epochs 12] [--runs runs/quantize]
+    python tools/quantize.py [--epochs 36] [--runs runs/quantize]
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def nets(epochs: int, runs: Path) -> Iterator[tuple[str, Any, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--epochs", type=int, default=12, help="of the second net")
+    parser.add_argument("--epochs", type=int, default=36, help="of the second net")
     parser.add_argument("--runs", default="runs/quantize", type=Path)
     options = parser.parse_args()
     from keras_resnet import export
