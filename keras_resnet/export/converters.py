@@ -100,9 +100,8 @@ def _quantize_onnx(proto: Any, path: Path, calibration: Calibration) -> Any:
     feeds = ({INPUT: np.float32(image[None])} for image in calibration.images)
     ends = _ends((node.op_type, node.name) for node in proto.graph.node)
     names = [node.name for node in proto.graph.node]
-    after = names[
-        names.index(ends[-1]) + 1 :
-    ]  # probabilities are no multiples of 1/255
+    # in 8 bits, probabilities would be multiples of 1/255
+    after = names[names.index(ends[-1]) + 1 :]
     kept = [*ends, *after] if calibration.float_ends else after
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         quantized = Path(scratch, "quantized.onnx")

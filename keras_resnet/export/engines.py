@@ -103,17 +103,10 @@ def open_engine(path: str | os.PathLike[str]) -> Engine:
         )
     if not expected.is_file():
         raise ModelError(f"{expected}: no such file; export the model again")
-    try:
-        with quiet():
-            shapes, run = runtimes.start(
-                description.format, expected, description.precision
-            )
-    except ModelError:
-        raise
-    except Exception as error:  # each runtime has its own exceptions
-        raise ModelError(
-            f"{expected}: not a readable {description.format} model: {brief(error)}"
-        ) from error
+    with quiet():
+        shapes, run = runtimes.start(
+            description.format, expected, description.precision
+        )
     engine = Engine(str(path), description, run)
     described = _described(description.info)
     if shapes != described:

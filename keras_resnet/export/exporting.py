@@ -149,17 +149,17 @@ def save(
         where = other_tasks.WHERE[model.info.task]
     folder = Path(folder)
     check_versions(folder, format)
+    if calibrate is not None:
+        images, held_out = quantizing.divide(calibrate, exported)
     with _disk_errors(folder), partial_folder(folder) as partial:
         version, accuracy = partial / "version", None
         if calibrate is None:
             beside = _write(exported, version, format, precision)
         else:
-            images, held_out = quantizing.divide(calibrate, exported)
 
             def attempt(calibration: converters.Calibration) -> Path:
                 shutil.rmtree(version, ignore_errors=True)
-                _write(exported, version, format, precision, calibration)
-                return version
+                return _write(exported, version, format, precision, calibration)
 
             accuracy = quantizing.quantize(
                 attempt, images, reference, held_out, most_loss, format

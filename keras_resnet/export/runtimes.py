@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_resnet.export.formats import INPUT, OUTPUT, require
+from keras_resnet.errors import ModelError
+from keras_resnet.export.formats import INPUT, OUTPUT, brief, require
 from keras_resnet.export.metagraph import Shape
 from keras_resnet.export.savedmodel import SavedModel
 
@@ -35,12 +36,18 @@ def start(format: str, path: Path, precision: str, streams: int = 1) -> Started:
         a detector {name: array}. Several threads may call it, but for LiteRT's.
 
     Raises:
-        ModelError: a package is not installed.
-        Exception: whatever the runtime raises.
+        ModelError: a package is not installed, or the file cannot be read.
     """
-    if format == "openvino":
-        return _start_openvino(path, precision, streams)
-    return _STARTERS[format](path)
+    try:
+        if format == "openvino":
+            return _start_openvino(path, precision, streams)
+        return _STARTERS[format](path)
+    except ModelError:
+        raise
+    except Exception as error:  # each runtime has its own exceptions
+        raise ModelError(
+            f"{path}: not a readable {format} model: {brief(error)}"
+        ) from error
 
 
 def _start_savedmodel(path: Path) -> Started:

@@ -76,14 +76,9 @@ class ServedEngine:
         frame = Path(folder, FRAME)
         if not frame.is_dir():
             raise ModelError(f"{frame}: no such folder; export the model again")
-        try:
-            shapes, self._compute = runtimes.start(
-                described.format, path, described.precision, streams
-            )
-        except ModelError:
-            raise
-        except Exception as error:  # each runtime has its own exceptions
-            raise ModelError(f"{path}: {brief(error)}") from error
+        shapes, self._compute = runtimes.start(
+            described.format, path, described.precision, streams
+        )
         self._frame: SavedModel = SavedModel(frame)
         self._has_ended = False
         sides: list[dict[str, Spec]] = [
