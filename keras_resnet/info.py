@@ -90,6 +90,9 @@ class Protocol:
     interpolation: str = field(
         default="bicubic", metadata=_checked(_is_one_of("bicubic", "bilinear"))
     )
+    # whether large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, which is faster
+    # and not exact
+    scaled_decode: bool = field(default=False, metadata=_checked(_is_a(bool)))
 
 
 @dataclass(frozen=True)

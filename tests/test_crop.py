@@ -20,6 +20,7 @@ from keras_resnet.data.transforms.random_crop import (
     random_window,
 )
 from keras_resnet.data.transforms.resize import resize_as_pillow
+from keras_resnet.info import Protocol
 
 CROPS = sorted((GOLDENS / "pictures" / "eval").glob("*.eval_*"))
 
@@ -58,6 +59,7 @@ SIZES = [
     ((1, 1), (5, 7)),
     ((32, 32), (224, 256)),
     ((2, 3), (50, 40)),
+    ((9000, 40), (36, 40)),
 ]
 RESIZE = tf.function(
     resize_as_pillow,
@@ -82,6 +84,18 @@ def test_resize_is_pillows(before, after):
     np.testing.assert_array_equal(
         RESIZE(image, *after), resize_as_pillow(image, *after)
     )
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_resize_of_stripes_is_pillows(interpolation):
+    """The largest sums that the pixels of an image can give: each is 0 or 255."""
+    for seed, (before, after) in enumerate([(7000, 28), (9000, 100), (50, 49)]):
+        rows = np.random.default_rng(seed).integers(0, 2, (before, 1, 1)) * 255
+        image = np.broadcast_to(rows, (before, 3, 3)).astype(np.uint8)
+        kind = Image.Resampling[interpolation.upper()]
+        expected = Image.fromarray(image).resize((3, after), kind)
+        ours = resize_as_pillow(image, after, 3, interpolation)
+        np.testing.assert_array_equal(ours, expected)
 
 
 def test_window_of_a_resize_is_that_window():
@@ -336,3 +350,25 @@ def test_training_picture_of_a_smaller_decode_is_near(antialias, mean, psnr, tin
     decibels = [10 * np.log10(255**2 / np.mean(it**2.0)) for it in apart]
     assert np.mean(apart) < mean
     assert np.mean(decibels) > psnr
+
+
+@pytest.mark.parametrize("size", [40, 128, 224, 500])
+def test_evaluation_may_decode_smaller(size):
+    """At the largest ratio that leaves the short side, 512, large enough."""
+    photo = encoded(grace(), quality=92)
+    scaled = Protocol(size, 1.0, scaled_decode=True)
+    ratio = {40: 8, 128: 4, 224: 2, 500: 1}[size]
+    method = {"dct_method": "INTEGER_ACCURATE"}
+    smaller = tf.io.decode_jpeg(photo, 3, ratio, **method)
+    np.testing.assert_array_equal(
+        data.load_eval(photo, scaled), data.eval_crop(smaller, size, 1.0)
+    )
+    apart = levels_apart(
+        data.load_eval(photo, scaled), data.load_eval(photo, Protocol(size, 1.0))
+    )
+    assert (apart.max() > 0) == (ratio > 1)
+    assert apart.mean() < 3
+    png = encoded(grace(), "png")
+    np.testing.assert_array_equal(
+        data.load_eval(png, scaled), data.load_eval(png, Protocol(size, 1.0))
+    )

@@ -1,6 +1,7 @@
 """Measures are what loops by hand count, whatever the batches; and predictions."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write_picture
+from hostile_pictures import encoded
 
 import keras_resnet
 from keras_resnet import data, evaluate
@@ -368,12 +370,35 @@ def test_command_predicts_by_ten_crops_and_above_a_threshold(
     assert call(*asked, *least, cwd=tmp_path).out.count("none reaches the thresh") == 3
     for options, words in (
         (["--threshold", 1.5], "1.5 is not in the range 0<=x<=1"),
-        (["--out", "tables"], "--ten-crop, --threshold: not with --out"),
+        (["--out", "tables"], "--ten-crop, --threshold, --scaled-decode: not with"),
+        (["--scaled-decode"], "--scaled-decode with --ten-crop"),
     ):
         done = call(*asked, *options, cwd=tmp_path)
         assert done.returncode == 2
         assert words in done.err
     assert [*tmp_path.iterdir()] == []
+
+
+def test_commands_may_decode_large_jpegs_smaller(trained, tmp_path, call):
+    draw = np.random.default_rng(0)
+    photo, exported = tmp_path / "photo.jpg", tmp_path / "exported"
+    photo.write_bytes(encoded(draw.integers(0, 256, (400, 400, 3), np.uint8)))
+    run, model = trained
+    (exact,) = evaluate.predict(model, [photo])
+    info = model.info
+    protocol = dataclasses.replace(info.protocol, scaled_decode=True)
+    model.info = info.replace(protocol=protocol)
+    try:
+        (expected,) = evaluate.predict(model, [photo])
+    finally:
+        model.info = info
+    assert expected["probabilities"] != pytest.approx(exact["probabilities"], rel=1e-4)
+    call("export", run, exported, "--scaled-decode")
+    for options in ((run, photo, "--scaled-decode"), (exported, photo)):
+        (ours,) = json.loads(call("predict", *options, "--json").out)
+        assert ours["probabilities"] == pytest.approx(
+            expected["probabilities"], rel=1e-4
+        )
 
 
 def test_picture_grid_is_a_picture(trained, folder, tmp_path):
@@ -574,6 +599,7 @@ def test_table_of_one_class_has_no_worst_one(capsys):
     [
         (["--ten-crop", "--scales", "32"], "--ten-crop with --scales"),
         (["--size", "48", "--scales", "paper"], "--size with --scales"),
+        (["--ten-crop", "--scaled-decode"], "--scaled-decode with --ten-crop"),
         (["--scales", "32,big"], "'--scales': 'big'"),
         (["--scales", "32,0"], "'--scales': 0 is not in the range"),
         (["--scales", ""], "'--scales': ''"),

@@ -21,6 +21,7 @@ from keras_resnet.data.transforms import letterbox
 from keras_resnet.errors import DataError, ModelError, RecipeError
 from keras_resnet.evaluate.finding import find_each
 from keras_resnet.export.savedmodel import SavedModel
+from keras_resnet.info import Protocol
 from keras_resnet.opening import open_model
 from keras_resnet.runs import layout
 
@@ -284,16 +285,18 @@ def extent(image, color):
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
-def test_boxes_stay_on_what_they_show(tmp_path):
-    """Through every scale, place and mirror image."""
-    image = np.full((60, 100, 3), 20, np.uint8)
-    image[20:50, 30:70] = (250, 20, 20)
+@pytest.mark.parametrize("times", [1, 10])
+def test_boxes_stay_on_what_they_show(times):
+    """Through every scale, place and mirror image, and every scale of decoding."""
+    image = np.full((60 * times, 100 * times, 3), 20, np.uint8)
+    image[20 * times : 50 * times, 30 * times : 70 * times] = (250, 20, 20)
     target = {
-        "boxes": tf.constant([[30.0, 20, 70, 50], [0, 0, 0, 0]]),
+        "boxes": tf.constant([[30.0, 20, 70, 50], [0, 0, 0, 0]]) * times,
         "labels": tf.constant([0.0, -1.0]),
     }
-    content = tf.io.encode_png(image)
-    recipe = DETECT.replace(train_size=96, test_size=96, scale_jitter=(0.5, 2.0))
+    content = tf.io.encode_png(image) if times == 1 else tf.io.encode_jpeg(image)
+    sizes = {"train_size": 96, "test_size": 96, "scale_jitter": (0.5, 2.0)}
+    recipe = DETECT.replace(**sizes, scaled_decode=times > 1)
     seen = 0
     for seed in range(60):
         square, moved = letterbox.train_boxes(content, target, recipe, [0, seed])
@@ -306,14 +309,24 @@ def test_boxes_stay_on_what_they_show(tmp_path):
             continue
         seen += 1
         np.testing.assert_allclose(moved["boxes"][0], place, atol=1.6)
-        mask = np.zeros((60, 100, 1), np.uint8)
-        mask[20:50, 30:70] = 3
+        mask = np.uint8(3 * (image[..., :1] > 200))
         other, moved_mask = letterbox.train_mask(content, mask, recipe, [0, seed])
         np.testing.assert_array_equal(other, square)
         red = extent(np.where(moved_mask[..., None] == 3, 250, 0), (250, 250, 250))
         np.testing.assert_allclose(red, place, atol=1.6)
         assert set(np.unique(moved_mask)) <= {0, 3, 255}
     assert seen > 40
+
+
+def test_evaluation_may_decode_smaller():
+    photo = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
+    jpeg = tf.io.encode_jpeg(photo)
+    protocol = Protocol(64, scaled_decode=True)
+    square, inner, size = data.load_square(jpeg, protocol)
+    smaller = tf.io.decode_jpeg(jpeg, 3, 4, dct_method="INTEGER_ACCURATE")
+    expected = letterbox.letterbox(smaller, 64, protocol.interpolation)[0]
+    np.testing.assert_array_equal(square, expected)
+    assert (inner.numpy().tolist(), size.numpy().tolist()) == ([38, 64], [300, 500])
 
 
 def test_letterbox_keeps_the_aspect_ratio():

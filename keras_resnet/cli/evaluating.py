@@ -20,6 +20,8 @@ from keras_resnet.cli.base import (
     make_table,
     plain,
     print_result,
+    scaled_decode_option,
+    with_scaled_decode,
 )
 from keras_resnet.drawing import attempted
 from keras_resnet.files import write_whole
@@ -71,6 +73,7 @@ def _pixels(
     "the classes of DATA, which may be others, by the features of MODEL.",
 )
 @calibrated_option
+@scaled_decode_option
 @json_option
 def evaluate(
     model: str,
@@ -82,6 +85,7 @@ def evaluate(
     scales: tuple[int, ...],
     probe: bool,
     calibrated: bool,
+    scaled_decode: bool,
     as_json: bool,
 ) -> None:
     """Measure top-1, top-5, loss and calibration of MODEL on each image of DATA.
@@ -93,19 +97,24 @@ def evaluate(
     if scales and (ten_crop or size):
         other = "--ten-crop" if ten_crop else "--size"
         raise click.UsageError(f"{other} with --scales: give only one of them")
+    if scaled_decode and (scales or ten_crop):
+        other = "--ten-crop" if ten_crop else "--scales"
+        raise click.UsageError(f"--scaled-decode with {other}: give only one of them")
     if probe:
-        if scales or ten_crop or size or split != "val" or calibrated:
+        others = (scales, ten_crop, size, split != "val", calibrated, scaled_decode)
+        if any(others):
             raise click.UsageError("--probe: takes none of the other measures' options")
         return _probe(model, data, max_bad_examples, as_json)
     from keras_resnet.export import open_any
 
     model = str(layout.calibrated(model)) if calibrated else model
-    net = open_any(model)
+    net = with_scaled_decode(open_any(model), scaled_decode)
     source, _ = datasets.without_bad(data, max_bad_examples, (split,), net.info.task)
     views: dict[str, Any] = {"views": "ten-crop" if ten_crop else "center"}
     views |= {"size": size, "scales": scales}
     is_default = split == "val" and not ten_crop and not scales
     is_default = is_default and size in (None, net.info.protocol.size)
+    is_default = is_default and not scaled_decode
     run = Path(model) if is_default and _is_run_of(model, source) else None
     metrics = measure(net, source, split, as_json, run, **views)
     print_result(metrics, as_json, *metrics_tables(metrics))

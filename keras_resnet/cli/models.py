@@ -15,6 +15,8 @@ from keras_resnet.cli.base import (
     json_option,
     plain,
     print_result,
+    scaled_decode_option,
+    with_scaled_decode,
 )
 from keras_resnet.export.formats import FORMATS, MOST_LOSS
 from keras_resnet.runs import layout
@@ -62,6 +64,7 @@ from keras_resnet.runs import layout
     help="Percentage points of top-1 that int8 may lose.",
 )
 @calibrated_option
+@scaled_decode_option
 @json_option
 def export(
     model: str,
@@ -73,6 +76,7 @@ def export(
     calibrate: str | None,
     most_loss: float,
     calibrated: bool,
+    scaled_decode: bool,
     as_json: bool,
 ) -> None:
     """Export MODEL to FOLDER/<next version>, for TensorFlow Serving or elsewhere."""
@@ -82,6 +86,7 @@ def export(
 
     lines: list[str] = []
     net = open_model(layout.calibrated(model) if calibrated else model)
+    net = with_scaled_decode(net, scaled_decode)
     about = (kind, precision, picture, warm_up, lines.append)
     version = exporting.save(net, folder, *about, calibrate, most_loss)
     written = read_description(version)

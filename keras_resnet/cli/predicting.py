@@ -24,6 +24,8 @@ from keras_resnet.cli.base import (
     plain,
     print_result,
     printable,
+    scaled_decode_option,
+    with_scaled_decode,
 )
 from keras_resnet.files import write_whole
 from keras_resnet.runs import layout
@@ -56,6 +58,7 @@ Result = dict[str, Any]  # what `evaluate.predict_each` yields
 )
 @click.option("--ten-crop", is_flag=True, help="Average ten crops of each image.")
 @calibrated_option
+@scaled_decode_option
 @click.option(
     "--features", is_flag=True, help="With --out: write features, not classes."
 )
@@ -77,6 +80,7 @@ def predict(
     threshold: float | None,
     ten_crop: bool,
     calibrated: bool,
+    scaled_decode: bool,
     features: bool,
     ray: str | None,
     as_json: bool,
@@ -102,12 +106,13 @@ def predict(
                 f"is for task={task!r}"
             )
         least = 0.5 if threshold is None else threshold
-        return _find(open_any(model), picture, out, least, as_json)
+        net = with_scaled_decode(open_any(model), scaled_decode)
+        return _find(net, picture, out, least, as_json)
     if out:
-        if ten_crop or threshold is not None:
+        if ten_crop or threshold is not None or scaled_decode:
             raise click.UsageError(
-                "--ten-crop, --threshold: not with --out, whose tables have the --top "
-                "classes of one crop"
+                "--ten-crop, --threshold, --scaled-decode: not with --out, whose "
+                "tables have the --top classes of one exact crop"
             )
         return _predict_to_tables(model, picture, out, top, features, ray, as_json)
     if features or ray is not None:
@@ -123,8 +128,11 @@ def predict(
             count, bad = count + 1, bad + ("problem" in result)
             yield result
 
+    if scaled_decode and ten_crop:
+        raise click.UsageError("--scaled-decode with --ten-crop: give only one of them")
     show = _print_csv if as_csv else _print_json if as_json else _print_predictions
-    net, views = open_any(model), "ten-crop" if ten_crop else "center"
+    net = with_scaled_decode(open_any(model), scaled_decode)
+    views = "ten-crop" if ten_crop else "center"
     results = evaluation.predict_each(
         net, picture, top, views=views, threshold=threshold or 0.0
     )

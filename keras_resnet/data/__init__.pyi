@@ -20,6 +20,7 @@ from .transforms.crop import resize_short as resize_short
 from .transforms.crop import ten_crop as ten_crop
 from .transforms.decode import decode_image as decode_image
 from .transforms.decode import first_sentence as first_sentence
+from .transforms.letterbox import load_square as load_square
 from .transforms.mix import cutmix as cutmix
 from .transforms.mix import mixup as mixup
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from keras_resnet.data import decode_image
+from keras_resnet.data import decode_image, load_square
 from keras_resnet.data.annotated.marking import mark, palette
 from keras_resnet.data.splits import Source
 from keras_resnet.drawing import png
@@ -22,7 +22,7 @@ from keras_resnet.evaluate.prediction import (
 )
 from keras_resnet.files import atomic_write
 from keras_resnet.model import note_random_weights
-from keras_resnet.transfer import answer, answers, load_square
+from keras_resnet.transfer import answer, answers
 
 _COLUMNS = 4  # of a grid of images
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.data import load_square
 from keras_resnet.errors import ModelError
 from keras_resnet.evaluate import views
 from keras_resnet.evaluate.prediction import load_picture
 from keras_resnet.info import Protocol
-from keras_resnet.transfer import load_square
 
 PHOTOGRAPH = "grace_hopper.jpg"  # 512 x 606 pixels, part of matplotlib's wheel
 # {precision: the largest |p - p'| that is accepted}. For comparison, the differences
@@ -50,7 +50,7 @@ def photographs(
 def squares(
     protocol: Protocol, files: Sequence[str | os.PathLike[str]] = ()
 ) -> tuple[np.ndarray, ...]:
-    """The same for detectors and segmenters: what `transfer.load_square` makes.
+    """The same for detectors and segmenters: what `data.load_square` makes.
 
     Without files, it is of the photograph as a whole.
     """

@@ -92,7 +92,7 @@ def check(engine: Any, model: Any, loaded: tuple[np.ndarray, ...]) -> float:
     Args:
         engine: the exported model, an Engine.
         model: the model in float32.
-        loaded: what `transfer.load_square` makes, of several pictures.
+        loaded: what `data.load_square` makes, of several pictures.
 
     Returns:
         For a detector in pixels, for a segmenter in probabilities.

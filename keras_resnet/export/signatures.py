@@ -9,14 +9,13 @@ from typing import Any
 import tensorflow as tf
 
 from keras_resnet.backend import native
-from keras_resnet.data import load_eval
+from keras_resnet.data import load_eval, load_square
 from keras_resnet.data.transforms.decode import has_magic
 from keras_resnet.evaluate.prediction import class_names
 from keras_resnet.export import other_tasks
 from keras_resnet.export.formats import INPUT, OUTPUT
 from keras_resnet.info import Protocol
 from keras_resnet.model import ResNet
-from keras_resnet.transfer import load_square
 
 TOP_K = 5
 _PARALLEL = 8  # images that are decoded in parallel

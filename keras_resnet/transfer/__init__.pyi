@@ -1,6 +1,5 @@
 from .answers import answer as answer
 from .answers import answers as answers
-from .answers import load_square as load_square
 from .assembly import assemble_transfer as assemble_transfer
 from .assembly import net_info as net_info
 from .detection import detector as detector

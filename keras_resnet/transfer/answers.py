@@ -10,23 +10,9 @@ import tensorflow as tf
 
 from keras_resnet.data.batches import PARALLEL
 from keras_resnet.data.splits import Split
-from keras_resnet.data.transforms.decode import decode_image
-from keras_resnet.data.transforms.letterbox import letterbox
-from keras_resnet.info import Protocol
+from keras_resnet.data.transforms.letterbox import load_square
 
 Answer = dict[str, np.ndarray]  # boxes, labels, confidence; or mask
-
-
-def load_square(data: Any, protocol: Protocol) -> tuple[Any, Any, Any]:
-    """Decodes an image file into what a detector or segmenter takes.
-
-    Returns:
-        uint8 [S, S, 3]; int32 [2], the height and width of the image within it; and
-        int32 [2], those of the image itself.
-    """
-    image = decode_image(data)
-    square, inner = letterbox(image, protocol.size, protocol.interpolation)
-    return square, inner, tf.shape(image)[:2]
 
 
 def answer(

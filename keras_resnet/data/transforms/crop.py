@@ -101,6 +101,7 @@ def _resized_shape(image: tf.Tensor, short: int) -> tuple[tf.Tensor, tf.Tensor]:
 
 def load_eval(data: tf.Tensor | bytes, protocol: Protocol) -> tf.Tensor:
     """Decodes and crops an image file for evaluation, prediction and serving."""
-    return eval_crop(
-        decode_image(data), protocol.size, protocol.crop_pct, protocol.interpolation
-    )
+    size, crop_pct = protocol.size, protocol.crop_pct
+    least = short_side(size, crop_pct) if protocol.scaled_decode else None
+    image = decode_image(data, least=least)
+    return eval_crop(image, size, crop_pct, protocol.interpolation)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +22,7 @@ MAGIC = {
     "webp": b"RIFF",
 }
 LONGEST_MAGIC = 12
+_RATIOS = (1, 2, 4, 8)  # by which libjpeg can shrink an image while it decodes
 _HEADER = 30  # the size is in the first 30 bytes, except in JPEG and GIF
 _POWERS = 256 ** np.arange(4)
 # the Adobe segment with transform 0: CMYK, not YCCK
@@ -34,13 +37,19 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
-def decode_image(data: tf.Tensor | bytes, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
+def decode_image(
+    data: tf.Tensor | bytes,
+    max_pixels: int = MAX_PIXELS,
+    least: tf.Tensor | int | None = None,
+) -> tf.Tensor:
     """Decodes a JPEG, PNG, GIF (first frame), BMP or WebP image.
 
     Args:
         data: scalar string tensor, the content of a file, whose format is detected from
             its first bytes; or uint8 [H, W, 3] pixels, which are returned unchanged.
         max_pixels: the most pixels allowed, checked in the header before decoding.
+        least: the pixels that the short side of a JPEG keeps at least, so that it may
+            be decoded at 1/2, 1/4 or 1/8 of its size; None decodes it in full.
 
     Returns:
         uint8 [H, W, 3] RGB; for JPEGs, exactly the pixels that Pillow decodes. Alpha is
@@ -59,8 +68,15 @@ def decode_image(data: tf.Tensor | bytes, max_pixels: int = MAX_PIXELS) -> tf.Te
         shape = tf.image.extract_jpeg_shape(data)
         with tf.control_dependencies([check_size(shape[0], shape[1], max_pixels)]):
             marked = mark_cmyk(data, shape[2])
+
+        def decode(ratio: int) -> tf.Tensor:
             # the default method of libjpeg and Pillow, but not of TensorFlow
-            return tf.io.decode_jpeg(marked, 3, dct_method="INTEGER_ACCURATE")
+            method = "INTEGER_ACCURATE"
+            return tf.io.decode_jpeg(marked, 3, ratio, dct_method=method)
+
+        if least is None:
+            return decode(1)
+        return at_scale(decode, tf.reduce_min(shape[:2]) // least)
 
     def other() -> tf.Tensor:
         height, width = _size_of_others(data)
@@ -76,6 +92,12 @@ def decode_image(data: tf.Tensor | bytes, max_pixels: int = MAX_PIXELS) -> tf.Te
 
     image = tf.cond(has_magic(data, "jpeg"), jpeg, other)
     return tf.ensure_shape(image, [None, None, 3])
+
+
+def at_scale(decode: Callable[[int], tf.Tensor], times: tf.Tensor) -> tf.Tensor:
+    """decode(ratio) with the largest of 1, 2, 4 and 8 that is not above `times`."""
+    larger = tf.reduce_sum(tf.cast(times >= _RATIOS[1:], tf.int32))
+    return tf.switch_case(larger, [functools.partial(decode, it) for it in _RATIOS])
 
 
 def has_magic(data: tf.Tensor | bytes, name: str) -> tf.Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_resnet.data.transforms.decode import decode_image
+from keras_resnet.data.transforms.decode import decode_image, picture_size
 from keras_resnet.data.transforms.resize import resize_as_pillow
 
 FILL = (124, 116, 104)  # ImageNet's mean color, around the image
@@ -37,11 +37,26 @@ def letterbox(
     return _framed(resized, [0, 0], side), size
 
 
+def load_square(
+    data: tf.Tensor, protocol: Any
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Decodes an image and fits it into a square, as a protocol says.
+
+    Returns:
+        uint8 [size, size, 3]; int32 [2], the height and width of the resized image
+        within; and int32 [2], those of the image in its file.
+    """
+    shape = _height_and_width(data)
+    least = tf.reduce_min(_fitting(shape, protocol.size))
+    image = decode_image(data, least=least if protocol.scaled_decode else None)
+    square, size = letterbox(image, protocol.size, protocol.interpolation)
+    return square, size, shape
+
+
 def eval_boxes(data: tf.Tensor, target: Boxes, protocol: Any) -> tuple[tf.Tensor, Any]:
     """Decodes an image for evaluation, and moves its boxes along."""
-    image = decode_image(data)
-    square, size = letterbox(image, protocol.size, protocol.interpolation)
-    boxes = target["boxes"] * _factors(tf.shape(image)[:2], size)
+    square, size, before = load_square(data, protocol)
+    boxes = target["boxes"] * _factors(before, size)
     return square, {**target, "boxes": boxes}
 
 
@@ -49,9 +64,8 @@ def eval_mask(
     data: tf.Tensor, mask: tf.Tensor, protocol: Any
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes an image for evaluation, and resizes its mask to the nearest pixels."""
-    image = _of_size(decode_image(data), mask)
-    square, size = letterbox(image, protocol.size, protocol.interpolation)
-    resized = tf.image.resize(mask, size, "nearest")
+    square, size, before = load_square(data, protocol)
+    resized = tf.image.resize(_of_size(mask, before), size, "nearest")
     return square, _framed_mask(resized, [0, 0], protocol.size)
 
 
@@ -73,9 +87,9 @@ def train_boxes(
     Returns:
         uint8 [S, S, 3]; and {"boxes", "labels"} of the same shapes as in `target`.
     """
-    image, side = decode_image(data), recipe.train_size
-    square, size, corner, flipped = _jittered(image, recipe, seed)
-    boxes = target["boxes"] * _factors(tf.shape(image)[:2], size)
+    side, shape = recipe.train_size, _height_and_width(data)
+    square, size, corner, flipped = _jittered(data, shape, recipe, seed)
+    boxes = target["boxes"] * _factors(shape, size)
     before = _area(boxes)
     boxes += tf.cast(tf.gather(corner, [1, 0, 1, 0]), tf.float32)
     mirrored = tf.stack(
@@ -103,15 +117,20 @@ def train_mask(
     Returns:
         uint8 [S, S, 3]; and int32 [S, S], IGNORED where there is no image.
     """
-    image = _of_size(decode_image(data), mask)
-    square, size, corner, flipped = _jittered(image, recipe, seed)
-    mask = tf.image.resize(mask, size, "nearest")
+    shape = _height_and_width(data)
+    square, size, corner, flipped = _jittered(data, shape, recipe, seed)
+    mask = tf.image.resize(_of_size(mask, shape), size, "nearest")
     mask = _framed_mask(mask, corner, recipe.train_size)
     return square, tf.where(flipped, mask[:, ::-1], mask)
 
 
+def _height_and_width(data: tf.Tensor) -> tf.Tensor:
+    """int32 [2] of the header; ones if it has none, so that the decoder says why."""
+    return tf.maximum(tf.stack(picture_size(data)), 1)
+
+
 def _jittered(
-    image: tf.Tensor, recipe: Any, seed: tf.Tensor
+    data: tf.Tensor, shape: tf.Tensor, recipe: Any, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """A square of an image at a random scale and place, perhaps mirrored.
 
@@ -121,7 +140,7 @@ def _jittered(
     """
     side = recipe.train_size
     draws = tf.random.stateless_uniform([4], seed, alg="philox")
-    size, corner = _fitting(tf.shape(image)[:2], side), tf.zeros([2], tf.int32)
+    size, corner = _fitting(shape, side), tf.zeros([2], tf.int32)
     if recipe.scale_jitter:
         low, high = recipe.scale_jitter
         factor = low + draws[0] * (high - low)
@@ -130,6 +149,9 @@ def _jittered(
         free = side - size
         steps = tf.floor(draws[1:3] * tf.cast(tf.abs(free) + 1, tf.float32))
         corner = tf.sign(free) * tf.cast(steps, tf.int32)
+    image = decode_image(
+        data, least=tf.reduce_min(size) if recipe.scaled_decode else None
+    )
     if recipe.train_antialias:
         resized = resize_as_pillow(image, size[0], size[1], recipe.train_interpolation)
     else:
@@ -177,12 +199,12 @@ def _placed(values: tf.Tensor, corner: Any, side: int) -> tf.Tensor:
     return tf.ensure_shape(placed, [side, side, values.shape[-1]])
 
 
-def _of_size(image: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """The image, if its mask has the same height and width."""
-    same = tf.reduce_all(tf.shape(image)[:2] == tf.shape(mask)[:2])
+def _of_size(mask: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """The mask, if it has the height and width of its image."""
+    same = tf.reduce_all(shape == tf.shape(mask)[:2])
     check = tf.debugging.Assert(same, ["the mask has another size than the picture"])
     with tf.control_dependencies([check]):
-        return tf.identity(image)
+        return tf.identity(mask)
 
 
 def _area(boxes: tf.Tensor) -> tf.Tensor:

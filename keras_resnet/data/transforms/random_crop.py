@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import tensorflow as tf
 
 from keras_resnet.data.transforms.decode import (
+    at_scale,
     check_size,
     decode_image,
     ends_whole,
@@ -19,7 +19,6 @@ from keras_resnet.data.transforms.randaugment import rand_augment
 from keras_resnet.data.transforms.resize import resize_as_pillow
 
 _TRIES = 10  # random crops to try before falling back to the center crop
-_RATIOS = (2, 4, 8)  # by which libjpeg shrinks while it decodes
 
 
 def load_train(
@@ -80,9 +79,8 @@ def _random_crop(data: tf.Tensor, recipe: Any, crop: tf.Tensor) -> tf.Tensor:
         marked = mark_cmyk(data, shape[2])
         if not recipe.scaled_decode:
             return _decode_crop(marked, window)
-        least = _RATIOS[0] * recipe.train_size
         return tf.cond(
-            tf.reduce_min(window[2:]) < least,
+            tf.reduce_min(window[2:]) < 2 * recipe.train_size,
             lambda: _decode_crop(marked, window),
             lambda: decode_smaller(marked, window),
         )
@@ -90,9 +88,7 @@ def _random_crop(data: tf.Tensor, recipe: Any, crop: tf.Tensor) -> tf.Tensor:
     @tf.function(experimental_attributes={"_noinline": True})
     def decode_smaller(data: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
         times = tf.reduce_min(window[2:]) // recipe.train_size
-        larger = tf.reduce_sum(tf.cast(times >= _RATIOS, tf.int32)) - 1
-        decoders = [functools.partial(_decode_crop, data, window, r) for r in _RATIOS]
-        return tf.switch_case(larger, decoders)
+        return at_scale(lambda ratio: _decode_crop(data, window, ratio), times)
 
     if data.dtype == tf.uint8:
         return decode_then_crop(data, crop)
