@@ -155,6 +155,7 @@ def test_preprocessing_is_imagenets():
     )
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_add_their_losses_in_training_alone():
     model = baselines.GoogLeNet(classes=5, input_shape=(64, 64, 3), dropout=0.0)
     for name in ("aux1", "aux2"):

@@ -120,6 +120,7 @@ def test_half_precision_gives_float32(precision, folder, tmp_path):
     assert model(np.zeros((1, 32, 32, 3))).dtype == "float32"
 
 
+@pytest.mark.slow
 def test_teacher_and_student_may_be_of_either_kind(run, folder, trained, tmp_path):
     fields = {"temperature": 4.0, "mixup": 0.0}
     recipe = RECIPE.replace(teacher=str(run), overrides={"width": 8}, **fields)

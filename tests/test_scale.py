@@ -55,6 +55,7 @@ def assert_rows(rows, expected):
             assert row["probabilities"] == close
 
 
+@pytest.mark.slow
 def test_predictor_answers_as_predict_does(trained, mixed, expected):
     paths = [row["file"] for row in expected]
     content = [Path(path).read_bytes() for path in paths]

@@ -160,6 +160,7 @@ def test_stopped_run_resumes_to_the_same_bits(run, table, tmp_path):
     assert infos[0] == infos[1]
 
 
+@pytest.mark.slow
 def test_calibrated_model_decides_the_same_and_is_exported(run, table, tmp_path):
     model = open_model(run)
     calibrated, report = evaluate.calibrate(model, table)
@@ -224,6 +225,7 @@ def test_report_has_the_measures_and_no_images(run, tmp_path):
     assert 0 < row["mean_average_precision"] <= 1
 
 
+@pytest.mark.slow
 def test_commands_say_the_labels(run, table, call, tmp_path):
     said = call("predict", run, table.parent / "7.png", "--json", cwd=tmp_path)
     (row,) = json.loads(said.out)

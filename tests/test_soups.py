@@ -229,6 +229,7 @@ def test_what_no_soup_is_made_of_is_named(trained, folder):
         evaluate.soup([trained[0], "nowhere"], folder)
 
 
+@pytest.mark.slow
 def test_command_writes_a_model_for_other_commands(models, folder, tmp_path, call):
     asked = ("--out", "a.keras", "--json")
     done = call("soup", *models[:2], folder, *asked, cwd=tmp_path)

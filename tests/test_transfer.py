@@ -57,6 +57,7 @@ def test_classes_start_improbable_and_boxes_at_their_anchors(detector):
     assert np.std(outputs["bbox_regression"]) < 2
 
 
+@pytest.mark.slow
 def test_detection_freezes_what_it_says(detector):
     net = detector.backbone.image_encoder.net
     paths = {weight.path for weight in net.trainable_weights}
@@ -71,6 +72,7 @@ def test_detection_freezes_what_it_says(detector):
         np.testing.assert_array_equal(old, new.numpy())
 
 
+@pytest.mark.slow
 def test_images_without_boxes_train_too(detector):
     images, boxes, _ = scenes(2)
     nothing = {"boxes": 0 * boxes["boxes"], "labels": np.full((2, 2), -1)}
