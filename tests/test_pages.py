@@ -26,7 +26,13 @@ from keras_resnet.cli.base import group
 ROOT = Path(__file__).parent.parent
 PAGES = [
     str(page.relative_to(ROOT))
-    for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+    for page in sorted(
+        [
+            *ROOT.glob("*.md"),
+            *(ROOT / "docs").rglob("*.md"),
+            *(ROOT / "models").rglob("*.md"),
+        ]
+    )
     if "```" in page.read_text(encoding="utf-8")
 ]
 COMMAND = Path(sys.executable).with_name("keras-resnet")

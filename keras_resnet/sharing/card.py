@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,11 +29,13 @@ def model_card(
     data: Mapping[str, Any],
     licence: str | None = None,
     epoch: int | None = None,
+    folder: str | None = None,
 ) -> str:
     """The card of a classifier of this package, in Markdown with the hub's header.
 
     Args:
-        repository: "owner/name", from which the card tells how to load the net.
+        repository: "owner/name", from which the card tells how to load the net; or the
+            name alone, with `folder`.
         info: the net's description.
         recipe: what it was trained by; paths in it are cut to their last part.
         measures: "top1" and "top5", in [0, 1], on the validation images; others are
@@ -39,7 +43,10 @@ def model_card(
         data: {"path", "counts": {split: {"pictures": int}}}, as in a run's data.json;
             each may be missing. Of a path, the last part is told.
         licence: of the weights, an SPDX identifier in lower case; None: not stated.
-        epoch: the one after which the weights were taken, from 1; None: the last one.
+        epoch: the one after which the weights were taken, from 1, as the best of the
+            run; None: the last one, whatever it measured.
+        folder: the run or folder from which the card tells how to load the net, if it
+            is not on the hub.
 
     Returns:
         The text of a README.md. Its header holds the library, the tags, the licence if
@@ -51,7 +58,7 @@ def model_card(
         f"---\n{_header(name, info, recipe, measures, place, licence)}---",
         f"# {name}",
         _summary(info, recipe),
-        _loading(repository, info),
+        _opening(folder) if folder else _loading(repository, info),
         _results(info, recipe, measures, place, epoch),
         _data(info, place, data),
         _training(recipe),
@@ -112,11 +119,35 @@ def _header(
 def _summary(info: ModelInfo, recipe: Recipe) -> str:
     parameters, macs = complexity(info.config, classes=info.classes)
     changed = f" with `{json.dumps(recipe.overrides)}`" if recipe.overrides else ""
-    return (
+    return _filled(
         f"A `{info.variant}`{changed}, trained with keras_resnet to tell "
         f"{info.classes:,} classes apart: {parameters:,} parameters, "
         f"{macs / 1e9:.3f} GMACs at 224 pixels."
     )
+
+
+def _filled(text: str) -> str:
+    """The text in lines of at most 88 characters, broken at spaces alone."""
+    return textwrap.fill(text, 88, break_long_words=False, break_on_hyphens=False)
+
+
+_TAKES = """\
+The model takes RGB images, [N, H, W, 3] in [0, 255], and normalizes them itself."""
+
+
+def _opening(folder: str) -> str:
+    return f"""\
+## How to load it
+
+```python
+import keras_resnet
+
+model = keras_resnet.open_model("{folder}")
+keras_resnet.evaluate.predict(model, ["picture.png"])
+```
+
+{_TAKES}
+In the shell it is `keras-resnet predict {folder} picture.png`."""
 
 
 def _loading(repository: str, info: ModelInfo) -> str:
@@ -132,7 +163,7 @@ model = keras_resnet.create(weights="hf://{repository}")
 keras_resnet.evaluate.predict(model, ["picture.jpg"])
 ```
 
-The model takes RGB images, [N, H, W, 3] in [0, 255], and normalizes them itself."""
+{_TAKES}"""
     if timm_name(info) is None:
         return f"{text} timm does not have this net."
     return f"""{text}
@@ -158,7 +189,11 @@ def _results(
     epoch: int | None,
 ) -> str:
     protocol = info.protocol
-    when = "" if epoch is None else f", after epoch {epoch} of {recipe.epochs}"
+    size = protocol.size
+    when, chosen = "", ""
+    if epoch is not None:
+        when = f", after epoch {epoch} of {recipe.epochs}"
+        chosen = f" The weights were chosen by {recipe.monitor} on these images."
     rows = [
         f"| {label} | {measures[name]:.2%} |"
         for name, label in _MEASURES.items()
@@ -168,10 +203,11 @@ def _results(
         [
             "## Results",
             "",
-            f"On the validation images of {place}{when}; the central "
-            f"{protocol.size} x {protocol.size} pixels, {protocol.crop_pct:g} of the "
-            f"short side after {protocol.interpolation} resizing. The weights were "
-            f"chosen by {recipe.monitor} on these images.",
+            _filled(
+                f"On the validation images of {place}{when}: the central {size} x "
+                f"{size} pixels after {protocol.interpolation} resizing to a short "
+                f"side of {math.floor(size / protocol.crop_pct)}.{chosen}"
+            ),
             "",
             "| measure | value |",
             "|---|---:|",
@@ -189,10 +225,12 @@ def _data(info: ModelInfo, place: str, data: Mapping[str, Any]) -> str:
     names = info.class_names or ()
     listed = ", ".join(map(_inline, names[:_LISTED]))
     more = len(names) - _LISTED
-    text = f"## Data\n\n{', '.join([place, *counts])}; {info.classes:,} classes"
-    if not names:
-        return f"{text} without names."
-    return f"{text}: {listed}{f' and {more:,} more' if more > 0 else ''}."
+    text = f"{', '.join([place, *counts])}; {info.classes:,} classes"
+    if names:
+        text += f": {listed}{f' and {more:,} more' if more > 0 else ''}."
+    else:
+        text += " without names."
+    return f"## Data\n\n{_filled(text)}"
 
 
 def _inline(name: str) -> str:

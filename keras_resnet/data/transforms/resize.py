@@ -94,8 +94,8 @@ def _bands(
     fixed_point = tf.sign(weights) * tf.floor(tf.abs(weights) * _ONE + 0.5)
     low = fixed_point / _LOW
     high = tf.round(low)
-    halves = tf.reshape(tf.stack([high, low - high]), [2, blocks, _BLOCK, -1])
-    halves = tf.cast(tf.transpose(halves, [1, 0, 2, 3]), tf.float32)
+    halves = [tf.reshape(it, [blocks, _BLOCK, -1]) for it in (high, low - high)]
+    halves = tf.cast(tf.stack(halves, 1), tf.float32)
     # in its block's row of weights, a pixel's own begin where its first tap lies
     begins = tf.reshape(tf.cast(begins, tf.int32), [blocks, _BLOCK])
     length = tf.cast(tf.math.ceil(_BLOCK * scale), tf.int32) + width + 1
