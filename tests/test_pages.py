@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import page_text
 
 import keras_resnet
 import keras_resnet.cli
@@ -26,15 +27,21 @@ from keras_resnet.cli.base import group
 ROOT = Path(__file__).parent.parent
 PAGES = [
     str(page.relative_to(ROOT))
-    for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-    if "```" in page.read_text(encoding="utf-8")
+    for page in sorted(
+        [
+            *ROOT.glob("*.md"),
+            *ROOT.glob("docs/**/*.md"),
+            *ROOT.glob("docs/tutorials/*.ipynb"),
+        ]
+    )
+    if "```" in page_text(page)
 ]
 COMMAND = Path(sys.executable).with_name("keras-resnet")
 
 
 def blocks(page, language, after="", before=None):
     """The blocks of code of a page, or of its part between two headings."""
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = page_text(ROOT / page)
     text = text[text.index(after) : before and text.index(before)]
     found = re.findall(rf"^( *)```{language}\b[^\n]*\n(.*?)^\1```", text, re.S | re.M)
     return [textwrap.dedent(body) for _, body in found]
