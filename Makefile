@@ -16,7 +16,13 @@ export TF_ENABLE_ONEDNN_OPTS ?= 1
 ONEDNN_TESTS = tests/test_export.py tests/test_formats.py tests/test_savedmodel.py \
 	tests/test_signatures.py tests/test_tf_serving.py
 
-.PHONY: demo test test-without-onednn test-slow test-browser addons test-addons test-addons-short check format docs release-check clean
+# TensorFlow's start-up log is no output of a cell
+RUN_NOTEBOOKS = TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --nbmake --nbmake-timeout 120 \
+	--durations 0 docs/tutorials/*.ipynb
+KEEP = --CoalesceStreamsPreprocessor.enabled=True --ClearMetadataPreprocessor.enabled=True \
+	--ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec
+
+.PHONY: demo test test-without-onednn test-slow test-browser addons test-addons test-addons-short check format docs notebooks record-notebooks release-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/keras-resnet demo
@@ -52,6 +58,15 @@ check: $(VENV)/.dev
 # the site, in build/site; Material's notice of another builder is not ours to heed
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# the tutorials that are notebooks, each cell within two minutes; their outputs are not kept
+notebooks: $(VENV)/.notebooks
+	$(RUN_NOTEBOOKS)
+
+# the same, and keeps the outputs, without times and the like of this machine
+record-notebooks: $(VENV)/.notebooks $(VENV)/.docs
+	$(RUN_NOTEBOOKS) --overwrite
+	$(BIN)/jupyter nbconvert --log-level WARN --to notebook --inplace $(KEEP) docs/tutorials/*.ipynb
 
 # the wheel alone, in an environment of its own, must do the main job
 release-check: $(VENV)/.dev

@@ -57,6 +57,18 @@ def narrow(variant):
     raise AssertionError(variant)
 
 
+def page_text(page):
+    """A page of the site as Markdown; of a notebook all but its outputs."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    fences = {"markdown": "{}", "code": "```python\n{}\n```"}
+    cells = json.loads(text)["cells"]
+    return "\n\n".join(
+        fences[cell["cell_type"]].format("".join(cell["source"])) for cell in cells
+    )
+
+
 @pytest.fixture
 def policy():
     """Sets a dtype policy, and puts the former one back."""

@@ -1,7 +1,9 @@
 """The site documents every public name, and its pages name nothing that is missing."""
 
 import ast
+import base64
 import dataclasses
+import json
 import re
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import griffe
 import pytest
 import yaml
+from conftest import page_text
 
 from keras_resnet.config import VARIANTS
 from keras_resnet.recipe import Recipe
@@ -22,10 +25,14 @@ import figures
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 API = DOCS / "reference" / "api"
-SITE = sorted(DOCS.rglob("*.md"))
+NOTEBOOKS = sorted(DOCS.glob("tutorials/*.ipynb"))
+SITE = sorted([*DOCS.rglob("*.md"), *NOTEBOOKS])
 BESIDE = sorted([*ROOT.glob("*.md"), *(ROOT / "models").rglob("*.md")])
 PAGES = [str(page.relative_to(ROOT)) for page in [*SITE, *BESIDE]]
-GENERATED = {DOCS / path for path in docs_pages.PAGES}
+GENERATED = {
+    *(DOCS / path for path in docs_pages.PAGES),
+    *(page.with_suffix(".md") for page in NOTEBOOKS),
+}
 ROOMS = [
     "keras_resnet",
     "keras_resnet.baselines",
@@ -113,7 +120,7 @@ def test_the_contents_of_the_site_are_its_pages():
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     files = [DOCS / file for file in nav_files(nav)]
     assert len(files) == len({*files})
-    assert {*files} == {*SITE, *GENERATED}
+    assert {*files} == {*SITE, *GENERATED} - {*NOTEBOOKS}
 
 
 def nav_files(entry):
@@ -147,11 +154,33 @@ def test_lines_of_prose_have_at_most_100_characters(name):
 def prose(page):
     """The lines of a page that are not in a block of code."""
     is_code = False
-    for line in page.read_text(encoding="utf-8").splitlines():
+    for line in page_text(page).splitlines():
         if line.lstrip().startswith("```"):
             is_code = not is_code
         elif not is_code:
             yield line
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_notebooks_keep_their_outputs_and_pictures_and_nothing_of_a_machine(page):
+    pictures = []
+    for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
+        assert not cell["metadata"]  # times are kept there
+        if cell["cell_type"] == "markdown":
+            continue
+        source, outputs = "".join(cell["source"]), cell["outputs"]
+        shows = "plt.show()" in source or "print(" in source
+        assert outputs or not shows, f"no output of\n{source}"
+        for output in outputs:
+            assert output.get("name", "display_data") in ("stdout", "display_data")
+            data = output.get("data", {"text/plain": output.get("text")})
+            assert not re.search(r"(^|[\s'\"(])/\w", "".join(data["text/plain"]))
+            if "image/png" in data:
+                assert source.startswith("# "), f"the picture has no text of\n{source}"
+                pictures.append(base64.b64decode(data["image/png"]))
+    assert len(pictures) >= 2
+    assert max(map(len, pictures)) < 100_000
+    assert page.stat().st_size < 400_000
 
 
 def test_the_page_of_weights_has_every_variant_and_every_checkpoint():

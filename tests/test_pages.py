@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import page_text
 
 import keras_resnet
 import keras_resnet.cli
@@ -29,18 +30,19 @@ PAGES = [
     for page in sorted(
         [
             *ROOT.glob("*.md"),
-            *(ROOT / "docs").rglob("*.md"),
-            *(ROOT / "models").rglob("*.md"),
+            *ROOT.glob("docs/**/*.md"),
+            *ROOT.glob("docs/tutorials/*.ipynb"),
+            *ROOT.glob("models/**/*.md"),
         ]
     )
-    if "```" in page.read_text(encoding="utf-8")
+    if "```" in page_text(page)
 ]
 COMMAND = Path(sys.executable).with_name("keras-resnet")
 
 
 def blocks(page, language, after="", before=None):
     """The blocks of code of a page, or of its part between two headings."""
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = page_text(ROOT / page)
     text = text[text.index(after) : before and text.index(before)]
     found = re.findall(rf"^( *)```{language}\b[^\n]*\n(.*?)^\1```", text, re.S | re.M)
     return [textwrap.dedent(body) for _, body in found]

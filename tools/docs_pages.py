@@ -1,7 +1,8 @@
-"""Pages of the site that are made of the package's own data, when the site is built.
+"""Pages that are made when the site is built: of the package's data, and of notebooks.
 
 A hook of mkdocs.yml. It reads the commands, the recipe's fields, the table of variants
-and that of released checkpoints, none of which needs TensorFlow.
+and that of released checkpoints, none of which needs TensorFlow. Notebooks are shown
+with the outputs that they were committed with; none is run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -57,6 +59,34 @@ EVERY_VARIANT = """
 Parameters are exact. GMACs are multiply-adds of convolutions and classifier at 224
 pixels, in 10^9. The builders are functions of `keras_resnet`.
 """
+# nbconvert's page, with each output in a block of its own, and with the comment that a
+# cell begins with as the text of its picture
+NOTEBOOK = """{% extends "markdown/index.md.j2" %}
+{% block input %}
+```python
+{{ cell.source }}
+```
+{% endblock %}
+{% block stream %}
+{{ shown(output.text) }}
+{% endblock %}
+{% block data_text scoped %}
+{{ shown(output.data["text/plain"]) }}
+{% endblock %}
+{% block data_png scoped %}
+![{{ cell.source.split("\n")[0].strip("# ") }}]({{
+output.metadata.filenames["image/png"] }})
+{% endblock %}
+{% macro shown(text) %}
+``` { .text .output .no-copy }
+{{ text.rstrip() }}
+```
+{% endmacro %}
+"""
+DOWNLOAD = """
+This page is a [notebook]({name}.ipynb){{ download }} that runs after
+`pip install "keras-resnet-d[demo]" jupyterlab`.
+"""
 NO_BREAK = "&#8209;"  # a hyphen at which no line ends
 
 
@@ -66,7 +96,27 @@ def on_files(files: Any, config: Any) -> Any:
 
     for path, write in PAGES.items():
         files.append(File.generated(config, path, content=write()))
+    for file in [it for it in files if it.src_uri.endswith(".ipynb")]:
+        for path, content in notebook(config.docs_dir, file.src_uri).items():
+            files.append(File.generated(config, path, content=content))
     return files
+
+
+def notebook(docs: str, path: str) -> dict[str, str | bytes]:
+    """{path in docs/: content} of a notebook's page and of the pictures in it."""
+    from nbconvert import MarkdownExporter
+
+    place = Path(path)
+    text, resources = MarkdownExporter(raw_template=NOTEBOOK).from_filename(
+        str(Path(docs, path)), {"unique_key": place.stem}
+    )
+    title, rest = text.strip().split("\n", 1)
+    page = "\n".join([title, DOWNLOAD.format(name=place.stem), rest, ""])
+    pictures = resources["outputs"]
+    return {
+        str(place.with_suffix(".md")): page,
+        **{str(place.with_name(name)): pictures[name] for name in pictures},
+    }
 
 
 def command_line() -> str:
