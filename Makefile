@@ -37,7 +37,7 @@ test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu and not network and not browser"
 
 # apt-get install chromium chromium-driver, or what your system calls them
-test-browser: $(VENV)/.test
+test-browser: $(VENV)/.test $(VENV)/.docs
 	$(BIN)/python -m pytest -m browser
 
 # the stack of TensorFlow Addons, which ended: its warnings are not ours to mend

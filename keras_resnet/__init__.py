@@ -15,7 +15,7 @@ from wrapt import when_imported
 
 from keras_resnet.config import VARIANTS, constructor_name
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _import, _, _names = lazy_loader.attach_stub(__name__, __file__)
 # ResNet50D, SEResNet152D, ...: one function for each variant

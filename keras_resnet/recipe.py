@@ -103,18 +103,18 @@ class Recipe:
         choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
     stage_rates: tuple[float, ...] = _field(
-        "optimisation",
+        "optimization",
         (),
         "Factors of the learning rate of the stem and each stage; 0 freezes it.",
         example="[0, 0, 0.1, 0.1, 1]",
     )
     freeze_statistics: bool = _field(
-        "optimisation",
+        "optimization",
         False,
         "Normalize with the moving statistics in training, and do not update them.",
     )
     batch_statistics: str = _field(
-        "optimisation",
+        "optimization",
         "auto",
         "On several devices, normalize by the statistics of each device's images "
         "(per-device, on TensorFlow alone) or of the whole batch (synchronized); auto "
@@ -259,7 +259,7 @@ class Recipe:
         choices=("bilinear", "bicubic", ""),
     )
     optimizer: str = _field(
-        "optimisation",
+        "optimization",
         "sgd",
         "CoupledSGD (sgd), AdamW (adamw, arXiv 1711.05101) or LAMB (lamb, arXiv "
         "1904.00962); or, if TensorFlow Addons is installed, one of its optimizers, "
@@ -268,84 +268,84 @@ class Recipe:
     )
     batch_size: int = _field("data", 256, "Images in a training step.", low=1)
     accumulate: int = _field(
-        "optimisation",
+        "optimization",
         1,
         "Number of parts in which a batch is processed, to take less memory.",
         low=1,
     )
     remat: str = _field(
-        "optimisation",
+        "optimization",
         "",
         "Compute the activations within the blocks of the stages again in the backward "
         "pass (arXiv 1604.06174), to take less memory and more time.",
         choices=("", "stages"),
     )
-    epochs: int = _field("optimisation", 200, "Passes over the training images.", low=1)
+    epochs: int = _field("optimization", 200, "Passes over the training images.", low=1)
     base_rate: float = _field(
-        "optimisation",
+        "optimization",
         0.1,
         "Learning rate at a batch size of 256; it is scaled linearly to batch_size.",
         low=0,
     )
     warmup_epochs: float = _field(
-        "optimisation", 5.0, "Epochs of linear warm-up from a rate of 0.", low=0
+        "optimization", 5.0, "Epochs of linear warm-up from a rate of 0.", low=0
     )
     schedule: str = _field(
-        "optimisation",
+        "optimization",
         "cosine",
         "How the learning rate falls: along half a cosine, at --boundaries (steps), or "
         "when top-1 stops improving (plateau).",
         choices=("cosine", "steps", "plateau"),
     )
     final_rate: float = _field(
-        "optimisation",
+        "optimization",
         0.0,
         "Learning rate at the end of the cosine, not scaled to batch_size.",
         low=0,
     )
     boundaries: tuple[int, ...] = _field(
-        "optimisation",
+        "optimization",
         (),
         "Epochs at which the schedule steps divides the learning rate by 10.",
         example="[30, 60, 80]",
     )
     patience: int = _field(
-        "optimisation",
+        "optimization",
         5,
         "Epochs without a better top-1 after which plateau divides the rate by 10.",
         low=1,
     )
     momentum: float = _field(
-        "optimisation", 0.9, "Momentum of SGD.", low=0, high=1, below=True
+        "optimization", 0.9, "Momentum of SGD.", low=0, high=1, below=True
     )
-    nesterov: bool = _field("optimisation", True, "Use Nesterov momentum in SGD.")
+    nesterov: bool = _field("optimization", True, "Use Nesterov momentum in SGD.")
     betas: tuple[float, ...] = _field(
-        "optimisation",
+        "optimization",
         (0.9, 0.999),
         "Decay rates of the two moments of AdamW and LAMB.",
         example="[0.9, 0.99]",
     )
     weight_decay: float = _field(
-        "regularisation",
+        "regularization",
         1e-4,
         "Factor of the weights, added to SGD's gradient or AdamW's or LAMB's update.",
         low=0,
     )
     decay: str = _field(
-        "regularisation",
+        "regularization",
         "kernels",
         "Which variables decay: kernels, or all (biases, gammas and betas too).",
         choices=("kernels", "all"),
     )
     clip_norm: float = _field(
-        "optimisation",
+        "optimization",
         0.0,
         "Largest norm of all gradients together; larger ones are scaled down. 0: no "
         "limit.",
         low=0,
     )
     ema: float = _field(
-        "optimisation",
+        "optimization",
         0.0,
         "Decay per step of a moving average of the weights, such as 0.9999.",
         low=0,
@@ -353,13 +353,13 @@ class Recipe:
         below=True,
     )
     loss: str = _field(
-        "regularisation",
+        "regularization",
         "cross-entropy",
         "Loss function; binary-cross-entropy is that of arXiv 2110.00476.",
         choices=("cross-entropy", "binary-cross-entropy"),
     )
     class_weights: str | dict[str, Any] = _field(
-        "regularisation",
+        "regularization",
         "",
         "Weight of each class in the training loss: balanced for the inverse of its "
         "share of the images, or numbers by class name, 1 for the others.",
@@ -367,7 +367,7 @@ class Recipe:
         example="{rare: 4}",
     )
     label_smoothing: float = _field(
-        "regularisation",
+        "regularization",
         0.1,
         "Fraction e of a label that is spread over the classes (5.2).",
         low=0,
@@ -375,14 +375,14 @@ class Recipe:
         below=True,
     )
     smoothing: str = _field(
-        "regularisation",
+        "regularization",
         "all-classes",
         "Spread it over all K classes, e / K, as implementations do, or over the "
         "others, e / (K - 1), as in section 5.2.",
         choices=("all-classes", "other-classes"),
     )
     binary_threshold: float = _field(
-        "regularisation",
+        "regularization",
         0.0,
         "Threshold above which mixed labels become 1 in the binary loss; 0 keeps the "
         "mixed labels.",
@@ -391,26 +391,26 @@ class Recipe:
         below=True,
     )
     teacher: str = _field(
-        "regularisation",
+        "regularization",
         "",
         "Teacher for distillation (5.3): a run directory, a .keras file, or "
         "variant:weights.",
     )
     temperature: float = _field(
-        "regularisation",
+        "regularization",
         0.0,
         "Temperature of distillation, such as 20.",
         low=0,
     )
     distillation: str = _field(
-        "regularisation",
+        "regularization",
         "paper",
         "Weights of the two losses: 1 and T^2 (paper), or half of each, as in the "
         "script of GluonCV (gluon).",
         choices=("paper", "gluon"),
     )
     teacher_size: int = _field(
-        "regularisation",
+        "regularization",
         0,
         "Side of the teacher's input images, in pixels; 0 takes train_size.",
         low=0,

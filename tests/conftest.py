@@ -309,14 +309,15 @@ def shared(exported, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium, whose console is kept."""
+    """A headless Chromium, whose console and requests are kept."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     for word in ("headless=new", "no-sandbox", "disable-dev-shm-usage"):
         options.add_argument(f"--{word}")
     options.add_argument("--window-size=960,640")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    logs = {"browser": "ALL", "performance": "ALL"}
+    options.set_capability("goog:loggingPrefs", logs)
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     driver = webdriver.Chrome(options, service)
     yield driver

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import command, write_folder
 
 import keras_resnet
@@ -52,6 +53,14 @@ def run(*arguments, cwd, wait=True):
 
 def tiny(data, directory, *more):
     return ["train", data, directory, *TINY.split(), *more]
+
+
+def test_the_version_is_the_same_everywhere():
+    root = Path(__file__).parents[1]
+    citation = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\d\S*) \(\d{4}-\d\d-\d\d\)$", changes, re.MULTILINE)
+    assert citation["version"] == newest[1] == keras_resnet.__version__
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ def test_guides_grpc_client_asks_as_the_protos_want_it(exported, tmp_path, monke
 
 
 def test_warm_up_may_be_left_out_or_is_for_want_of_a_package(
-    trained, quick, tmp_path, monkeypatch
+    trained, quick, call, tmp_path, monkeypatch
 ):
     version = export.save(trained[1], tmp_path / "out", warm_up=False)
     assert not (version / "assets.extra").exists()
@@ -149,6 +149,9 @@ def test_warm_up_may_be_left_out_or_is_for_want_of_a_package(
     version = export.save(trained[1], tmp_path / "want", say=lines.append)
     assert not (version / "assets.extra").exists()
     assert "no warm-up requests" in lines[-1]
+    trained[1].save(tmp_path / "model.keras")
+    done = call("export", "model.keras", "told", cwd=tmp_path)
+    assert "`pip install keras-resnet-d[serving]`" in done.out
     with pytest.raises(ModelError, match="warm_up=True: needs the package"):
         export.save(trained[1], tmp_path / "asked", warm_up=True)
     assert not (tmp_path / "asked").exists()

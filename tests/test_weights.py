@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 from checkpoints import GOLDENS, checkpoint
 from conftest import narrow, variants
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.numpy import load_file, save_file
 
 import keras_resnet
@@ -399,6 +401,20 @@ def test_repository_of_the_hub_brings_the_protocol_of_its_settings(hub):
     assert model.info.protocol == keras_resnet.Protocol(160, 1.0, "bilinear")
     assert model.info.config.mean == (0.1, 0.2, 0.3)
     assert model.info.config.std == (0.4, 0.5, 0.6)
+
+
+def test_hub_out_of_reach_is_asked_once(monkeypatch, tmp_path):
+    asked = []
+
+    def download(repository, name, revision):
+        asked.append((repository, name))
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(WeightsError, match=r"cannot be fetched \(no connection\)"):
+        locate("ra2_in1k", "resnet101d")
+    assert asked == [("timm/resnet101d.ra2_in1k", "model.safetensors")]
 
 
 def test_repository_is_taken_at_a_revision_and_fetched_again_when_told_to(hub):

@@ -98,7 +98,7 @@ def export(
     }
     if written.accuracy:
         result["accuracy"] = dataclasses.asdict(written.accuracy)
-    print_result(result, as_json, *lines, f"{kind} in {plain(version)}")
+    print_result(result, as_json, *map(plain, lines), f"{kind} in {plain(version)}")
 
 
 @group.command()

@@ -28,10 +28,12 @@ def split_source(source: object) -> tuple[str, str | None] | None:
 
 def download_weights(repository: str, revision: str | None) -> str:
     """The local file of a repository's weights."""
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         return _download(repository, WEIGHTS, revision)
+    except LocalEntryNotFoundError:  # the hub is out of reach: do not ask it again
+        raise
     except EntryNotFoundError:
         return _download(repository, "pytorch_model.bin", revision)
 
