@@ -258,7 +258,7 @@ def test_card_says_what_the_run_says(run):
     assert f"after epoch {best['epoch']} of 3" in card
     assert "top-5" not in card  # of three classes
     assert "36 images to train on, 12 images to validate; 3 classes" in card
-    assert "`blue`, `green`, `red`" in card
+    assert "`blue`, `green`, `red`" in " ".join(card.split())
     assert 'keras_resnet.create(weights="hf://somebody/colours")' in card
     assert 'overrides: {"width": 8, "depths": [1, 1], "drop_path": 0.1}' in card
     assert "timm does not have this net" in card
@@ -312,14 +312,15 @@ def test_teacher_of_this_machine_is_told_by_its_last_part_alone(server, own_run)
 
 
 def test_card_is_of_a_description_recipe_and_measures_without_any_run():
-    names = ("a|b", "`tick`", "été")
-    info = ModelInfo("resnet50d", VARIANTS["resnet50d"], classes=3, class_names=names)
+    names = ("a|b", "`tick`", "été", "- ".join("abcdefgh" * 5))
+    info = ModelInfo("resnet50d", VARIANTS["resnet50d"], classes=4, class_names=names)
     measures = {"top1": 0.5, "top5": 0.75, "loss": 1.0}
     card = model_card("me/net", info, Recipe(), measures, {}, "mit")
     assert header(card)["library_name"] == "timm"
     assert 'timm.create_model("hf-hub:me/net", pretrained=True)' in card
     assert "| top-1 | 50.00% |" in card
-    assert "`a|b`, `` `tick` ``, `été`" in card
+    listed = card[card.index("`a|b`") :]
+    assert listed.startswith(f"`a|b`, `` `tick` ``, `été`,\n`{names[3]}`.\n")
     assert card.endswith("## Licence\n\nmit.\n")
 
 

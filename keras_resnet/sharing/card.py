@@ -223,14 +223,15 @@ def _data(info: ModelInfo, place: str, data: Mapping[str, Any]) -> str:
         for split, count in data.get("counts", {}).items()
     ]
     names = info.class_names or ()
-    listed = ", ".join(map(_inline, names[:_LISTED]))
+    # no line ends within a name, or the next might begin with what is Markdown
+    listed = ", ".join(_inline(name).replace(" ", "\0") for name in names[:_LISTED])
     more = len(names) - _LISTED
     text = f"{', '.join([place, *counts])}; {info.classes:,} classes"
     if names:
         text += f": {listed}{f' and {more:,} more' if more > 0 else ''}."
     else:
         text += " without names."
-    return f"## Data\n\n{_filled(text)}"
+    return "## Data\n\n" + _filled(text).replace("\0", " ")
 
 
 def _inline(name: str) -> str:
