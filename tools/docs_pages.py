@@ -84,8 +84,8 @@ output.metadata.filenames["image/png"] }})
 {% endmacro %}
 """
 DOWNLOAD = """
-This page is a [notebook]({name}.ipynb){{ download }} that runs after
-`pip install "keras-resnet-d[demo]" jupyterlab`.
+This page is a [notebook]({name}.ipynb){{ download }}. In a clone of the repository,
+`pip install ".[demo]" jupyterlab` installs what it needs.
 """
 NO_BREAK = "&#8209;"  # a hyphen at which no line ends
 
