@@ -393,9 +393,9 @@ def test_commands_may_decode_large_jpegs_smaller(trained, tmp_path, call):
     finally:
         model.info = info
     assert expected["probabilities"] != pytest.approx(exact["probabilities"], rel=1e-4)
-    call("export", run, exported, "--scaled-decode")
+    call("export", run, exported, "--scaled-decode", cwd=tmp_path)
     for options in ((run, photo, "--scaled-decode"), (exported, photo)):
-        (ours,) = json.loads(call("predict", *options, "--json").out)
+        (ours,) = json.loads(call("predict", *options, "--json", cwd=tmp_path).out)
         assert ours["probabilities"] == pytest.approx(
             expected["probabilities"], rel=1e-4
         )

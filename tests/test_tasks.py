@@ -76,6 +76,7 @@ def test_run_has_its_files_and_its_measures(done):
     assert measured["examples"] == 4
 
 
+@pytest.mark.slow
 def test_report_has_the_measures_and_no_images(done, tmp_path):
     (found,) = report.write(done.run, out=tmp_path / "report.html")["runs"]
     measured = evaluate.run(open_model(done.run), done.data)
@@ -115,6 +116,7 @@ def test_signal_while_measuring_loses_nothing(done, tmp_path, monkeypatch):
     assert runs.differing(runs.final(run), runs.final(done.run)) == []
 
 
+@pytest.mark.slow
 def test_export_answers_as_predict_does(done, tmp_path, call):
     out = call("export", done.run, tmp_path / "served", cwd=tmp_path)
     assert out.returncode == 0, out.err
@@ -189,6 +191,7 @@ def test_command_line_predicts_and_draws(done, tmp_path, call):
             assert np.asarray(mask).max() < 4
 
 
+@pytest.mark.slow
 def test_commands_show_boxes_and_masks(done, tmp_path, call):
     task = done.recipe.task
     options = ["--recipe", "transfer", "--task", task, "--train-size", 64]
