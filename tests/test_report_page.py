@@ -87,3 +87,5 @@ def test_picture_for_the_documentation(browser):
     shot = Image.open(io.BytesIO(browser.get_screenshot_as_png()))
     few = shot.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     few.save(os.environ["REPORT_PNG"], optimize=True)
+    assert shot.width == 1280
+    assert len(shot.getcolors(shot.width * shot.height)) > 10  # no empty page

@@ -69,8 +69,8 @@ color where the photograph is dark and in a dark one where it is light. 1,437 di
 10 photographs are trained on, each twice, on other crops for each seed; 360 other
 digits on 4 other photographs are held out, each twice. The recipe is that of the last
 row of tools/ablation.py but distillation; it was not chosen by these images, but its
-number of epochs was. The net shows on more than gray digits what this package does; it
-has seen 10 photographs, and nothing that was painted by hand.
+number of epochs was. The net shows on more than gray digits what this package does. It
+has seen digits on 10 photographs, and no number as cameras meet them, such as on doors.
 """,
 }
 

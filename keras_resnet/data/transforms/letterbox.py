@@ -47,8 +47,10 @@ def load_square(
         within; and int32 [2], those of the image in its file.
     """
     shape = _height_and_width(data)
-    least = tf.reduce_min(_fitting(shape, protocol.size))
-    image = decode_image(data, least=least if protocol.scaled_decode else None)
+    least = None
+    if protocol.scaled_decode:
+        least = tf.reduce_min(_fitting(shape, protocol.size))
+    image = decode_image(data, least=least)
     square, size = letterbox(image, protocol.size, protocol.interpolation)
     return square, size, shape
 
