@@ -22,6 +22,7 @@ MAGIC = {
     "webp": b"RIFF",
 }
 LONGEST_MAGIC = 12
+DCT = "INTEGER_ACCURATE"  # the default of libjpeg and Pillow, but not of TensorFlow
 _RATIOS = (1, 2, 4, 8)  # by which libjpeg can shrink an image while it decodes
 _HEADER = 30  # the size is in the first 30 bytes, except in JPEG and GIF
 _POWERS = 256 ** np.arange(4)
@@ -70,9 +71,7 @@ def decode_image(
             marked = mark_cmyk(data, shape[2])
 
         def decode(ratio: int) -> tf.Tensor:
-            # the default method of libjpeg and Pillow, but not of TensorFlow
-            method = "INTEGER_ACCURATE"
-            return tf.io.decode_jpeg(marked, 3, ratio, dct_method=method)
+            return tf.io.decode_jpeg(marked, 3, ratio, dct_method=DCT)
 
         if least is None:
             return decode(1)

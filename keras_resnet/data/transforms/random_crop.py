@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_resnet.data.transforms.decode import (
+    DCT,
     at_scale,
     check_size,
     decode_image,
@@ -113,8 +114,7 @@ def _decode_crop(data: tf.Tensor, window: tf.Tensor, ratio: int = 1) -> tf.Tenso
         edges = tf.stack([window[:2], window[:2] + window[2:]])
         edges = (2 * edges + ratio) // (2 * ratio)
         window = tf.concat([edges[0], edges[1] - edges[0]], 0)
-    method = "INTEGER_ACCURATE"
-    return tf.io.decode_and_crop_jpeg(data, window, 3, ratio=ratio, dct_method=method)
+    return tf.io.decode_and_crop_jpeg(data, window, 3, ratio=ratio, dct_method=DCT)
 
 
 def draw_crops(recipe: Any, count: int, seed: Any) -> tf.Tensor:
