@@ -77,20 +77,32 @@ def decode_image(
             return decode(1)
         return at_scale(decode, tf.reduce_min(shape[:2]) // least)
 
-    def other() -> tf.Tensor:
-        height, width = _size_of_others(data)
-        with tf.control_dependencies([check_size(height, width, max_pixels)]):
-            is_gif = has_magic(data, "gif")
-            still = tf.cond(is_gif, lambda: first_frame(data)[0], lambda: data)
-            return tf.cond(
-                _is_webp_with_alpha(data),
-                # TensorFlow decodes WebP with alpha only to four channels
-                lambda: tf.io.decode_image(still, 4, expand_animations=False)[..., :3],
-                lambda: tf.io.decode_image(still, 3, expand_animations=False),
-            )
-
-    image = tf.cond(has_magic(data, "jpeg"), jpeg, other)
+    is_jpeg = has_magic(data, "jpeg")
+    image = tf.cond(is_jpeg, jpeg, lambda: _decode_other(data, max_pixels))
     return tf.ensure_shape(image, [None, None, 3])
+
+
+# An iterator prepares all operations of its functions when it starts, but those of a
+# function that is not inlined only when it is called, and most images are JPEGs.
+_on_call = functools.partial(
+    tf.function, autograph=False, experimental_attributes={"_noinline": True}
+)
+_first_frame = _on_call(first_frame)
+
+
+@_on_call(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)])
+def _decode_other(data: tf.Tensor, max_pixels: tf.Tensor) -> tf.Tensor:
+    """Decodes all but JPEGs, as `decode_image` says."""
+    height, width = _size_of_others(data)
+    with tf.control_dependencies([check_size(height, width, max_pixels)]):
+        is_gif = has_magic(data, "gif")
+        still = tf.cond(is_gif, lambda: _first_frame(data)[0], lambda: data)
+        return tf.cond(
+            _is_webp_with_alpha(data),
+            # TensorFlow decodes WebP with alpha only to four channels
+            lambda: tf.io.decode_image(still, 4, expand_animations=False)[..., :3],
+            lambda: tf.io.decode_image(still, 3, expand_animations=False),
+        )
 
 
 def at_scale(decode: Callable[[int], tf.Tensor], times: tf.Tensor) -> tf.Tensor:
@@ -176,7 +188,7 @@ def _size_of_others(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     gif = has_magic(data, "gif")
     none = tf.zeros([], tf.int64)
     cases = [
-        (gif, tf.cond(gif, lambda: first_frame(data)[1:], lambda: (none, none))),
+        (gif, tf.cond(gif, lambda: _first_frame(data)[1:], lambda: (none, none))),
         (has_magic(data, "png"), (big(20), big(16))),
         # in BMP, a negative height means that the rows start at the top
         (has_magic(data, "bmp"), (tf.minimum(down, 2**32 - down), little(18, 4))),
