@@ -40,10 +40,10 @@ def pytest_collection_finish():
 COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 
 
-def variants():
-    """Every variant as a parameter: the deeper nets, of the same blocks, are slow."""
+def variants(most=16):
+    """Every variant as a parameter; nets of more than `most` blocks are slow."""
     return [
-        pytest.param(name, marks=pytest.mark.slow if sum(config.depths) > 16 else ())
+        pytest.param(name, marks=pytest.mark.slow if sum(config.depths) > most else ())
         for name, config in VARIANTS.items()
     ]
 

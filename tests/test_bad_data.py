@@ -323,6 +323,7 @@ def test_an_error_of_the_net_is_shown_without_a_search(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_long_search_for_a_bad_picture_is_said(
     compiled, own_folder, tiny, monkeypatch, capsys

@@ -18,7 +18,7 @@ NETS = {
     "inception_v3": (keras.applications.InceptionV3, 299, 1e-5, 23_817_352),
     "vgg16": (keras.applications.VGG16, 224, 3e-5, 138_357_544),
 }
-SLOW = {"vgg16", "inception_v3"}
+SLOW = {"vgg16", "inception_v3", "densenet121"}
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +182,7 @@ def test_auxiliary_heads_add_their_losses_in_training_alone():
     assert np.abs(model.get_layer("aux1").fc2.kernel.numpy() - before).max() > 0
 
 
+@pytest.mark.slow
 def test_nets_come_back_from_their_files(googlenet, tmp_path):
     googlenet.save(tmp_path / "net.keras")
     again = keras.models.load_model(tmp_path / "net.keras")

@@ -42,6 +42,7 @@ def test_temperature_stays_within_its_limits():
     assert wrong == pytest.approx(20)
 
 
+@pytest.mark.slow
 def test_command_writes_a_model_that_is_better_calibrated(
     trained, folder, tmp_path, call
 ):
@@ -64,6 +65,7 @@ def test_command_writes_a_model_that_is_better_calibrated(
     assert "temperature" in call("calibrate", run, cwd=tmp_path).out
 
 
+@pytest.mark.slow
 def test_commands_use_the_calibrated_model_of_a_run(
     trained, folder, tmp_path, call, monkeypatch
 ):
@@ -123,6 +125,7 @@ def test_longer_training_removes_the_calibrated_model(folder, tiny, tmp_path):
     assert not calibrated.exists()
 
 
+@pytest.mark.slow
 def test_exported_model_is_not_calibrated(exported, folder):
     with pytest.raises(ModelError, match="is exported; calibrate the model"):
         evaluate.calibrate(open_any(exported), folder)

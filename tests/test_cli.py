@@ -221,6 +221,7 @@ def test_evaluate_and_predict_work_on_a_run(call, place):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [

@@ -55,7 +55,7 @@ SIZES = [
     ((40, 36), (300, 270)),
     ((375, 500), (20, 9)),
     ((50, 70), (50, 31)),
-    ((1, 500), (32, 16000)),
+    pytest.param((1, 500), (32, 16000), marks=pytest.mark.slow),
     ((1, 1), (5, 7)),
     ((32, 32), (224, 256)),
     ((2, 3), (50, 40)),
@@ -301,6 +301,7 @@ def test_smaller_decode_is_libjpegs_and_its_window_in_the_smaller_pixels(
         np.testing.assert_array_equal(part, whole[top:bottom, left:right])
 
 
+@pytest.mark.slow
 def test_crops_below_twice_the_train_size_are_decoded_in_full(tiny):
     photo = encoded(grace(), quality=92)
     on, off = tiny.replace(min_area=0.05), tiny.replace(scaled_decode=False)
@@ -334,7 +335,8 @@ def test_only_jpegs_are_decoded_smaller(tiny):
 # crops of 281 to 512 pixels to 64: a window is off by up to half a pixel of the smaller
 # image, and without antialias most pixels are skipped where libjpeg averages them
 @pytest.mark.parametrize(
-    ("antialias", "mean", "psnr"), [(True, 4.0, 31.0), (False, 9.5, 23.0)]
+    ("antialias", "mean", "psnr"),
+    [(True, 4.0, 31.0), pytest.param(False, 9.5, 23.0, marks=pytest.mark.slow)],
 )
 def test_training_picture_of_a_smaller_decode_is_near(antialias, mean, psnr, tiny):
     photo = encoded(grace(), quality=92)

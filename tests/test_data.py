@@ -194,6 +194,7 @@ def test_order_has_no_memory_of_places():
     assert stats.binomtest(int(follows), 9 * 2000, 0.1).pvalue > 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.addons
 def test_training_batch_keeps_the_contract(folder, tiny):
     for recipe, kind in [

@@ -104,6 +104,7 @@ def test_images_grow_on_several_devices_too(backend, tmp_path):
         np.testing.assert_allclose(several[name], array, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)]
 )

@@ -108,6 +108,7 @@ def predicted(trained, folder):
     return evaluate.predict(trained[1], [folder / "val"], top=2)
 
 
+@pytest.mark.slow
 @of_three_engines
 def test_evaluation_is_that_of_the_model(engine, measured, folder):
     found = evaluate.run(engine, folder)

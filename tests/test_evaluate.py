@@ -249,6 +249,7 @@ def test_a_model_of_equal_scores_is_right_by_chance_alone(folder):
     assert metrics["calibration_error"] == pytest.approx(0, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_a_model_that_gives_no_numbers_is_refused(folder):
     model = keras_resnet.create("resnet18d", width=8, classes=3)
     head = model.get_layer("head")
@@ -304,6 +305,7 @@ def test_predictions_of_random_weights_say_so(trained, folder, capsys):
     assert line.startswith("resnet18d: its weights are random, and so are its answers")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "views", ["ten-crop", pytest.param("multi-scale", marks=pytest.mark.slow)]
 )
@@ -350,6 +352,7 @@ def test_threshold_leaves_out_what_is_less_likely(trained, folder):
         evaluate.predict(model, pictures, views="many")
 
 
+@pytest.mark.slow
 def test_command_predicts_by_ten_crops_and_above_a_threshold(
     trained, folder, tmp_path, call
 ):
@@ -379,6 +382,7 @@ def test_command_predicts_by_ten_crops_and_above_a_threshold(
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.slow
 def test_commands_may_decode_large_jpegs_smaller(trained, tmp_path, call):
     draw = np.random.default_rng(0)
     photo, exported = tmp_path / "photo.jpg", tmp_path / "exported"
@@ -532,6 +536,7 @@ def test_usual_evaluation_is_kept_in_the_run(run_command, usual, trained, tmp_pa
         assert f"\n  {row}" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "arguments"),
     [

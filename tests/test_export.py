@@ -87,6 +87,7 @@ def test_model_in_float16_is_served_in_float32(trained, images, tmp_path):
     np.testing.assert_allclose(answers, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.addons
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_model_of_mixed_precision_is_served_in_float32(

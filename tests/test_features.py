@@ -73,6 +73,7 @@ def test_split_is_embedded_in_its_order(trained, folder):
     np.testing.assert_allclose(rows.vectors, features(np.stack(images)), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npz", "parquet"])
 def test_command_writes_vectors(kind, trained, folder, tmp_path, call):
     arguments = "embed", trained[0], folder, "--out", f"rows.{kind}", "--json"
@@ -98,6 +99,7 @@ def test_other_suffix_is_refused_before_anything(trained, folder, tmp_path, call
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_probe_tells_colours_apart(trained, folder, tmp_path, call):
     pytest.importorskip("sklearn")
     done = call("evaluate", trained[0], folder, "--probe", "--json", cwd=tmp_path)

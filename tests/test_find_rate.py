@@ -118,6 +118,7 @@ def test_loss_falls_while_the_rate_rises_by_equal_factors(found):
     assert min(found["smoothed"]) < found["smoothed"][0]
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_result_and_no_file(found, half, folder):
     before = sorted(folder.rglob("*"))
     assert find_rate(half, folder, 1e-5, 10.0, 25) == found
@@ -125,6 +126,7 @@ def test_same_seed_gives_the_same_result_and_no_file(found, half, folder):
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_step_is_one_of_training_at_its_rate(tiny, folder, monkeypatch):
     """Also with accumulated gradients, whose parts are one step."""
     seen, train_on_batch = [], Trainable.train_on_batch
@@ -165,6 +167,7 @@ def test_divergence_ends_the_test(last, told, tiny, folder):
     )
 
 
+@pytest.mark.slow
 def test_loss_that_is_never_finite_is_refused(told, tiny, folder):
     told.losses[:] = [math.inf]
     with pytest.raises(RunError, match="the loss is not finite at a rate of 1e-06"):

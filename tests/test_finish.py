@@ -55,6 +55,7 @@ def stalled(data, tmp_path_factory):
     return recipe, run, run.with_name("said").read_text()
 
 
+@pytest.mark.slow
 def test_run_without_a_better_epoch_is_finished_early_and_says_so(
     stalled, data, capsys
 ):
@@ -76,6 +77,7 @@ def test_run_without_a_better_epoch_is_finished_early_and_says_so(
     assert facts["best"]["val_ema_top1"] == max(scores)
 
 
+@pytest.mark.slow
 def test_best_model_is_the_moving_average_of_the_best_epoch(stalled, data):
     _, run, _ = stalled
     rows = history(run)

@@ -205,6 +205,7 @@ def odd_net(request):
     return model, images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NAMES)
 def test_every_kind_of_layer_is_converted(kind, odd_net, tmp_path):
     model, images = odd_net

@@ -58,6 +58,7 @@ def test_finished_run_is_known_as_finished(data, tmp_path):
     assert status(run)["recipe"] == "tiny"
 
 
+@pytest.mark.slow
 def test_run_that_was_stopped_goes_on_from_its_step(data, tmp_path):
     run = shutil.copytree(FORMER / "half", tmp_path / "run")
     assert status(run)["state"] == "stopped"

@@ -70,7 +70,10 @@ print(json.dumps([counts(*lowered(depths, sys.argv[1])) for depths in ([1], [2])
 
 @pytest.fixture(
     scope="module",
-    params=["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)],
+    params=[
+        pytest.param(it, marks=pytest.mark.slow)
+        for it in ("mixed_bfloat16", "mixed_float16")
+    ],
 )
 def counted(request):
     """What is in the step of a net with a block, and what another block adds."""

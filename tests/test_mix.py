@@ -17,7 +17,10 @@ def batch(count=4, size=8, kind="float32"):
     return tf.cast(values, kind), tf.eye(count)
 
 
-@pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 3.0])
+@pytest.mark.parametrize(
+    "alpha",
+    [0.2, *(pytest.param(it, marks=pytest.mark.slow) for it in (0.1, 1.0, 3.0))],
+)
 def test_share_is_beta_distributed(alpha):
     draw = tf.function(lambda i: draw_beta(alpha, [0, i]))
     shares = np.array([draw(i).numpy() for i in tf.range(2000)])

@@ -63,6 +63,16 @@ STATISTICS = {
 }
 
 
+def some_nets():
+    """All of them as a parameter: those whose parts another has too are slow."""
+    others = {"resnet34b", "resnet50a", "seresnet50d", "resnetaa50d", "resnetblur50"}
+    others |= {"resnetrs50", "senet154"}
+    return [
+        pytest.param(name, marks=pytest.mark.slow if name in others else ())
+        for name in NETS
+    ]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _frozen_heap():
     """Building is half as long again where each collection walks all of TensorFlow."""
@@ -193,7 +203,7 @@ def test_multiply_adds_by_arithmetic_are_those_of_the_graph(name, changes, size)
 
 
 @pytest.mark.addons
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", some_nets())
 def test_net_comes_back_from_its_files_to_the_bit(name, tmp_path):
     model = small(name, **NETS[name])
     model.save(tmp_path / "net.keras")
@@ -293,7 +303,11 @@ def test_layers_and_variables_are_named_by_where_they_stand():
 
 @pytest.mark.parametrize(
     ("output_stride", "sides"),
-    [(32, (24, 12, 6, 3)), (16, (24, 12, 6, 6)), (8, (24, 12, 12, 12))],
+    [
+        pytest.param(32, (24, 12, 6, 3), marks=pytest.mark.slow),
+        pytest.param(16, (24, 12, 6, 6), marks=pytest.mark.slow),
+        (8, (24, 12, 12, 12)),
+    ],
 )
 def test_pyramid_has_the_static_strides_also_after_reload(
     output_stride, sides, tmp_path
@@ -619,6 +633,7 @@ def nested_and_frozen(backbone):
     return nested(backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "frozen",
     [all_frozen, nested_and_frozen, pytest.param(part_frozen, marks=pytest.mark.slow)],

@@ -36,6 +36,7 @@ def test_released_digits_net_measures_what_its_card_says(tmp_path):
     check_measures(DIGITS, tmp_path / "digits", 360, 0.994)
 
 
+@pytest.mark.slow
 def test_released_scenes_net_measures_what_its_card_says():
     import release
 

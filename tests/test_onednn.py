@@ -56,6 +56,7 @@ def test_users_choice_is_heard():
     assert start(**chosen) == ({"on": False, "set": "0"}, [])
 
 
+@pytest.mark.slow
 def test_command_line_turns_oneDNN_on():
     facts, lines = start(COMMAND="1")
     assert facts == {"on": True, "set": "1"}

@@ -109,6 +109,7 @@ def replayed(trace):
     return history, model
 
 
+@pytest.mark.slow
 @pytest.mark.addons
 @pytest.mark.parametrize(
     "name",
@@ -221,6 +222,7 @@ def test_gradients_of_parts_make_the_step_of_the_whole(rule, scaled, float64):
     np.testing.assert_allclose(rates[:3], [0, 0.05, 0.1], rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [CoupledSGD, AdamW, Lamb])
 def test_rates_of_parts_multiply_the_whole_step_and_survive_saving(rule, tmp_path):
     def model():
@@ -309,7 +311,9 @@ def test_decay_is_not_applied_a_second_time_by_keras():
     np.testing.assert_array_equal(ops.convert_to_numpy(variable), 0.75)
 
 
-@pytest.mark.parametrize("kind", ["keras", "weights.h5"])
+@pytest.mark.parametrize(
+    "kind", ["weights.h5", pytest.param("keras", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("rule", [CoupledSGD, AdamW, Lamb])
 def test_saved_optimizer_decays_the_same_variables(rule, kind, tmp_path):
     def compiled():

@@ -109,6 +109,7 @@ def test_stopped_run_resumes_to_the_very_same_weights(folder, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_gives_float32(precision, folder, tmp_path):
     recipe = RECIPE.replace(precision=precision)
@@ -132,6 +133,7 @@ def test_teacher_and_student_may_be_of_either_kind(run, folder, trained, tmp_pat
     assert model.info.config is None
 
 
+@pytest.mark.slow
 def test_file_of_a_user_builds_the_net(folder, tmp_path):
     (tmp_path / "nets.py").write_text(
         "import keras\n"
@@ -300,6 +302,7 @@ def test_auxiliary_heads_of_googlenet_are_trained_and_resumed(folder, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_tricks_of_our_nets_are_noted(folder, tmp_path, capsys):
     recipe = RECIPE.replace(
         overrides={"zero_gamma": False, "mean": [0.5] * 3, "std": [0.5] * 3},

@@ -136,6 +136,7 @@ data.prepare(sys.argv[1], sys.argv[2], shard_bytes=int(sys.argv[3]), progress=pr
 """
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_and_ends_in_the_same_bytes(folder, prepared, tmp_path):
     destination = tmp_path / "records"
     arguments = [str(folder), str(destination), str(SMALL)]
@@ -315,7 +316,7 @@ def pillows(file, upright, background):
         pytest.param("#204060", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("upright", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_turned_and_transparent_pictures_are_amended_as_by_pillow(
     upright, background, amiss, tmp_path
 ):
@@ -346,6 +347,7 @@ def test_turned_pictures_are_turned_before_they_shrink(amiss, tmp_path):
     assert shapes.count((30, 30, 3)) == 6
 
 
+@pytest.mark.slow
 def test_other_options_begin_afresh_and_odd_colours_are_named(amiss, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         data.prepare(

@@ -226,8 +226,8 @@ def test_killed_processes_lose_nothing(folder, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "counts"),
     [
-        ({"mixup": 0.2}, (2, 4)),
-        ({"mixup": 0.0}, (2, 4)),
+        pytest.param({"mixup": 0.2}, (2, 4), marks=pytest.mark.slow),
+        pytest.param({"mixup": 0.0}, (2, 4), marks=pytest.mark.slow),
         ({"mixup": 0.2, "cutmix": 1.0, "accumulate": 2, "colour": 0.4}, (2,)),
         ({"mixup": 0.0, "accumulate": 2, "repeats": 2}, (2,)),
     ],
@@ -268,7 +268,9 @@ def test_a_batch_of_slices_has_the_pictures_of_the_plain_one():
         np.testing.assert_allclose(plain[kind][order], whole[kind], rtol=1e-6)
 
 
-@pytest.mark.parametrize("size", [2, 4, 32])
+@pytest.mark.parametrize(
+    "size", [2, *(pytest.param(it, marks=pytest.mark.slow) for it in (4, 32))]
+)
 def test_every_picture_is_evaluated_once(size):
     source = open_source(pictures())
     plain = list(eval_batches(source, RECIPE, batch_size=12).as_numpy_iterator())
@@ -399,6 +401,7 @@ def test_facts_that_differ_are_named(monkeypatch):
     processes.check_same(facts)
 
 
+@pytest.mark.slow
 def test_only_jax_trains_on_several_processes(folder, tmp_path, monkeypatch):
     with Job(1, folder, tmp_path / "run") as alone:
         pass

@@ -46,6 +46,7 @@ def test_accuracy_of_both_is_printed_and_stored(kind, versions, trained, folder)
     assert f"of {measured['examples']} held-out images" in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_int8_is_served(kind, versions):
     engine = open_served(versions[kind][0])
@@ -199,6 +200,7 @@ def test_refused_export_leaves_nothing(trained, folder, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_float_ends_are_not_quantized(kind, trained, folder, tmp_path):
     from keras_resnet.export import converters
@@ -235,6 +237,7 @@ def _is_scaled(operation):
     return weights.get_type_name() == "Multiply"
 
 
+@pytest.mark.slow
 def test_command_quantizes(call, trained, folder, tmp_path):
     about = ("--format", "litert", "--precision", "int8", "--calibrate", folder)
     done = call("export", trained[0], tmp_path / "out", *about, "--json", cwd=tmp_path)

@@ -128,6 +128,7 @@ def test_records_are_the_pixels_and_their_sides(raw, lossless, photos):
     assert raw.train.size == data.open_source(photos).train.size == 18
 
 
+@pytest.mark.slow
 def test_batches_of_raw_records_are_those_of_the_same_pictures(raw, lossless, tiny):
     batches = [data.train_batches(source, tiny).take(6) for source in (raw, lossless)]
     for ours, theirs in zip(*batches, strict=True):
@@ -246,6 +247,7 @@ def test_raw_records_are_prepared_again(raw, lossless, tmp_path):
         np.testing.assert_array_equal(pixels, data.decode_image(png))
 
 
+@pytest.mark.slow
 def test_what_was_begun_encoded_begins_afresh_raw(photos, raw, tmp_path, monkeypatch):
     def progress(pictures, total):
         for number, picture in enumerate(pictures):

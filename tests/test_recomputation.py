@@ -58,6 +58,7 @@ def blocks(net):
     return [layer for layer in net._flatten_layers() if isinstance(layer, kinds)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

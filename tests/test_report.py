@@ -256,6 +256,7 @@ def test_hostile_names_are_text(hostile, written):
     page.source.encode()
 
 
+@pytest.mark.slow
 def test_two_runs_stand_beside_each_other(trained, folder, tiny, tmp_path, call):
     other = tmp_path / "other"
     shutil.copytree(trained[0], other)
@@ -285,6 +286,7 @@ def test_two_runs_stand_beside_each_other(trained, folder, tiny, tmp_path, call)
     assert not page.texts("img")
 
 
+@pytest.mark.slow
 def test_run_of_which_the_data_is_gone_shows_what_it_recorded(
     trained, folder, tmp_path, call
 ):
@@ -318,6 +320,7 @@ def test_run_of_which_the_data_is_gone_shows_what_it_recorded(
     assert found["notes"] == []
 
 
+@pytest.mark.slow
 def test_other_data_is_named_in_a_note(trained, own_folder, tmp_path):
     (found,) = report.write(trained[0], own_folder, tmp_path / "r.html")["runs"]
     (note,) = found["notes"]

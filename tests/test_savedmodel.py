@@ -682,6 +682,7 @@ print(len(live_strings))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_flat(folder):
     done = python("-c", MEMORY, folder)

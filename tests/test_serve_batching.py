@@ -5,6 +5,7 @@ import concurrent.futures
 import itertools
 
 import numpy as np
+import pytest
 from serving import FakeModel, ask_bytes, picture, sample, strict
 
 from keras_resnet.errors import SavedModelError
@@ -96,6 +97,7 @@ def test_callers_who_go_away_leave_no_trace():
     assert rows <= 2 * RUNNERS + 1  # those that ran already, and the last
 
 
+@pytest.mark.slow
 def test_joined_requests_of_the_real_model_get_their_own_answers(shared, served):
     sizes = itertools.cycle([(40, 36), (90, 61), (33, 32)])
     colours = itertools.cycle([(220, 50, 40), (40, 200, 60), (30, 60, 220)])

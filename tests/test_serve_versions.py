@@ -33,6 +33,7 @@ def assert_answered_by(client, number):
     assert ask_bytes(client, picture()).headers["x-model-version"] == number
 
 
+@pytest.mark.slow
 def test_newer_version_takes_over_while_requests_run(place, two_versions):
     data = picture(5)
     expected = {}

@@ -113,6 +113,7 @@ def test_table_of_one_label_is_as_a_folder(folder, tmp_path):
     assert not listed.several_labels
 
 
+@pytest.mark.slow
 def test_mixed_labels_are_the_mix_of_several(table):
     recipe = SEVERAL.replace(mixup=1.0)
     for images, labels in data.train_batches(table, recipe).take(3):
@@ -206,6 +207,7 @@ def test_two_devices_choose_the_thresholds_of_one(backend, table, tmp_path):
     assert one == pytest.approx(two, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_weights_file_knows_of_several_labels(run, table, tmp_path):
     model = open_model(run)
     keras_resnet.save_weights(model, tmp_path / "tags.safetensors")

@@ -401,6 +401,7 @@ def real_run(run, tmp_path_factory):
     return copy
 
 
+@pytest.mark.slow
 def test_weights_of_a_net_that_timm_has_are_in_timms_names(server, real_run, tmp_path):
     push_to_hub(real_run, REPOSITORY)
     (tmp_path / "x.safetensors").write_bytes(

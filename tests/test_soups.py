@@ -148,6 +148,7 @@ def test_uniform_soup_is_the_mean_in_float64(models, arrays, crops):
     assert result["examples"] == 12
 
 
+@pytest.mark.slow
 def test_greedy_soup_is_that_of_a_loop_by_hand(models, arrays, crops):
     soup, result = evaluate.soup(models, arrays)
     opened = [open_model(it) for it in models]
@@ -171,6 +172,7 @@ def test_greedy_soup_is_that_of_a_loop_by_hand(models, arrays, crops):
         np.testing.assert_allclose(value, expected[path], 1e-4, 1e-5, path)
 
 
+@pytest.mark.slow
 def test_greedy_soup_of_one_is_that_model(models, arrays):
     soup, result = evaluate.soup(models[:2], arrays)
     assert [it["used"] for it in result["models"]] == [False, True]
@@ -179,6 +181,7 @@ def test_greedy_soup_of_one_is_that_model(models, arrays):
         np.testing.assert_array_equal(value, expected[path], path)
 
 
+@pytest.mark.slow
 def test_statistics_that_are_equal_in_all_models_stay(trained, arrays, tmp_path):
     near = disturbed(trained[0], tmp_path / "near.keras", 2, 0.01, kept="stem")
     soup, _ = evaluate.soup([trained[0], near], arrays, "uniform")

@@ -68,6 +68,7 @@ def of(rows):
     return {row["run"][-4:]: {**row, "run": None} for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_interruption_changes_nothing(sampler, trainer, tiny, folder, tmp_path):
     whole = sweep(tiny, folder, tmp_path / "whole", SPACE, 16, sampler)

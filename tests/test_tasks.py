@@ -49,7 +49,7 @@ FOUND = {"detect": ("map", "map50"), "segment": ("mean_iou", "pixel_accuracy")}
 
 @pytest.fixture(
     scope="module",
-    params=[DETECT, pytest.param(SEGMENT, marks=pytest.mark.slow)],
+    params=[pytest.param(it, marks=pytest.mark.slow) for it in (DETECT, SEGMENT)],
     ids=["detect", "segment"],
 )
 def done(request, tmp_path_factory):
@@ -211,6 +211,7 @@ def test_commands_show_boxes_and_masks(done, tmp_path, call):
     assert (done.run / layout.GRID).is_file()
 
 
+@pytest.mark.slow
 def test_classifiers_things_are_refused(done, tmp_path, call):
     refused = {
         ("evaluate", done.run, done.data, "--ten-crop"): "are for classifiers",
@@ -288,6 +289,7 @@ def extent(image, color):
     return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 10])
 def test_boxes_stay_on_what_they_show(times):
     """Through every scale, place and mirror image, and every scale of decoding."""
@@ -343,6 +345,7 @@ def test_letterbox_keeps_the_aspect_ratio():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", WRITERS)
 def test_batches_are_a_function_of_their_place(task, tmp_path):
     source = data.open_source(WRITERS[task](tmp_path / "data"), task=task)

@@ -41,6 +41,7 @@ def values(variables):
     return [np.asarray(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
+@pytest.mark.slow
 @pytest.mark.addons
 def test_average_is_that_of_all_weights_and_statistics():
     model = compiled(Trainable(net(), ema=0.3))

@@ -86,6 +86,7 @@ def test_images_without_boxes_train_too(detector):
     assert any(np.any(one != two) for one, two in zip(before, after))
 
 
+@pytest.mark.slow
 def test_detector_is_saved_whole(detector, tmp_path):
     images, _, _ = scenes(2)
     detector.save(tmp_path / "detector.keras")
@@ -96,7 +97,10 @@ def test_detector_is_saved_whole(detector, tmp_path):
     assert one["boxes"].shape == (2, 100, 4)
 
 
-@pytest.mark.parametrize("stride", STRIDES)
+@pytest.mark.parametrize(
+    "stride",
+    [pytest.param(it, marks=pytest.mark.slow if it < 32 else ()) for it in STRIDES],
+)
 def test_logits_have_the_size_of_the_images(stride, tmp_path):
     net = backbone()
     model = transfer.segmenter(net, 4, stride)

@@ -127,6 +127,7 @@ def test_balanced_epochs_have_as_many_images_of_each_class(unequal, recipe):
     assert len({tuple(epoch) for epoch in drawn}) == 30
 
 
+@pytest.mark.slow
 def test_balanced_training_starts_at_any_position(unequal, recipe):
     whole = [y.numpy() for _, y in data.train_batches(unequal, recipe).take(12)]
     for place in (1, 4, 7):

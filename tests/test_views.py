@@ -109,6 +109,7 @@ def folder_of_one(folder):
     return {"val": pair, "class_names": ["blue", "green", "red"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "views", ["center", pytest.param("ten-crop", marks=pytest.mark.slow)]
 )
