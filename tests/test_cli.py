@@ -32,10 +32,6 @@ TINY = (
 ).replace("\\ ", "\0")
 
 
-# of the exports
-QUICK = [("savedmodel", "float32")]
-
-
 def run(*arguments, cwd, wait=True):
     words = [str(a).replace("\0", " ") for a in arguments]
     process = subprocess.Popen(
@@ -224,15 +220,7 @@ def test_evaluate_and_predict_work_on_a_run(call, place):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "precision"),
-    [
-        pytest.param(
-            kind,
-            precision,
-            marks=[] if (kind, precision) in QUICK else pytest.mark.slow,
-        )
-        for kind, some in FORMATS.items()
-        for precision in some
-    ],
+    [(kind, precision) for kind, some in FORMATS.items() for precision in some],
 )
 def test_every_export_predicts_and_is_evaluated(kind, precision, call, place, tmp_path):
     options = ("--format", kind, "--precision", precision)

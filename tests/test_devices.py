@@ -105,9 +105,7 @@ def test_images_grow_on_several_devices_too(backend, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_overflow_on_the_second_device_skips_the_step_on_both(backend, tmp_path):
     arrays, _ = run_on(2, backend, "overflow", tmp_path / "out.npz")
     assert arrays.pop("bad") == 1

@@ -40,7 +40,6 @@ def batches(count, size=32, classes=4):
         yield x.numpy(), y.numpy()
 
 
-@pytest.mark.slow
 @pytest.mark.addons
 @pytest.mark.parametrize(
     "weighting",

@@ -306,9 +306,7 @@ def test_predictions_of_random_weights_say_so(trained, folder, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "views", ["ten-crop", pytest.param("multi-scale", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("views", ["ten-crop", "multi-scale"])
 def test_predictions_of_views_are_those_of_evaluation(
     views, trained, folder, tmp_path, monkeypatch
 ):
@@ -540,17 +538,11 @@ def test_usual_evaluation_is_kept_in_the_run(run_command, usual, trained, tmp_pa
 @pytest.mark.parametrize(
     ("options", "arguments"),
     [
-        pytest.param(["--ten-crop"], {"views": "ten-crop"}, marks=pytest.mark.slow),
+        (["--ten-crop"], {"views": "ten-crop"}),
         (["--size", "48"], {"size": 48}),
-        pytest.param(
-            ["--ten-crop", "--size", "48"],
-            {"views": "ten-crop", "size": 48},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            ["--scales", "32,48"], {"scales": (32, 48)}, marks=pytest.mark.slow
-        ),
-        pytest.param(["--split", "train"], {"split": "train"}, marks=pytest.mark.slow),
+        (["--ten-crop", "--size", "48"], {"views": "ten-crop", "size": 48}),
+        (["--scales", "32,48"], {"scales": (32, 48)}),
+        (["--split", "train"], {"split": "train"}),
     ],
 )
 def test_other_views_are_those_of_python_and_leave_the_run_alone(

@@ -175,17 +175,14 @@ def tell_apart(model, images):
 @pytest.fixture(
     scope="module",
     params=[
-        ("resnext50d_32x4d", {"width": 16, "groups": 4, "attention": "se"}),
-        pytest.param(
-            ("resnet50t", {"attention": "eca", "output_stride": 8}),
-            marks=pytest.mark.slow,
-        ),
-        ("resnet18b", {"shortcut": "zero_pad"}),
         ("resnetblur50", {}),
-        ("resnet50_gn", {"width": 32}),
         *(
             pytest.param(net, marks=pytest.mark.slow)
             for net in (
+                ("resnext50d_32x4d", {"width": 16, "groups": 4, "attention": "se"}),
+                ("resnet50t", {"attention": "eca", "output_stride": 8}),
+                ("resnet18b", {"shortcut": "zero_pad"}),
+                ("resnet50_gn", {"width": 32}),
                 ("resnetaa50d", {}),
                 ("resnetrs50", {}),
                 ("senet154", {"groups": 4, "group_width": 64}),
@@ -205,7 +202,6 @@ def odd_net(request):
     return model, images
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", NAMES)
 def test_every_kind_of_layer_is_converted(kind, odd_net, tmp_path):
     model, images = odd_net

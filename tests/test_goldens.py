@@ -62,11 +62,12 @@ def test_every_recording_is_here():
     }
 
 
-# of each original, and of each kind of net, one; the others are in `make test-slow`
+# of each original one, and of timm two more; the others are in `make test-slow`
 QUICK = {
     ("timm/resnet18d", 224),
     ("timm/ecaresnet50d", 224),
     ("timm/seresnext26d_32x4d", 224),
+    ("gluon/resnet50_v1d", 224),
     ("paddle/ResNet18_vd", 224),
     ("slim/resnet50_v1d", 224),
 }

@@ -68,12 +68,12 @@ print(json.dumps([counts(*lowered(depths, sys.argv[1])) for depths in ([1], [2])
 """
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param(it, marks=pytest.mark.slow)
-        for it in ("mixed_bfloat16", "mixed_float16")
-    ],
+    params=["mixed_bfloat16", "mixed_float16"],
 )
 def counted(request):
     """What is in the step of a net with a block, and what another block adds."""

@@ -113,10 +113,7 @@ def replayed(trace):
 @pytest.mark.addons
 @pytest.mark.parametrize(
     "name",
-    [
-        "trace_resnet18d",
-        pytest.param("trace_resnet26d_mixup", marks=pytest.mark.slow),
-    ],
+    ["trace_resnet18d", "trace_resnet26d_mixup"],
 )
 def test_training_in_fit_is_torchs_step_for_step(name, float64):
     trace = json.loads((GOLDENS / "traces" / f"{name}.json").read_text())

@@ -58,12 +58,11 @@ def blocks(net):
     return [layer for layer in net._flatten_layers() if isinstance(layer, kinds)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
         {},  # the seeds of stochastic depth and all statistics are among the variables
-        {"precision": "mixed_bfloat16"},
+        pytest.param({"precision": "mixed_bfloat16"}, marks=pytest.mark.slow),
         pytest.param({"precision": "mixed_float16"}, marks=pytest.mark.slow),
         pytest.param({"accumulate": 2, "ema": 0.5}, marks=pytest.mark.slow),
         pytest.param({"stage_rates": [0, 0, 1]}, marks=pytest.mark.slow),

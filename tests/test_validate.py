@@ -205,9 +205,7 @@ def test_worker_starts_without_keras_and_without_the_nets():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_command_leaves_nothing_and_nobody(own_folder, how):
     process = start(own_folder)
     deadline = time.monotonic() + 60

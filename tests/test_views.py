@@ -110,9 +110,7 @@ def folder_of_one(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "views", ["center", pytest.param("ten-crop", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("views", ["center", "ten-crop"])
 def test_size_is_the_crops_instead_of_the_protocols(views, model, folder):
     other = rebuild(model)
     other.info = model.info.replace(protocol=Protocol(96, 0.875, "bicubic"))

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_resnet.backend import native
 from keras_resnet.data import load_eval, load_square
-from keras_resnet.data.transforms.decode import has_magic
+from keras_resnet.data.transforms.decode import has_magic, on_call
 from keras_resnet.evaluate.prediction import class_names
 from keras_resnet.export import other_tasks
 from keras_resnet.export.formats import INPUT, OUTPUT
@@ -184,11 +184,8 @@ def guarded_loader(
     the results are scattered to the positions of their rows.
     """
 
-    # not inlined, because the dataset would then prepare its body for each request
-    @tf.function(
-        input_signature=[tf.TensorSpec([], tf.string)],
-        experimental_attributes={"_noinline": True},
-    )
+    # inlined, the dataset would prepare its body for each request
+    @on_call(input_signature=[tf.TensorSpec([], tf.string)])
     def load(data: Any) -> Any:
         served = has_magic(data, "jpeg") | has_magic(data, "png")
         with tf.control_dependencies([tf.debugging.Assert(served, ["no JPEG or PNG"])]):

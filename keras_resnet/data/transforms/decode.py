@@ -84,13 +84,13 @@ def decode_image(
 
 # An iterator prepares all operations of its functions when it starts, but those of a
 # function that is not inlined only when it is called, and most images are JPEGs.
-_on_call = functools.partial(
+on_call = functools.partial(
     tf.function, autograph=False, experimental_attributes={"_noinline": True}
 )
-_first_frame = _on_call(first_frame)
+_first_frame = on_call(first_frame)
 
 
-@_on_call(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)])
+@on_call(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)])
 def _decode_other(data: tf.Tensor, max_pixels: tf.Tensor) -> tf.Tensor:
     """Decodes all but JPEGs, as `decode_image` says."""
     height, width = _size_of_others(data)
@@ -203,7 +203,7 @@ def _size_of_others(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def check_size(
-    height: tf.Tensor, width: tf.Tensor, max_pixels: int = MAX_PIXELS
+    height: tf.Tensor, width: tf.Tensor, max_pixels: tf.Tensor | int = MAX_PIXELS
 ) -> tf.Operation:
     """Asserts that an image has from 1 to `max_pixels` pixels."""
     sides = tf.stack([height, width])

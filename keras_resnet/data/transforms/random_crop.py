@@ -14,6 +14,7 @@ from keras_resnet.data.transforms.decode import (
     ends_whole,
     has_magic,
     mark_cmyk,
+    on_call,
 )
 from keras_resnet.data.transforms.erasing import random_erase
 from keras_resnet.data.transforms.randaugment import rand_augment
@@ -65,8 +66,8 @@ def _augment(image: tf.Tensor, recipe: Any, seed: tf.Tensor) -> tf.Tensor:
 def _random_crop(data: tf.Tensor, recipe: Any, crop: tf.Tensor) -> tf.Tensor:
     """The part of the image that the crop selects; of a JPEG, only this is decoded."""
 
-    # not inlined, as the operations of a branch take time even if it is not executed
-    @tf.function(experimental_attributes={"_noinline": True})
+    # the operations of an inlined branch take time even if it is not executed
+    @on_call
     def decode_then_crop(data: tf.Tensor, crop: tf.Tensor) -> tf.Tensor:
         image = decode_image(data)
         window = random_window(tf.shape(image)[:2], recipe, crop)
@@ -86,7 +87,7 @@ def _random_crop(data: tf.Tensor, recipe: Any, crop: tf.Tensor) -> tf.Tensor:
             lambda: decode_smaller(marked, window),
         )
 
-    @tf.function(experimental_attributes={"_noinline": True})
+    @on_call
     def decode_smaller(data: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
         times = tf.reduce_min(window[2:]) // recipe.train_size
         return at_scale(lambda ratio: _decode_crop(data, window, ratio), times)
